@@ -1,0 +1,1 @@
+"""Decoupled R-CNN: detector, data and training, without any cluster or tracking library."""

@@ -1,0 +1,48 @@
+"""One batch of images with their ground truth: what the loader gives and the detector takes.
+
+Shape shorthand used across the project: N images, G ground-truth boxes (padded), A anchors, L levels,
+P proposals an image (padded), R RoIs of the whole batch, K foreground classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N images padded to one shape, and their ground truth padded to one count.
+
+    Attributes:
+        images: uint8[N, 3, H, W], RGB; padded with zeros on the right and at the bottom, H and W multiples of 32.
+        sizes: float32[N, 2], height and width of each image before padding.
+        scales: float32[N, 2], (x, y) factors from the original image to this one.
+        rows: int64[N], each image's row in its annotation table.
+        keys: int64[N], one random key an image: all random sampling for it derives from this.
+        boxes: float32[N, G, 4], xyxy in pixels of the padded image; zeros where padded.
+        labels: int64[N, G], class 0..K-1; -1 where padded.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    scales: Tensor
+    rows: Tensor
+    keys: Tensor
+    boxes: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return a copy on ``device``; asynchronous where the memory is pinned."""
+        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+    def pin_memory(self) -> Batch:
+        """Return a copy in page-locked memory (called by torch's DataLoader)."""
+        return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})

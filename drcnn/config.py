@@ -1,0 +1,240 @@
+"""The configuration of one trial: every setting and every default, in one place.
+
+The defaults are the paper's Decoupled R-CNN on PASCAL VOC (Table III at its best row). ``recipes`` changes
+them for smaller machines and other data; a study changes them per trial; ``--set`` has the last word.
+Sections and tables named here are those of the paper.
+
+    >>> config = Config().with_changes({"detector.nms_reg": 0.7, "training.epochs": 4})
+    >>> config.detector.nms_reg
+    0.7
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+__all__ = ["Config", "ConfigError", "DataConfig", "DetectorConfig", "TrainingConfig", "parse_assignments"]
+
+IoU = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration key or value that cannot be used; the message is one line and names it."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DetectorConfig(_Frozen):
+    """Architecture, sampling and inference of the detector (Sections III and IV)."""
+
+    # Backbone and feature pyramid.
+    backbone: Literal["resnet18", "resnet50", "resnet101", "mobilenet_v2"] = "resnet101"
+    backbone_width: float = Field(1.0, gt=0, le=4, description="channel multiplier, MobileNetV2 only")
+    weights: str = Field("imagenet", description="'imagenet', 'none', or the path of a local file")
+    norm: Literal["frozen", "batch", "group"] = Field(
+        "frozen", description="frozen: pretrained statistics, trained scale and bias; else from scratch"
+    )
+    frozen_stages: int = Field(1, ge=0, le=4, description="1 freezes the stem and C2, 2 also C3, ...")
+    fpn_channels: int = Field(256, gt=0)
+
+    # Region proposals.
+    anchor_scale: float = Field(8.0, gt=0, description="anchor side = scale * stride")
+    rpn_samples: int = Field(256, gt=0, description="anchors an image in the RPN loss")
+    rpn_pre_nms_train: int = Field(2000, gt=0, description="candidates a level before NMS")
+    rpn_pre_nms_test: int = Field(1000, gt=0)
+    rpn_post_nms: int = Field(1000, gt=0, description="proposals an image, for each list")
+    nms_cls: IoU = Field(0.7, description="NMS_cls: threshold of the classifier's proposals in training")
+    nms_reg: IoU = Field(0.85, description="NMS_reg: threshold of the regressors' proposals in training")
+    nms_test: IoU = Field(0.7, description="threshold of the one proposal list at inference")
+
+    # Heads.
+    fc_width: int = Field(1024, gt=0)
+    roi_samples: int = Field(512, gt=0, description="RoIs an image and branch; also the losses' divisor")
+    cls_positive_fraction: Fraction = Field(0.25, description="at most this share of the classifier's RoIs")
+    stages: int = Field(1, ge=1, le=4, description="regression stages (Table IV)")
+    stage_weights: tuple[float, float, float, float] = (1.0, 0.5, 0.25, 0.125)
+    lambda_reg: float = Field(1.0, ge=0, description="λ of Eq. 8: weight of the regression losses (Table VI)")
+
+    # Final detections.
+    score_thr: float = Field(0.05, ge=0, lt=1)
+    nms_final: IoU = 0.5
+    max_detections: int = Field(100, gt=0)
+
+    @model_validator(mode="after")
+    def _frozen_parts_need_weights(self) -> Self:
+        if self.weights == "none" and self.norm == "frozen":
+            raise ValueError(
+                "norm 'frozen' keeps pretrained statistics, but weights is 'none': "
+                "give weights, or set detector.norm=batch or detector.norm=group"
+            )
+        if self.weights == "none" and self.frozen_stages > 0:
+            raise ValueError(
+                "frozen_stages keeps pretrained layers, but weights is 'none': "
+                "give weights, or set detector.frozen_stages=0"
+            )
+        if self.backbone != "mobilenet_v2" and self.backbone_width != 1.0:
+            raise ValueError(f"backbone_width applies to mobilenet_v2 only, not to {self.backbone}")
+        if any(weight < 0 for weight in self.stage_weights):
+            raise ValueError(f"stage_weights must not be negative, got {self.stage_weights}")
+        return self
+
+
+class DataConfig(_Frozen):
+    """Which images, at which size."""
+
+    source: str = Field("digits", description="'digits', 'voc:DIR' (several joined with '+') or 'coco:DIR'")
+    train_split: str = Field("train", description="VOC: a list in ImageSets/Main; COCO: instances_NAME*.json")
+    val_split: str = "val"
+    short_side: int | None = Field(600, gt=0, description="resize the shorter side to this; none keeps it")
+    long_side: int = Field(1000, gt=0, description="... unless the longer side would exceed this")
+    flip: Fraction = Field(0.5, description="probability of a horizontal flip in training")
+    digits_train: int = Field(500, gt=0, description="canvases generated for 'digits'")
+    digits_val: int = Field(150, gt=0)
+    on_bad_data: Literal["fail", "skip"] = "fail"
+
+    @model_validator(mode="after")
+    def _sides_agree(self) -> Self:
+        if self.short_side is not None and self.long_side < self.short_side:
+            raise ValueError(f"long_side {self.long_side} is below short_side {self.short_side}")
+        return self
+
+
+class TrainingConfig(_Frozen):
+    """Optimiser and schedule (Section IV-A)."""
+
+    epochs: int = Field(12, gt=0)
+    batch_size: int = Field(8, gt=0, description="images a step over all workers")
+    lr: float = Field(0.005, gt=0, description="at the paper's 8 images a step; scaled by batch_size / 8")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[int, ...] = Field((9,), description="epochs after which a step schedule divides lr by 10")
+    warmup_iterations: int = Field(0, ge=0, description="linear, from lr / 1000")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; none: not clipped")
+    amp: Literal["none", "bf16", "fp16"] = Field("none", description="precision of the network; boxes stay float32")
+
+
+class Config(_Frozen):
+    """One trial, complete: with the data it names, this rebuilds the trial exactly."""
+
+    detector: DetectorConfig = DetectorConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+    seed: int = Field(1, ge=0)
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Config:
+        """Return a copy with dotted keys replaced, checked as a whole.
+
+        Args:
+            changes: for example ``{"detector.nms_reg": 0.85}``.
+
+        Raises:
+            ConfigError: a key does not exist (the nearest one is named) or a value is not allowed.
+        """
+        tree = self.model_dump()
+        known = dict(self.flat())
+        for key, value in changes.items():
+            if key not in known:
+                raise ConfigError(_unknown_key(key, known))
+            *groups, leaf = key.split(".")
+            node = tree
+            for group in groups:
+                node = node[group]
+            node[leaf] = value
+        return Config.from_tree(tree)
+
+    def flat(self) -> Iterator[tuple[str, Any]]:
+        """Yield every setting as (dotted key, value)."""
+        for name, value in self:
+            if isinstance(value, BaseModel):
+                yield from ((f"{name}.{leaf}", setting) for leaf, setting in value)
+            else:
+                yield name, value
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Config:
+        """Build from nested mappings, as ``model_dump`` gives them.
+
+        Raises:
+            ConfigError: with the dotted key, the value, and what was expected.
+        """
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    def to_yaml(self) -> str:
+        """Return the whole tree as YAML that ``from_yaml`` reads back unchanged."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Config:
+        """Read what ``to_yaml`` wrote (safe loader).
+
+        Raises:
+            ConfigError: the text is no mapping, or a key or value in it is not allowed.
+        """
+        tree = yaml.safe_load(text)
+        if not isinstance(tree, dict):
+            raise ConfigError(f"a configuration is a mapping of keys to values, got {type(tree).__name__}")
+        return cls.from_tree(tree)
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` strings of the command line; values are YAML scalars or lists.
+
+    >>> parse_assignments(["detector.nms_reg=0.85", "training.milestones=[6, 8]"])
+    {'detector.nms_reg': 0.85, 'training.milestones': [6, 8]}
+
+    Raises:
+        ConfigError: a string has no ``=`` or its value is not YAML; or a key does not exist.
+    """
+    known = dict(Config().flat())
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, for example detector.nms_reg=0.85")
+        if key not in known:
+            raise ConfigError(_unknown_key(key, known))
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {assignment}: {text!r} is not a YAML value") from None
+        # YAML 1.1 reads "1e-4" as text and "none" as a word; say what was surely meant.
+        if isinstance(value, str):
+            value = _number_or_text(value)
+        if value == "none" and not isinstance(known[key], str):
+            value = None
+        changes[key] = value
+    return changes
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _unknown_key(key: str, known: Mapping[str, Any]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    by_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    return f"unknown setting {key!r}; did you mean {(by_leaf or nearest)[0]!r}?"
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    shown = "" if isinstance(given, dict | BaseModel) else f" = {given!r}"
+    return f"{key}{shown}: {message}"

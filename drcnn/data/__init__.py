@@ -1,0 +1,1 @@
+"""Annotations, readers, the embedded digits data, and the loader."""

@@ -1,0 +1,56 @@
+"""From scored boxes to detections: class-wise NMS and the best of each image (spec 1.0)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+__all__ = ["Detections", "postprocess"]
+
+
+class Detections(NamedTuple):
+    """D detections of a batch, by falling score.
+
+    Attributes:
+        image: int64[D], position in the batch.
+        boxes: float32[D, 4], xyxy in pixels of the batch's images.
+        labels: int64[D], class 0..K-1.
+        scores: float32[D].
+    """
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+
+
+def postprocess(
+    image: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    scores: Tensor,
+    *,
+    images: int,
+    nms_threshold: float,
+    max_detections: int,
+) -> Detections:
+    """Suppress overlaps within each image and class; keep the best ``max_detections`` of each image.
+
+    Args:
+        image: int64[M], position in the batch.
+        boxes: float32[M, 4]; labels: int64[M]; scores: float32[M], already above the score threshold.
+        images: size of the batch.
+        nms_threshold: IoU above which the lower-scored box goes.
+        max_detections: an image, over all classes.
+    """
+    group = labels * images + image
+    kept = batched_nms(boxes, scores, group, nms_threshold)
+    image = image[kept]
+    # Survivors come by falling score: a survivor's rank within its image is how many of it came before.
+    belongs = image[:, None] == torch.arange(images, device=image.device)
+    rank = belongs.cumsum(dim=0).gather(1, image[:, None]).squeeze(1)
+    kept = kept[rank <= max_detections]
+    return Detections(image[rank <= max_detections], boxes[kept], labels[kept], scores[kept])

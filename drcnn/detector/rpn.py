@@ -1,0 +1,164 @@
+"""Region proposal network: head, proposals, loss (spec 1.0).
+
+Shapes: N images, L levels, A anchors of all levels, M candidates an image, P proposals an image.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import batched_nms
+
+from drcnn.batch import Batch
+from drcnn.detector.boxes import anchor_grid, clip_boxes, decode, encode
+from drcnn.detector.matching import Matches, match_anchors
+from drcnn.detector.random_keys import random_keys
+from drcnn.detector.sampling import sample_random
+
+__all__ = ["Proposals", "RPNHead", "RPNOutput", "anchors_for", "propose", "rpn_losses"]
+
+STRIDES = (4, 8, 16, 32, 64)
+RANDOM_PURPOSE = 1
+
+
+class Proposals(NamedTuple):
+    """The proposals of N images, best first: boxes float32[N, P, 4] and valid bool[N, P]."""
+
+    boxes: Tensor
+    valid: Tensor
+
+
+class RPNOutput(NamedTuple):
+    """The head's output: for each level, logits [N, A_l] and deltas [N, A_l, 4]."""
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+
+
+class RPNHead(nn.Module):
+    """3x3 convolution, then objectness and deltas of 3 anchors a cell; shared by all levels."""
+
+    def __init__(self, channels: int, anchors_per_cell: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
+        self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: list[Tensor]) -> RPNOutput:
+        """Apply to maps [N, C, H_l, W_l]; anchors unfold by row, column, ratio."""
+        logits, deltas = [], []
+        for feature in features:
+            hidden = F.relu(self.conv(feature))
+            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
+            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
+        return RPNOutput(logits, deltas)
+
+
+def anchors_for(features: list[Tensor], scale: float) -> list[Tensor]:
+    """Return each level's anchors, float32[A_l, 4]."""
+    return [
+        anchor_grid(feature.shape[2], feature.shape[3], stride, scale, feature.device)
+        for feature, stride in zip(features, STRIDES, strict=True)
+    ]
+
+
+@torch.no_grad()
+def propose(
+    output: RPNOutput,
+    anchors: list[Tensor],
+    sizes: Tensor,
+    *,
+    nms_thresholds: tuple[float, ...],
+    pre_nms: int,
+    post_nms: int,
+) -> list[Proposals]:
+    """Return one list of proposals for each NMS threshold, from one decoding.
+
+    The best ``pre_nms`` anchors of each level are decoded and clipped once. NMS runs within each level, once
+    for each *distinct* threshold over the same candidates: what survives 0.7 is no subset of what survives 0.85.
+    The best ``post_nms`` survivors of all levels are the proposals (Section III-B, Fig. 4).
+
+    Args:
+        output: of the head.
+        anchors: of each level.
+        sizes: float32[N, 2], unpadded height and width.
+        nms_thresholds: NMS_cls and NMS_reg in training, one threshold at inference.
+        pre_nms: candidates a level.
+        post_nms: proposals an image and list.
+    """
+    scores, boxes, level = [], [], []
+    for number, (logits, deltas, grid) in enumerate(zip(*output, anchors, strict=True)):
+        top, index = logits.float().topk(min(pre_nms, logits.shape[1]), dim=1)
+        chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+        scores.append(top)
+        boxes.append(decode(grid[index], chosen))
+        level.append(torch.full_like(index, number))
+    candidates = clip_boxes(torch.cat(boxes, dim=1), sizes[:, None, :])
+    score = torch.cat(scores, dim=1)
+    image = torch.arange(len(score), device=score.device)[:, None]
+    group = torch.cat(level, dim=1) + image * len(anchors)
+
+    lists = {}
+    for threshold in set(nms_thresholds):
+        kept = batched_nms(candidates.flatten(0, 1), score.flatten(), group.flatten(), threshold)
+        survives = torch.zeros_like(score, dtype=torch.bool)
+        survives.view(-1)[kept] = True
+        best, index = score.masked_fill(~survives, -torch.inf).topk(min(post_nms, score.shape[1]), dim=1)
+        lists[threshold] = Proposals(candidates.gather(1, index[..., None].expand(-1, -1, 4)), best > -torch.inf)
+    return [lists[threshold] for threshold in nms_thresholds]
+
+
+def rpn_losses(output: RPNOutput, anchors: list[Tensor], batch: Batch, *, samples: int) -> dict[str, Tensor]:
+    """Return ``loss_rpn_cls`` (binary cross entropy) and ``loss_rpn_reg`` (L1 on deltas).
+
+    Both are sums divided by the number of sampled anchors of all images: 256 an image, half positive at most.
+    """
+    grid = torch.cat(anchors)
+    matches = _match(grid, anchors, batch)
+    keys = random_keys(batch.keys, RANDOM_PURPOSE, len(grid))
+    chosen = sample_random(matches.positive, matches.negative, keys, count=samples, positive_fraction=0.5)
+    divisor = chosen.taken.sum().clamp(min=1)
+
+    logits = torch.cat(output.logits, dim=1).float().gather(1, chosen.index)
+    bce = F.binary_cross_entropy_with_logits(logits, chosen.positive.float(), reduction="none")
+
+    # Positives fill the first slots; only these regress. Elsewhere the target is the anchor itself, whose
+    # deltas are 0, since an undefined target would poison the gradient even under a mask.
+    slots = samples // 2
+    index, positive = chosen.index[:, :slots], chosen.positive[:, :slots, None]
+    deltas = torch.cat(output.deltas, dim=1).float().gather(1, index[..., None].expand(-1, -1, 4))
+    sampled_anchors = grid[index]
+    if batch.boxes.shape[1] > 0:
+        gt_index = matches.index.gather(1, index)[..., None].expand(-1, -1, 4)
+        targets = torch.where(positive, batch.boxes.gather(1, gt_index), sampled_anchors)
+    else:
+        targets = sampled_anchors
+    l1 = (deltas - encode(sampled_anchors, targets)).abs()
+    return {
+        "loss_rpn_cls": (bce * chosen.taken).sum() / divisor,
+        "loss_rpn_reg": (l1 * positive).sum() / divisor,
+    }
+
+
+@torch.no_grad()
+def _match(grid: Tensor, anchors: list[Tensor], batch: Batch) -> Matches:
+    """Match each image's anchors; only those whose cell lies on the image's own padding to 32 (spec 1.0)."""
+    extent = (batch.sizes / 32).ceil() * 32
+    stride = torch.cat([torch.full_like(a[:, 0], s) for a, s in zip(anchors, STRIDES, strict=True)])
+    cell = (grid[:, :2] + grid[:, 2:]) / 2
+    on_image = (cell[:, 0] < (extent[:, 1:] / stride).ceil() * stride) & (
+        cell[:, 1] < (extent[:, :1] / stride).ceil() * stride
+    )
+    # An image at a time: the IoU matrix of a whole COCO batch would take gigabytes. The loop reads no values
+    # back from the device.
+    each = [
+        match_anchors(grid, on, boxes, labels >= 0)
+        for on, boxes, labels in zip(on_image, batch.boxes, batch.labels, strict=True)
+    ]
+    return Matches(*(torch.stack(parts) for parts in zip(*each, strict=True)))

@@ -1,0 +1,112 @@
+"""Loading pretrained weights into a backbone: torchvision's download or a local file. Never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision import models
+
+from drcnn.config import ConfigError
+from drcnn.detector.backbones import Body
+
+__all__ = ["load_backbone", "weights_fingerprint"]
+
+IMAGENET: dict[str, models.WeightsEnum] = {
+    "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
+    "resnet50": models.ResNet50_Weights.IMAGENET1K_V1,
+    "resnet101": models.ResNet101_Weights.IMAGENET1K_V1,
+    "mobilenet_v2": models.MobileNet_V2_Weights.IMAGENET1K_V1,
+}
+
+
+def load_backbone(body: Body, name: str, weights: str) -> None:
+    """Load ``weights`` into ``body``; every tensor of the body must be there, with its shape.
+
+    Args:
+        body: as ``build_body`` gives it.
+        name: of the backbone.
+        weights: 'none' (keeps the random weights), 'imagenet' (torchvision's download) or the path of a
+            ``.safetensors`` file or of a checkpoint that ``torch.load(weights_only=True)`` reads, with torchvision's names.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, the download failed, or tensors do not fit (named).
+    """
+    if weights == "none":
+        return
+    state = _download(name) if weights == "imagenet" else _read(Path(weights))
+    # The classifier of the pretraining task is the only part of torchvision's checkpoints that we leave out.
+    state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
+    wanted = body.state_dict()
+    # Checkpoints from before torch 0.4.1 lack these counters; they do not affect the result.
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in wanted]
+    misshaped = [
+        f"{k} {list(v.shape)} instead of {list(wanted[k].shape)}"
+        for k, v in state.items()
+        if k in wanted and v.shape != wanted[k].shape
+    ]
+    faults = [
+        f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for what, names in (("missing", missing), ("unknown", unknown), ("wrong shape", misshaped))
+        if names
+    ]
+    if faults:
+        raise ConfigError(f"detector.weights = {weights!r} does not fit backbone {name}: {'; '.join(faults)}")
+    body.load_state_dict(state, strict=False)
+
+
+def weights_fingerprint(weights: str) -> str:
+    """Return what identifies ``weights`` on any machine: its name, or a hash of the file's content.
+
+    Raises:
+        ConfigError: the file is missing.
+    """
+    if weights in ("none", "imagenet"):
+        return weights
+    path = _existing(Path(weights))
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(
+            f"detector.weights = {str(path)!r}: no such file; give 'imagenet', 'none' or the path of a file"
+        )
+    return path
+
+
+def _download(name: str) -> Mapping[str, Tensor]:
+    try:
+        state: Mapping[str, Tensor] = IMAGENET[name].get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise ConfigError(
+            f"detector.weights = 'imagenet': the download for {name} failed ({error}); "
+            "give the path of a local file, or 'none' with detector.norm=batch"
+        ) from None
+    return state
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    _existing(path)
+    try:
+        if path.suffix == ".safetensors":
+            state: Mapping[str, Tensor] = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            for wrapper in ("state_dict", "model"):
+                state = state.get(wrapper, state)  # type: ignore[assignment]
+    except (OSError, SafetensorError, RuntimeError, ValueError, AttributeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"detector.weights = {str(path)!r} cannot be read as tensors: {reason}") from None
+    except Exception as error:  # noqa: BLE001 - torch raises pickle errors of its own kind for unsafe files
+        raise ConfigError(
+            f"detector.weights = {str(path)!r} is not a file of tensors only: {type(error).__name__}"
+        ) from None
+    return state

@@ -1,0 +1,1 @@
+"""Studies: sets of trials over one configuration, run by Ray and recorded by MLflow."""
