@@ -89,14 +89,20 @@ class DecoupledRCNN(nn.Module):
         return features
 
 
-def build_detector(config: DetectorConfig, classes: int) -> DecoupledRCNN:
+def build_detector(config: DetectorConfig, classes: int, *, pretrained: bool = True) -> DecoupledRCNN:
     """Compose the detector that ``config`` describes; random parts draw from torch's global generator.
+
+    Args:
+        config: architecture and thresholds.
+        classes: K, without the background.
+        pretrained: load ``config.weights``; not needed where a checkpoint is loaded afterwards.
 
     Raises:
         ConfigError: the pretrained weights cannot be had or do not fit.
     """
     body = build_body(config.backbone, width=config.backbone_width, norm=config.norm)
-    load_backbone(body, config.backbone, config.weights)
+    if pretrained:
+        load_backbone(body, config.backbone, config.weights)
     body.freeze(config.frozen_stages)
     channels = config.fpn_channels
     heads = DecoupledHeads(

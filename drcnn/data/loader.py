@@ -1,0 +1,208 @@
+"""From an annotation table to batches, the same ones for any number of ranks and loader workers.
+
+>>> loader = make_loader(prepared.train, config.data, training=True, batch_size=8, seed=1, epoch=3)
+>>> first = next(iter(loader))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from drcnn.batch import Batch
+from drcnn.config import DataConfig
+from drcnn.data.annotations import Annotations, DataError
+from drcnn.data.images import decode, flip, resize, resized_sizes
+from drcnn.data.plan import BatchPlan, image_key, plan_batches
+
+__all__ = ["BatchLoader", "make_loader", "trainable_rows"]
+
+# Training leaves out images whose shorter side is below this (pixels), as MMDetection does.
+SMALLEST_SIDE = 32
+
+
+class BatchLoader:
+    """The batches of one epoch, on one rank.
+
+    Iterating again gives the same batches: make one loader an epoch.
+
+    Attributes:
+        rows: int64[M], the rows of the annotation table that take part, over all ranks.
+    """
+
+    def __init__(self, loader: DataLoader[Any], rows: NDArray[np.int64]) -> None:
+        self._loader = loader
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches in order.
+
+        Raises:
+            DataError: an image cannot be decoded, or changed since the data was prepared.
+        """
+        for batch in self._loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+def make_loader(
+    path: str,
+    data: DataConfig,
+    *,
+    training: bool,
+    batch_size: int,
+    seed: int = 0,
+    epoch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+) -> BatchLoader:
+    """Make the loader of one epoch.
+
+    Training batches are shuffled, full, flipped with probability ``data.flip`` and carry the boxes that are
+    not ignored. Evaluation batches hold every image once and no boxes (G = 0): metrics read the annotations.
+
+    Args:
+        path: an annotation table, as ``prepare`` wrote it.
+        data: the image size and the flip probability are read from it.
+        batch_size: images of a batch over all ranks.
+        num_workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        DataError: no image has a box to train on, or ``world_size`` does not divide ``batch_size``.
+    """
+    annotations = Annotations.load(path)
+    if training:
+        rows = trainable_rows(annotations)
+        if len(rows) == 0:
+            raise DataError(
+                f"{path}: none of its {len(annotations)} images can be trained on "
+                f"(a box that is not ignored, sides of at least {SMALLEST_SIDE} px); check the training split"
+            )
+    else:
+        rows = np.arange(len(annotations))
+    images = _Images(path, data, training=training, seed=seed, epoch=epoch)
+    plans = plan_batches(
+        images.sizes(annotations),
+        rows,
+        batch_size=batch_size,
+        training=training,
+        seed=seed,
+        epoch=epoch,
+        rank=rank,
+        world_size=world_size,
+    )
+    loader: DataLoader[Any] = DataLoader(
+        images,
+        sampler=plans,
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        pin_memory=torch.cuda.is_available(),
+        # Its own generator: starting an epoch must not advance the global one.
+        generator=torch.Generator().manual_seed(0),
+    )
+    return BatchLoader(loader, rows)
+
+
+def trainable_rows(annotations: Annotations) -> NDArray[np.int64]:
+    """Return int64[M], the images with a box that is not ignored and no side below 32 pixels."""
+    large = np.minimum(annotations.widths, annotations.heights) >= SMALLEST_SIDE
+    return np.flatnonzero((annotations.trainable_counts > 0) & large)
+
+
+class _Images(Dataset[Any]):
+    """Maps a batch's plan to the batch; holds a path, so that sending it to a worker costs nothing."""
+
+    def __init__(self, path: str, data: DataConfig, *, training: bool, seed: int, epoch: int) -> None:
+        self.path = path
+        self.data = data
+        self.training = training
+        self.seed = seed
+        self.epoch = epoch
+        self._opened: Annotations | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def sizes(self, annotations: Annotations) -> NDArray[np.int64]:
+        """int64[N, 2], (width, height) of every image after resizing."""
+        return resized_sizes(
+            annotations.widths,
+            annotations.heights,
+            short_side=self.data.short_side,
+            long_side=self.data.long_side,
+        )
+
+    def __getitem__(self, plan: BatchPlan) -> Batch | DataError:
+        if self._opened is None:
+            self._opened = Annotations.load(self.path)
+        try:
+            return self._collate(self._opened, plan)
+        except DataError as error:
+            # Raised in a worker it would arrive as a page of traceback; BatchLoader raises it as it is.
+            return error
+
+    def _collate(self, annotations: Annotations, plan: BatchPlan) -> Batch:
+        count = len(plan.rows)
+        keys = [image_key(self.seed, self.epoch, row) for row in plan.rows]
+        images = torch.zeros(count, 3, plan.height, plan.width, dtype=torch.uint8)
+        sizes, scales = torch.zeros(count, 2), torch.zeros(count, 2)
+        found: list[tuple[Tensor, Tensor]] = []
+        for index, (row, key) in enumerate(zip(plan.rows, keys, strict=True)):
+            image, scale, boxes, labels = self._load(annotations, row, key)
+            height, width = image.shape[-2:]
+            images[index, :, :height, :width] = image
+            sizes[index] = torch.tensor([height, width])
+            scales[index] = torch.tensor(scale)
+            found.append((boxes, labels))
+        most = max(len(labels) for _, labels in found)
+        boxes = torch.zeros(count, most, 4)
+        labels = torch.full((count, most), -1)
+        for index, (its_boxes, its_labels) in enumerate(found):
+            boxes[index, : len(its_boxes)] = its_boxes
+            labels[index, : len(its_labels)] = its_labels
+        return Batch(images, sizes, scales, torch.tensor(plan.rows), torch.tensor(keys), boxes, labels)
+
+    def _load(
+        self, annotations: Annotations, row: int, key: int
+    ) -> tuple[Tensor, tuple[float, float], Tensor, Tensor]:
+        """Return the image as uint8[3, h, w], its (x, y) scale, boxes and labels, all transformed."""
+        name, source = annotations.ids[row], annotations.source(row)
+        image = decode(source, name)
+        width, height = int(annotations.widths[row]), int(annotations.heights[row])
+        if tuple(image.shape[-2:]) != (height, width):
+            raise DataError(
+                f"{source if isinstance(source, str) else name}: is {image.shape[2]}x{image.shape[1]} pixels "
+                f"but was {width}x{height} when the data was prepared; prepare it again"
+            )
+        kept = ~annotations.ignore(row) if self.training else np.zeros(len(annotations.labels(row)), np.bool_)
+        boxes = torch.from_numpy(annotations.boxes(row)[kept])
+        labels = torch.from_numpy(annotations.labels(row)[kept].astype(np.int64))
+        size = resized_sizes(width, height, short_side=self.data.short_side, long_side=self.data.long_side)
+        new_width, new_height = int(size[0]), int(size[1])
+        image, boxes = resize(image, boxes, (new_width, new_height))
+        if self.training and _fraction(key, "flip") < self.data.flip:
+            image, boxes = flip(image, boxes)
+        return image, (new_width / width, new_height / height), boxes, labels
+
+
+def _fraction(key: int, purpose: str) -> float:
+    """A number in [0, 1) that depends on the key and on what it is for."""
+    digest = hashlib.blake2b(f"{key}/{purpose}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "little") / 2**56
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,109 @@
+"""Which images form which batch, and how large the batch is padded: pure functions of sizes, seed and epoch.
+
+Everything is decided before an image is decoded: any number of ranks or loader workers sees the same batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drcnn.data.annotations import DataError
+
+__all__ = ["STRIDE", "BatchPlan", "image_key", "plan_batches"]
+
+# Sides of a batch are multiples of this: the pyramid's fifth level (stride 64) copes with odd sizes, the
+# backbone's C5 (stride 32) should not.
+STRIDE = 32
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One rank's part of one batch.
+
+    Attributes:
+        rows: rows of the annotation table, in order.
+        height: of the padded batch, in pixels, the same on all ranks; ``width`` likewise.
+    """
+
+    rows: tuple[int, ...]
+    height: int
+    width: int
+
+
+def plan_batches(
+    sizes: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    *,
+    batch_size: int,
+    training: bool,
+    seed: int = 0,
+    epoch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[BatchPlan]:
+    """Plan one epoch.
+
+    Wide and tall images (w/h > 1 or not) do not meet in one batch. In training the order depends on
+    (seed, epoch) and every batch is full: the last one of each group starts again at the group's beginning.
+    In evaluation each row occurs once, images of like size are neighbours, and a last batch may be short.
+
+    Args:
+        sizes: int64[N, 2], (width, height) of every row after resizing.
+        rows: int64[M], the rows that take part.
+        batch_size: images of a batch over all ranks.
+        rank: takes images ``rank * batch_size / world_size`` and following of each batch. A rank that gets
+            none of a short batch leaves that batch out.
+
+    Raises:
+        DataError: there are no rows, or the ranks cannot share a batch evenly.
+    """
+    if len(rows) == 0:
+        raise DataError("no image is left to make batches of; check the split and its boxes")
+    if batch_size < 1 or batch_size % world_size:
+        raise DataError(
+            f"batch_size {batch_size} cannot be shared by {world_size} workers; "
+            f"make it a multiple of {world_size}"
+        )
+    share = batch_size // world_size
+    plans = []
+    for batch in _global_batches(sizes, rows, batch_size, training, np.random.default_rng([seed, epoch])):
+        mine = batch[rank * share : (rank + 1) * share]
+        if len(mine):
+            width, height = -(-sizes[batch].max(0) // STRIDE) * STRIDE
+            plans.append(BatchPlan(tuple(mine.tolist()), int(height), int(width)))
+    return plans
+
+
+def image_key(seed: int, epoch: int, row: int) -> int:
+    """Return 63 random bits that depend on nothing but the arguments.
+
+    All random decisions for one image in one epoch derive from its key, hence not from who loads it.
+    """
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _global_batches(
+    sizes: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    batch_size: int,
+    training: bool,
+    rng: np.random.Generator,
+) -> Iterator[NDArray[np.int64]]:
+    wide = sizes[rows, 0] > sizes[rows, 1]
+    batches: list[NDArray[np.int64]] = []
+    for group in (rows[wide], rows[~wide]):
+        if training:
+            # np.resize repeats from the beginning, as often as it takes.
+            shuffled = rng.permutation(group)
+            full = np.resize(shuffled, -(-len(group) // batch_size) * batch_size)
+        else:
+            full = group[np.lexsort((group, sizes[group, 0], sizes[group, 1]))]
+        batches += [full[start : start + batch_size] for start in range(0, len(full), batch_size)]
+    order = rng.permutation(len(batches)) if training else range(len(batches))
+    yield from (batches[index] for index in order)

@@ -1,0 +1,224 @@
+"""Read a VOCdevkit year folder: ``JPEGImages/``, ``Annotations/``, ``ImageSets/Main/{split}.txt``.
+
+VOC's corners are pixel numbers counted from 1. As MMDetection does (and so the paper), 1 is taken off all
+four and the result is used as a continuous box: ``xmin..xmax`` becomes ``[xmin - 1, xmax - 1]``, of width
+``xmax - xmin``.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drcnn.data.annotations import Annotations, DataError, Record
+from drcnn.data.findings import Findings, checked_box
+from drcnn.data.images import decode, read_size
+
+__all__ = ["VOC_CLASSES", "read_voc"]
+
+# fmt: off
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+
+
+@dataclass
+class _Found:
+    """What one XML holds: usable objects, faults that spoil the image, boxes without area."""
+
+    names: list[str] = field(default_factory=list)
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    difficult: list[bool] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+
+def read_voc(folders: Sequence[Path], split: str, findings: Findings) -> Annotations:
+    """Read one split of one or several folders.
+
+    The classes are VOC's 20 in alphabetical order if every name in the folders is one of them, else the
+    sorted names of all their annotations, so that all splits agree. With several folders an id is
+    ``folder/name``. Sizes are those of the image files, not those noted in the XML.
+
+    Args:
+        folders: joined in this order.
+        split: the name of a list in ``ImageSets/Main``.
+        findings: takes every fault. If it skips, an image with any fault is left out, and each is decoded
+            once to find damage (two minutes for VOC07+12), so that training meets none.
+
+    Raises:
+        DataError: the folder is no VOC folder, the list is missing or empty; or, unless ``findings`` skips,
+            an annotation or image is missing or damaged, an object lacks a field, or a box is wrong.
+    """
+    lists = {folder: _find_list(folder, split) for folder in folders}
+    if not any(path.is_file() for path in lists.values()):
+        first = lists[folders[0]]
+        there = ", ".join(sorted(file.stem for file in first.parent.glob("*.txt"))) or "none"
+        raise DataError(
+            f"{first}: no such list (there are: {there}); set data.train_split and data.val_split"
+        )
+    wanted = []
+    for folder, path in lists.items():
+        if path.is_file():
+            wanted += [(folder, name) for name in _read_list(path)]
+        else:
+            # VOC2012 has no test list: VOC2007+VOC2012 train on both and are tested on the first.
+            findings.note(f"{path}: no such list, so no image of this folder is in split {split!r}")
+    names = sorted(set().union(*(_all_names(folder) for folder in folders)))
+    classes = VOC_CLASSES if set(names) <= set(VOC_CLASSES) else tuple(names)
+    index = {name: label for label, name in enumerate(classes)}
+    records = []
+    for folder, name in wanted:
+        found, size, image = _read_image(folder, name, decode_all=findings.skip)
+        if findings.faults(found.faults):
+            continue
+        for message in found.empty:
+            findings.note(message)
+        records.append(
+            Record(
+                id=f"{folder.name}/{name}" if len(folders) > 1 else name,
+                width=size[0],
+                height=size[1],
+                boxes=found.boxes,
+                labels=[index[class_name] for class_name in found.names],
+                ignore=found.difficult,
+                path=str(image),
+            )
+        )
+    if not records:
+        raise DataError(f"{folders[0]}: split {split!r} has no usable image")
+    return Annotations.from_records(records, classes, skipped=findings.messages)
+
+
+def _find_list(folder: Path, split: str) -> Path:
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        if not (folder / part).is_dir():
+            raise DataError(
+                f"{folder}: no folder {part}/; expected a VOCdevkit year folder with "
+                "JPEGImages/, Annotations/ and ImageSets/Main/"
+            )
+    return folder / "ImageSets" / "Main" / f"{split}.txt"
+
+
+def _read_list(path: Path) -> list[str]:
+    lines = [line.split() for line in _read_text(path).splitlines()]
+    names = [words[0] for words in lines if words]
+    if not names:
+        raise DataError(f"{path}: the list is empty; expected an image name a line")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: {twice!r} is listed twice; remove one of the lines")
+    for name in names:
+        # A name is no path: nothing outside the folder is read.
+        if "/" in name or "\\" in name or name in {".", ".."}:
+            raise DataError(
+                f"{path}: {name!r} is not an image name; expected a name without folder and suffix"
+            )
+    return names
+
+
+def _all_names(folder: Path) -> set[str]:
+    """The class names of all annotations, also those of other splits; faults there are not looked for."""
+    names: set[str] = set()
+    for path in (folder / "Annotations").glob("*.xml"):
+        try:
+            objects = _parse(path).findall("object")
+        except DataError:
+            continue
+        names.update(name for item in objects if (name := (item.findtext("name") or "").strip()))
+    return names
+
+
+def _read_image(folder: Path, name: str, *, decode_all: bool) -> tuple[_Found, tuple[int, int], Path]:
+    candidates = [folder / "JPEGImages" / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
+    image = next((path for path in candidates if path.is_file()), candidates[0])
+    try:
+        size = read_size(str(image))
+        if decode_all:
+            decode(str(image))
+    except DataError as error:
+        return _Found(faults=[str(error)]), (0, 0), image
+    return _read_objects(folder / "Annotations" / f"{name}.xml", size), size, image
+
+
+def _read_objects(path: Path, size: tuple[int, int]) -> _Found:
+    found = _Found()
+    try:
+        objects = _parse(path).findall("object")
+    except DataError as error:
+        found.faults.append(str(error))
+        return found
+    if not objects:
+        # VOC lists only annotated images; an empty one is a lost annotation rather than a background.
+        found.faults.append(
+            f"{path}: has no <object>; annotate it, take it off the list or use --on-bad-data skip"
+        )
+    for number, item in enumerate(objects, start=1):
+        where = f"{path}: object {number}"
+        try:
+            name = _text(item, "name", where)
+            left, top, right, bottom = (_number(item, f"bndbox/{corner}", where) - 1 for corner in CORNERS)
+            difficult = (
+                _number(item, "difficult", where) != 0 if item.find("difficult") is not None else False
+            )
+            box = checked_box((left, top, right, bottom), *size, where)
+        except DataError as error:
+            found.faults.append(str(error))
+            continue
+        if box is None:
+            # Nothing can match it and no regression target exists, but the rest of the image is sound.
+            found.empty.append(f"{where}: box of zero area left out")
+            continue
+        found.names.append(name)
+        found.boxes.append(box)
+        found.difficult.append(difficult)
+    return found
+
+
+def _parse(path: Path) -> ET.Element:
+    text = _read_text(path)
+    # Entities could make a small file fill the memory, and VOC has no use for them.
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise DataError(f"{path}: has a DOCTYPE or ENTITY declaration, which is refused; remove it")
+    try:
+        root = ET.fromstring(text)
+    except (ET.ParseError, ValueError) as error:
+        raise DataError(
+            f"{path}: not readable as XML ({error}); correct it or use --on-bad-data skip"
+        ) from None
+    if root.tag != "annotation":
+        raise DataError(f"{path}: the root is <{root.tag}>, expected <annotation>; is this a VOC annotation?")
+    return root
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; restore it or use --on-bad-data skip") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); correct it") from None
+
+
+def _text(item: ET.Element, field_name: str, where: str) -> str:
+    text = (item.findtext(field_name) or "").strip()
+    if not text:
+        shown = "><".join(field_name.split("/"))
+        raise DataError(f"{where}: has no <{shown}>; add it or use --on-bad-data skip")
+    return text
+
+
+def _number(item: ET.Element, field_name: str, where: str) -> int:
+    text = _text(item, field_name, where)
+    try:
+        # A few files of VOC2011 write 45.70 where all others have whole pixels.
+        return int(float(text))
+    except (ValueError, OverflowError):
+        shown = field_name.rpartition("/")[2]
+        raise DataError(f"{where}: <{shown}> is {text!r}, expected a whole number; correct it") from None

@@ -1,0 +1,131 @@
+"""Checkpoints: one safetensors file each, replaced atomically; never a pickle.
+
+Tensors are named ``model.*`` and ``optimizer.*``. The file's header holds, as JSON, where training stands and
+what is needed to build the model again: configuration, classes, epoch and the metrics of every epoch so far.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from drcnn.config import Config
+from drcnn.detector.detector import DecoupledRCNN, build_detector
+
+__all__ = ["CheckpointError", "TrainingState", "load_detector", "read_state", "restore", "save", "write_atomically"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line and names the file."""
+
+
+@dataclass
+class TrainingState:
+    """What a checkpoint's header says.
+
+    Attributes:
+        config: as YAML.
+        classes: names of the K foreground classes.
+        epoch: epochs finished, 1-based.
+        history: one dictionary of metrics a finished epoch.
+        per_class: AP of each class after the last of these.
+        scaler: state of the fp16 gradient scaler; empty otherwise.
+    """
+
+    config: str
+    classes: list[str]
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    per_class: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    path: Path, detector: nn.Module, state: TrainingState, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Write a checkpoint; a reader sees either the file before or the whole new one.
+
+    Without ``optimizer`` the file serves inference only.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in detector.state_dict().items()}
+    if optimizer is not None:
+        names = {parameter: name for name, parameter in detector.named_parameters()}
+        for parameter, values in optimizer.state.items():
+            if values.get("momentum_buffer") is not None:
+                tensors[f"optimizer.{names[parameter]}"] = values["momentum_buffer"]
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # The file system's own replace is the only atomic step there is; "last" must survive a kill at any time.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, metadata={"state": json.dumps(asdict(state))})
+    temporary.replace(path)
+
+
+def read_state(path: Path) -> TrainingState:
+    """Read a checkpoint's header only.
+
+    Raises:
+        CheckpointError: the file is missing or not one of our checkpoints.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return TrainingState(**json.loads(file.metadata()["state"]))
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of drcnn: {error or type(error).__name__}") from None
+
+
+def restore(path: Path, detector: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Load model and momentum in place, so that training goes on exactly where it stopped.
+
+    Raises:
+        CheckpointError: the file is no checkpoint, or of another model.
+    """
+    state = read_state(path)
+    tensors = _read_tensors(path)
+    _load_model(path, detector, tensors)
+    for name, parameter in detector.named_parameters():
+        if f"optimizer.{name}" in tensors:
+            # In the parameter's own memory format: SGD's fused and plain paths then give the same sums.
+            buffer = torch.empty_like(parameter).copy_(tensors[f"optimizer.{name}"])
+            optimizer.state[parameter]["momentum_buffer"] = buffer
+    return state
+
+
+def load_detector(path: Path, device: torch.device | str = "cpu") -> tuple[DecoupledRCNN, TrainingState]:
+    """Build the trained detector of a checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file is no checkpoint of this version.
+    """
+    state = read_state(path)
+    config = Config.from_yaml(state.config)
+    detector = build_detector(config.detector, len(state.classes), pretrained=False)
+    _load_model(path, detector, _read_tensors(path))
+    return detector.to(device).eval(), state
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file as a whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _load_model(path: Path, detector: nn.Module, tensors: dict[str, Tensor]) -> None:
+    model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    try:
+        detector.load_state_dict(model)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the model: {' '.join(str(error).split())[:300]}") from None

@@ -1,0 +1,28 @@
+"""The learning rate of every step: a pure function, so that a resumed run cannot drift from an unbroken one."""
+
+from __future__ import annotations
+
+import math
+
+from drcnn.config import TrainingConfig
+
+__all__ = ["PAPER_BATCH", "learning_rate"]
+
+PAPER_BATCH = 8  # images a step in the paper: 4 GPUs of 2
+
+
+def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
+    """Return the rate for a step counted from 0 over all epochs.
+
+    ``config.lr`` is the rate at 8 images a step and scales linearly with the batch (Section IV-A). The step
+    schedule divides it by 10 after each milestone epoch; the cosine schedule brings it to 0 at the last step.
+    Warm-up multiplies either, from 0.001 to 1.
+    """
+    rate = config.lr * config.batch_size / PAPER_BATCH
+    if config.schedule == "cosine":
+        rate *= (1 + math.cos(math.pi * step / (config.epochs * steps_per_epoch))) / 2
+    else:
+        rate *= 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in config.milestones)
+    if step < config.warmup_iterations:
+        rate *= 0.001 + 0.999 * step / config.warmup_iterations
+    return rate

@@ -1,0 +1,287 @@
+"""The training loop. It knows nothing of Ray or MLflow: whoever calls it hands it ``report``.
+
+    >>> fit(config, prepare(config.data, cache), Path("runs/one"), report=print)
+
+The folder of a trial then holds::
+
+    config.yaml          the whole configuration
+    last.safetensors     model, momentum and history after the last epoch; training resumes from here
+    best.safetensors     model of the best epoch by AP, for inference
+    detections.parquet   detections on the validation split after the last epoch
+    result.json          written last: the trial is finished
+
+Start it again on the same folder and it goes on after the last finished epoch, to the same result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from drcnn.config import Config, ConfigError
+from drcnn.data.annotations import Annotations
+from drcnn.data.loader import make_loader
+from drcnn.data.prepare import PreparedData
+from drcnn.detector.detector import DecoupledRCNN, build_detector
+from drcnn.engine import checkpoint
+from drcnn.engine.checkpoint import TrainingState
+from drcnn.engine.evaluate import coco_metrics, detect_split
+from drcnn.engine.schedule import learning_rate
+
+__all__ = ["Report", "RunOptions", "TrainingDiverged", "fit"]
+
+Report = Callable[[dict[str, float]], None]
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Reading a loss back waits for the device; on a GPU it is looked at this often.
+CHECK_EVERY = 20
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became infinite or not a number; the message says where."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a trial runs. Never part of its identity: results do not depend on it.
+
+    Attributes:
+        device: 'cpu' or 'cuda'.
+        threads: of torch on the CPU; 0 leaves torch's own choice.
+        loader_workers: processes that decode images.
+    """
+
+    device: str = "cpu"
+    threads: int = 0
+    loader_workers: int = 0
+
+
+def fit(
+    config: Config,
+    data: PreparedData,
+    folder: Path,
+    *,
+    report: Report,
+    options: RunOptions = RunOptions(),  # noqa: B008 - frozen
+) -> None:
+    """Train one trial, or finish one that was interrupted.
+
+    With ``torch.distributed`` initialised, every worker calls this with its own rank; the first one writes.
+
+    Args:
+        config: the trial.
+        data: the prepared splits.
+        folder: of the trial, shared by its workers.
+        report: called on every worker after each epoch, with the same metrics, once that epoch's checkpoint
+            (and after the last epoch ``result.json``) is on disk.
+        options: how to run.
+
+    Raises:
+        TrainingDiverged: the loss is no longer finite.
+        DataError: an image cannot be read.
+        ConfigError: the weights do not fit, or fp16 is asked for without a GPU.
+    """
+    if config.training.amp == "fp16" and options.device == "cpu":
+        raise ConfigError("training.amp = 'fp16' needs a GPU; on a CPU use 'bf16' or 'none'")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    trial = _Trial(config, data, folder, options)
+    while trial.state.epoch < config.training.epochs:
+        metrics = trial.run_epoch()
+        report(metrics)
+    if _rank() == 0 and not (folder / "result.json").exists():
+        trial.write_result()  # killed between the last checkpoint and the result
+
+
+class _Trial:
+    """The parts of a running trial."""
+
+    def __init__(self, config: Config, data: PreparedData, folder: Path, options: RunOptions) -> None:
+        self.config, self.data, self.folder, self.options = config, data, folder, options
+        self.device = torch.device(options.device)
+        self.val = Annotations.load(data.val)
+        # The random start is the seed's alone, and leaves the caller's generator as it was.
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.detector = build_detector(config.detector, len(data.classes)).to(self.device)
+        self.optimizer = torch.optim.SGD(
+            [p for p in self.detector.parameters() if p.requires_grad],
+            lr=config.training.lr,
+            momentum=config.training.momentum,
+            weight_decay=config.training.weight_decay,
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.training.amp == "fp16")
+        self.state = self._resume()
+        self.model = self._distribute(self.detector)
+
+    def _resume(self) -> TrainingState:
+        last = self.folder / "last.safetensors"
+        if not last.exists():
+            if _rank() == 0:
+                checkpoint.write_atomically(self.folder / "config.yaml", self.config.to_yaml())
+            return TrainingState(self.config.to_yaml(), list(self.data.classes))
+        state = checkpoint.restore(last, self.detector, self.optimizer)
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
+        return state
+
+    def _distribute(self, detector: DecoupledRCNN) -> nn.Module:
+        if _world_size() == 1:
+            return detector
+        # Every head takes part in every step (with empty input if need be), so no search for unused
+        # parameters. Batch statistics are already global; broadcasting them would only cost time.
+        return DistributedDataParallel(
+            detector,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train, evaluate and save one epoch; return its metrics."""
+        epoch = self.state.epoch + 1
+        started = time.perf_counter()
+        losses, images, rate = self._train(epoch)
+        trained = time.perf_counter()
+        validation = self._evaluate()
+        evaluated = time.perf_counter()
+        metrics = {
+            "epoch": float(epoch),
+            **validation,
+            **losses,
+            "train/lr": rate,
+            "perf/images_per_s": images / (trained - started),
+            "perf/epoch_seconds": trained - started,
+            "perf/eval_seconds": evaluated - trained,
+            "perf/peak_memory_gib": self._peak_memory(),
+        }
+        self.state.epoch = epoch
+        self.state.history.append(metrics)
+        self.state.scaler = self.scaler.state_dict()
+        if _rank() == 0:
+            self._save(metrics)
+        if _world_size() > 1:
+            dist.barrier()
+        return metrics
+
+    def _train(self, epoch: int) -> tuple[dict[str, float], int, float]:
+        """One pass over the training split: mean losses, images seen, and the last learning rate."""
+        training = self.config.training
+        loader = make_loader(
+            self.data.train,
+            self.config.data,
+            training=True,
+            batch_size=training.batch_size,
+            seed=self.config.seed,
+            epoch=epoch,
+            rank=_rank(),
+            world_size=_world_size(),
+            num_workers=self.options.loader_workers,
+        )
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
+        for number, batch in enumerate(loader):
+            rate = learning_rate(training, (epoch - 1) * len(loader) + number, len(loader))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            with torch.autocast(
+                self.device.type, AUTOCAST.get(training.amp, torch.bfloat16), enabled=training.amp != "none"
+            ):
+                losses = self.model(batch.to(self.device))
+                losses["loss"] = torch.stack(list(losses.values())).sum()
+            self._step(losses["loss"])
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            if number % check_every == 0 or number == len(loader) - 1:
+                _require_finite(sums, epoch, number + 1)
+        totals = torch.stack(list(sums.values())) / (len(loader) * _world_size())
+        if _world_size() > 1:
+            dist.all_reduce(totals)
+        means = dict(zip((f"train/{name}" for name in sums), totals.tolist(), strict=True))
+        return means, len(loader) * training.batch_size, rate
+
+    def _step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.config.training.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.detector.parameters(), self.config.training.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _evaluate(self) -> dict[str, float]:
+        """Metrics of the validation split, the same on every worker; leaves its detections on disk."""
+        loader = make_loader(
+            self.data.val,
+            self.config.data,
+            training=False,
+            batch_size=self.config.training.batch_size,
+            rank=_rank(),
+            world_size=_world_size(),
+            num_workers=self.options.loader_workers,
+        )
+        detections = detect_split(self.detector, loader, self.val, self.device)
+        metrics = coco_metrics(self.val, detections)
+        self.state.per_class = metrics.per_class
+        if _rank() == 0:
+            temporary = self.folder / ".detections.parquet"
+            pq.write_table(detections, temporary)
+            temporary.replace(self.folder / "detections.parquet")
+        return {f"val/{name}": value for name, value in metrics.summary.items()}
+
+    def _save(self, metrics: dict[str, float]) -> None:
+        best = max(past.get("val/AP", 0.0) for past in self.state.history)
+        if metrics.get("val/AP", 0.0) >= best:
+            checkpoint.save(self.folder / "best.safetensors", self.detector, self.state)
+        checkpoint.save(self.folder / "last.safetensors", self.detector, self.state, self.optimizer)
+        if self.state.epoch == self.config.training.epochs:
+            self.write_result()
+
+    def write_result(self) -> None:
+        """Write ``result.json`` from the state: the mark of a finished trial."""
+        history = self.state.history
+        result: dict[str, Any] = {
+            "status": "finished",
+            "epoch": self.state.epoch,
+            "metrics": history[-1],
+            "history": history,
+            "per_class": self.state.per_class,
+            "seconds": sum(past["perf/epoch_seconds"] + past["perf/eval_seconds"] for past in history),
+        }
+        checkpoint.write_atomically(self.folder / "result.json", json.dumps(result, indent=1))
+
+    def _peak_memory(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _require_finite(sums: dict[str, Tensor], epoch: int, step: int) -> None:
+    if math.isfinite(sums["loss"].item()):
+        return
+    bad = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
+    raise TrainingDiverged(
+        f"{', '.join(bad)} not finite in epoch {epoch} at step {step}; lower training.lr or set training.clip_norm"
+    )
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1

@@ -1,0 +1,94 @@
+"""Named starting points: what a profile changes in ``Config``'s defaults, for each kind of data.
+
+``paper`` is the paper's setting and needs GPUs. ``laptop`` is sized so that the eight trials of ``nms_sweep`` take
+minutes on two CPU cores: small images, a small backbone, few RoIs, a short cosine schedule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drcnn.config import ConfigError
+
+__all__ = ["PROFILES", "recipe"]
+
+PROFILES = ("laptop", "paper")
+
+LAPTOP_DIGITS: dict[str, Any] = {
+    # Trained from scratch. Digits are not symmetric, so no flips, and small, so small anchors.
+    "detector.backbone": "mobilenet_v2",
+    "detector.backbone_width": 0.5,
+    "detector.weights": "none",
+    "detector.norm": "batch",
+    "detector.frozen_stages": 0,
+    "detector.fpn_channels": 64,
+    "detector.anchor_scale": 4.0,
+    "detector.rpn_samples": 64,
+    "detector.rpn_pre_nms_train": 400,
+    "detector.rpn_pre_nms_test": 200,
+    "detector.rpn_post_nms": 200,
+    "detector.fc_width": 256,
+    "detector.roi_samples": 64,
+    "data.short_side": None,
+    "data.flip": 0.0,
+    "training.epochs": 8,
+    "training.lr": 0.02,
+    "training.schedule": "cosine",
+    "training.warmup_iterations": 50,
+    "training.clip_norm": 10.0,
+}
+
+LAPTOP_PHOTOS: dict[str, Any] = {
+    "detector.backbone": "mobilenet_v2",
+    "detector.frozen_stages": 2,
+    "detector.fpn_channels": 128,
+    "detector.anchor_scale": 4.0,
+    "detector.rpn_samples": 128,
+    "detector.rpn_pre_nms_train": 1000,
+    "detector.rpn_pre_nms_test": 500,
+    "detector.rpn_post_nms": 500,
+    "detector.fc_width": 512,
+    "detector.roi_samples": 128,
+    "data.short_side": 240,
+    "data.long_side": 320,
+    "training.batch_size": 4,
+    "training.epochs": 8,
+    "training.lr": 0.04,
+    "training.schedule": "cosine",
+    "training.warmup_iterations": 100,
+    "training.clip_norm": 10.0,
+}
+
+# The defaults of Config are the paper's setting on VOC.
+PAPER_VOC: dict[str, Any] = {"data.train_split": "trainval", "data.val_split": "test"}
+
+PAPER_COCO: dict[str, Any] = {
+    "data.short_side": 800,
+    "data.long_side": 1333,
+    "training.lr": 0.01,
+    "training.milestones": [8, 11],
+    "training.warmup_iterations": 500,
+}
+
+
+def recipe(profile: str, source: str) -> dict[str, Any]:
+    """Return the dotted changes of ``profile`` for data of ``source`` ('digits', 'voc:DIR' or 'coco:DIR').
+
+    Raises:
+        ConfigError: no such profile, or the paper's profile with the digits.
+    """
+    kind = source.partition(":")[0]
+    recipes = {
+        ("laptop", "digits"): LAPTOP_DIGITS,
+        ("laptop", "voc"): LAPTOP_PHOTOS,
+        ("laptop", "coco"): LAPTOP_PHOTOS,
+        ("paper", "voc"): PAPER_VOC,
+        ("paper", "coco"): PAPER_COCO,
+    }
+    if profile not in PROFILES:
+        raise ConfigError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    if kind not in ("digits", "voc", "coco"):
+        raise ConfigError(f"unknown data {source!r}; expected digits, voc:DIR or coco:DIR")
+    if (profile, kind) not in recipes:
+        raise ConfigError("the paper profile trains on photographs: give --data voc:DIR or --data coco:DIR")
+    return {**recipes[profile, kind], "data.source": source}

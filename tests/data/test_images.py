@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from drcnn.data.annotations import DataError
+from drcnn.data.images import decode, flip, read_size, resize, resized_sizes
+
+# At a side of one pixel torch 2.11 fails an internal assertion of its own (uint8, antialiased).
+SIDES = st.integers(2, 200)
+
+
+@st.composite
+def images_with_boxes(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    width, height = draw(SIDES), draw(SIDES)
+    corners = draw(
+        st.lists(
+            st.tuples(*[st.floats(0, 1, width=32)] * 4).map(lambda box: (*box[:2], *box[2:])), max_size=4
+        )
+    )
+    boxes = torch.tensor(corners).reshape(-1, 2, 2).sort(1).values.reshape(-1, 4)
+    return torch.zeros(3, height, width, dtype=torch.uint8), boxes * torch.tensor([width, height] * 2)
+
+
+@given(SIDES, SIDES, st.integers(8, 300), st.integers(0, 300))
+def test_resizing_keeps_the_ratio_and_the_limits(width: int, height: int, short: int, more: int) -> None:
+    new_width, new_height = resized_sizes(width, height, short_side=short, long_side=short + more)
+    assert max(new_width, new_height) <= short + more
+    assert min(new_width, new_height) <= short
+    assert min(new_width, new_height) == short or max(new_width, new_height) == short + more
+    assert abs(new_width * height - new_height * width) <= max(width, height)
+
+
+def test_sizes_are_mmdetections() -> None:
+    sizes = resized_sizes([500, 375, 640, 2000], [375, 500, 480, 100], short_side=600, long_side=1000)
+    assert sizes.tolist() == [[800, 600], [600, 800], [800, 600], [1000, 50]]
+    assert resized_sizes([500], [375], short_side=None, long_side=10).tolist() == [[500, 375]]
+
+
+@given(images_with_boxes(), SIDES, SIDES)
+def test_boxes_stay_inside_and_keep_their_share(
+    sample: tuple[torch.Tensor, torch.Tensor], width: int, height: int
+) -> None:
+    image, boxes = sample
+    resized, moved = resize(image, boxes, (width, height))
+    assert resized.shape == (3, height, width)
+    assert resized.dtype == torch.uint8
+    factor = torch.tensor([width / image.shape[2], height / image.shape[1]] * 2)
+    torch.testing.assert_close(moved, boxes * factor, rtol=1e-5, atol=1e-3)
+    assert (moved >= 0).all()
+    assert (moved <= torch.tensor([width, height] * 2) + 1e-3).all()
+    assert type(moved) is torch.Tensor
+
+
+@given(images_with_boxes())
+def test_two_flips_change_nothing(sample: tuple[torch.Tensor, torch.Tensor]) -> None:
+    image, boxes = sample
+    image = torch.arange(image.numel()).reshape(image.shape).to(torch.uint8)
+    once, mirrored = flip(image, boxes)
+    assert (mirrored[:, 0] <= mirrored[:, 2]).all()
+    assert torch.equal(once, image.flip(-1))
+    twice, back = flip(once, mirrored)
+    assert torch.equal(twice, image)
+    torch.testing.assert_close(back, boxes, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "RGBA", "1"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    Image.new("RGB", (5, 3), (255, 255, 255)).convert(mode).save(path)
+    image = decode(str(path))
+    assert (image.shape, image.dtype) == ((3, 3, 5), torch.uint8)
+    assert (image > 250).all()
+    assert torch.equal(decode(path.read_bytes()), image)
+    assert read_size(str(path)) == (5, 3)
+
+
+def test_the_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (5, 3)).save(tmp_path / "a.jpg", exif=exif)
+    assert decode(str(tmp_path / "a.jpg")).shape == (3, 3, 5)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_truncated_file_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    content = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(content, "JPEG" if suffix == "jpg" else "PNG")
+    path.write_bytes(content.getvalue()[: len(content.getvalue()) // 2])
+    for function in (decode, read_size):
+        with pytest.raises(
+            DataError, match=rf"cut\.{suffix}: the image file is truncated.*--on-bad-data skip"
+        ):
+            function(str(path))
+
+
+def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
+    Image.new("RGB", (5, 3)).save(tmp_path / "a.jpg")
+    with (tmp_path / "a.jpg").open("ab") as file:
+        file.write(bytes(5000))
+    assert read_size(str(tmp_path / "a.jpg")) == (5, 3)
+
+
+def test_other_bad_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    for function in (decode, read_size):
+        with pytest.raises(DataError, match=r"gone\.jpg: no such image file"):
+            function(str(tmp_path / "gone.jpg"))
+        with pytest.raises(DataError, match=r"text\.jpg: not an image file"):
+            function(str(tmp_path / "text.jpg"))
+    with pytest.raises(DataError, match="train-00001: not an image file"):
+        decode(b"no image", "train-00001")

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from drcnn.config import DataConfig
+from drcnn.data.annotations import Annotations, DataError
+from drcnn.data.prepare import PreparedData, check, prepare
+
+Configure = Callable[..., DataConfig]
+Make = Callable[..., Path]
+
+
+def test_digits_are_made_once(tmp_path: Path, config: Configure) -> None:
+    data = config(digits_train=3, digits_val=2)
+    first = prepare(data, tmp_path)
+    times = [os.stat(path).st_mtime_ns for path in (first.train, first.val)]
+    assert prepare(data, tmp_path) == first
+    assert [os.stat(path).st_mtime_ns for path in (first.train, first.val)] == times
+    assert pickle.loads(pickle.dumps(first)) == first
+    assert [len(Annotations.load(path)) for path in (first.train, first.val)] == [3, 2]
+    assert first.classes == tuple("0123456789")
+    assert len(first.fingerprint) == 16
+    more = prepare(config(digits_train=4, digits_val=2), tmp_path)
+    assert more.train != first.train
+    assert more.fingerprint != first.fingerprint
+
+
+def test_a_damaged_table_is_made_again(tmp_path: Path, config: Configure) -> None:
+    data = config(digits_train=2, digits_val=2)
+    first = prepare(data, tmp_path)
+    Path(first.train).write_bytes(b"half a tab")
+    assert prepare(data, tmp_path) == first
+    assert len(Annotations.load(first.train)) == 2
+
+
+def test_two_may_prepare_at_once(tmp_path: Path, config: Configure) -> None:
+    data = config(digits_train=4, digits_val=2)
+    with ThreadPoolExecutor(4) as pool:
+        results: list[PreparedData] = list(pool.map(lambda _: prepare(data, tmp_path), range(4)))
+    assert len(set(results)) == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_folders_are_read_again_when_they_change(tmp_path: Path, make_voc: Make, config: Configure) -> None:
+    folder = make_voc()
+    data = config(source=f"voc:{folder}")
+    first = prepare(data, tmp_path / "cache")
+    assert prepare(data, tmp_path / "cache") == first
+    xml = folder / "Annotations" / "000001.xml"
+    xml.write_text(xml.read_text().replace("<ymin>21<", "<ymin>20<"))
+    second = prepare(data, tmp_path / "cache")
+    assert second.fingerprint != first.fingerprint
+    image = folder / "JPEGImages" / "000001.jpg"
+    image.write_bytes(image.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"000001\.jpg: the image file is truncated"):
+        prepare(data, tmp_path / "cache")
+    skipping = prepare(config(source=f"voc:{folder}", on_bad_data="skip"), tmp_path / "cache")
+    assert len(skipping.skipped) == 2
+    assert Annotations.load(skipping.train).ids == ("000002",)
+
+
+def test_a_copy_elsewhere_has_the_same_fingerprint(tmp_path: Path, make_voc: Make, config: Configure) -> None:
+    here, there = (
+        prepare(config(source=f"voc:{make_voc(name=name)}"), tmp_path / "c") for name in ("a", "b")
+    )
+    assert here.train != there.train
+    assert here.fingerprint == there.fingerprint
+
+
+def test_folders_may_be_relative_and_joined(
+    tmp_path: Path, make_voc: Make, config: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_voc(name="one"), make_voc(name="two")
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(config(source="voc:one+two"), Path("cache"))
+    assert Path(prepared.train).is_absolute()
+    train = Annotations.load(prepared.train)
+    assert len(train) == 4
+    assert Path(str(train.source(0))).is_absolute()
+
+
+def test_coco_is_prepared(tmp_path: Path, make_coco: Make, config: Configure) -> None:
+    prepared = prepare(config(source=f"coco:{make_coco()}"), tmp_path / "cache")
+    assert prepared.classes == ("bicycle", "toothbrush")
+    assert len(Annotations.load(prepared.val)) == 2
+
+
+def test_splits_with_other_classes_are_refused(tmp_path: Path, make_coco: Make, config: Configure) -> None:
+    folder = make_coco()
+    path = folder / "annotations" / "instances_val2017.json"
+    path.write_text(path.read_text().replace("toothbrush", "brush"))
+    with pytest.raises(DataError, match="the classes of 'train' and 'val' differ"):
+        prepare(config(source=f"coco:{folder}"), tmp_path / "cache")
+
+
+def test_wrong_sources_are_explained(
+    tmp_path: Path, make_voc: Make, make_coco: Make, config: Configure
+) -> None:
+    voc, coco, empty = make_voc(), make_coco(), tmp_path / "empty"
+    empty.mkdir()
+    file = tmp_path / "file"
+    file.touch()
+    cases = {
+        "mnist": "--data mnist: expected 'digits', 'voc:DIR' or 'coco:DIR'",
+        "voc:": "--data voc:: expected 'digits'",
+        str(coco): f"the folder looks like COCO: use --data coco:{coco}",
+        f"voc:{tmp_path}/gone": "gone: no such folder; --data voc: takes a VOCdevkit year folder",
+        f"coco:{file}": "file: is not a folder; --data coco: takes a COCO folder",
+        f"voc:{empty}": "empty: the folder is empty",
+        f"coco:{tmp_path}": "it is neither VOC nor COCO",
+        f"voc:{coco}": f"it looks like COCO; use --data coco:{coco}",
+        f"coco:{voc}": f"it looks like VOC; use --data voc:{voc}",
+        f"voc:{voc}+{coco}": f"it looks like COCO; use --data coco:{coco}",
+    }
+    for source, message in cases.items():
+        with pytest.raises(DataError) as caught:
+            prepare(config(source=source), tmp_path / "cache")
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert check(config(source=source)) == [str(caught.value)]
+
+
+def test_check_tells_every_fault(make_voc: Make, config: Configure) -> None:
+    bad = [("dog", (31, 5, 11, 9)), ("dog", (1, 5, 99, 9)), ("dog", (5, 5, 5, 30))]
+    good = [("dog", (1, 1, 9, 9))]
+    folder = make_voc({"a": bad, "b": good, "c": good}, lists=["train"])
+    (folder / "JPEGImages" / "b.jpg").unlink()
+    faults = check(config(source=f"voc:{folder}"))
+    assert [message.removeprefix(f"{folder}/") for message in faults[:3]] == [
+        "Annotations/a.xml: object 1: box [30, 4, 10, 8] is inverted "
+        "(expected xmin <= xmax and ymin <= ymax); correct it or use --on-bad-data skip",
+        "Annotations/a.xml: object 2: box [0, 4, 98, 8] is outside the image of 60x40; "
+        "correct it or use --on-bad-data skip",
+        "JPEGImages/b.jpg: no such image file; restore it or use --on-bad-data skip",
+    ]
+    assert "val.txt: no such list" in faults[3]
+    assert len(faults) == 4
+    assert check(config(source=f"voc:{make_voc(name='sound')}")) == []
