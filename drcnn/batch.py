@@ -19,7 +19,7 @@ class Batch:
     """N images padded to one shape, and their ground truth padded to one count.
 
     Attributes:
-        images: uint8[N, 3, H, W], RGB; padded with zeros on the right and at the bottom, H and W multiples of 32.
+        images: uint8[N, 3, H, W], RGB; zeros on the right and at the bottom pad H and W to multiples of 32.
         sizes: float32[N, 2], height and width of each image before padding.
         scales: float32[N, 2], (x, y) factors from the original image to this one.
         rows: int64[N], each image's row in its annotation table.

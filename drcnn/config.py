@@ -116,10 +116,14 @@ class TrainingConfig(_Frozen):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     schedule: Literal["step", "cosine"] = "step"
-    milestones: tuple[int, ...] = Field((9,), description="epochs after which a step schedule divides lr by 10")
+    milestones: tuple[int, ...] = Field(
+        (9,), description="epochs after which a step schedule divides lr by 10"
+    )
     warmup_iterations: int = Field(0, ge=0, description="linear, from lr / 1000")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; none: not clipped")
-    amp: Literal["none", "bf16", "fp16"] = Field("none", description="precision of the network; boxes stay float32")
+    amp: Literal["none", "bf16", "fp16"] = Field(
+        "none", description="precision of the network; boxes stay float32"
+    )
 
 
 class Config(_Frozen):

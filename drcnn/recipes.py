@@ -1,7 +1,7 @@
 """Named starting points: what a profile changes in ``Config``'s defaults, for each kind of data.
 
-``paper`` is the paper's setting and needs GPUs. ``laptop`` is sized so that the eight trials of ``nms_sweep`` take
-minutes on two CPU cores: small images, a small backbone, few RoIs, a short cosine schedule.
+``paper`` is the paper's setting and needs GPUs. ``laptop`` is sized so that the eight trials of ``nms_sweep``
+take minutes on two CPU cores: small images, a small backbone, few RoIs, a short cosine schedule.
 """
 
 from __future__ import annotations

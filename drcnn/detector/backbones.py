@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.ops import FeaturePyramidNetwork
@@ -30,7 +29,7 @@ RESNETS: dict[str, Callable[..., models.ResNet]] = {
 class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
     """Batch norm with fixed running statistics and trainable scale and bias ("norm_eval", spec 1.0)."""
 
-    def train(self, mode: bool = True) -> FrozenStatsBatchNorm2d:  # noqa: ARG002
+    def train(self, mode: bool = True) -> FrozenStatsBatchNorm2d:
         """Stay in evaluation mode, whatever the model does."""
         super().train(False)
         return self
@@ -40,8 +39,11 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels, 16), channels)
 
 
-def _norm_layer(norm: str) -> Callable[[int], nn.Module]:
-    return {"frozen": FrozenStatsBatchNorm2d, "batch": GlobalBatchNorm2d, "group": _group_norm}[norm]
+NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "frozen": FrozenStatsBatchNorm2d,
+    "batch": GlobalBatchNorm2d,
+    "group": _group_norm,
+}
 
 
 class Body(nn.Module):
@@ -84,9 +86,14 @@ class ResNetBody(Body):
 
     def __init__(self, name: str, norm: str) -> None:
         super().__init__()
-        resnet = RESNETS[name](weights=None, norm_layer=_norm_layer(norm))
-        for part in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
-            setattr(self, part, getattr(resnet, part))
+        resnet = RESNETS[name](weights=None, norm_layer=NORM_LAYERS[norm])
+        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            resnet.layer1,
+            resnet.layer2,
+            resnet.layer3,
+            resnet.layer4,
+        )
         base = resnet.fc.in_features // 8
         self.channels = [base, 2 * base, 4 * base, 8 * base]
 
@@ -103,7 +110,7 @@ class MobileNetV2Body(Body):
 
     def __init__(self, width: float, norm: str) -> None:
         super().__init__()
-        network = models.mobilenet_v2(weights=None, width_mult=width, norm_layer=_norm_layer(norm))
+        network = models.mobilenet_v2(weights=None, width_mult=width, norm_layer=NORM_LAYERS[norm])
         self.features = network.features
         self.channels = [
             next(m.out_channels for m in reversed(list(stage.modules())) if isinstance(m, nn.Conv2d))
@@ -139,7 +146,7 @@ class Pyramid(nn.Module):
         for layer in self.fpn.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                nn.init.constant_(cast(Tensor, layer.bias), 0)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the five maps, finest first."""

@@ -18,21 +18,29 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     batch norm. All workers must hold equally many images of one shape, as our loader gives them.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    weight: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, input: Tensor) -> Tensor:
         """Normalise [N, C, H, W]."""
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         x = input.float()
         workers = dist.get_world_size()
         moments = torch.stack((x.mean((0, 2, 3)), x.square().mean((0, 2, 3))))
-        mean, square = all_reduce(moments) / workers
+        summed: Tensor = all_reduce(moments)  # type: ignore[no-untyped-call]
+        mean, square = summed / workers
         variance = (square - mean.square()).clamp(min=0)
         with torch.no_grad():
             count = x.numel() // x.shape[1] * workers
-            unbiased = variance * count / max(count - 1, 1)
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(unbiased, self.momentum)
+            self.running_var.lerp_(variance * count / max(count - 1, 1), self.momentum)
             self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        return (x * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
+        normalised: Tensor = x * scale[:, None, None] + shift[:, None, None]
+        return normalised.to(input.dtype)

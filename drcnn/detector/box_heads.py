@@ -78,4 +78,4 @@ class Regressor(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """Apply to [R, C, 7, 7]."""
         deltas: Tensor = self.predictor(self.fcs(pooled))
-        return deltas.unflatten(1, (-1, 4))
+        return deltas.view(len(deltas), deltas.shape[1] // 4, 4)

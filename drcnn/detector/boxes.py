@@ -65,8 +65,8 @@ def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
 def anchor_grid(height: int, width: int, stride: int, scale: float, device: torch.device) -> Tensor:
     """Return the anchors of one level, float32[height * width * 3, 4].
 
-    Each cell holds the ratios (h/w) 0.5, 1, 2, of side ``scale * stride``, centred on the cell's top-left grid
-    point (spec 1.0); order: row, column, ratio, as the RPN head's channels unfold.
+    Each cell holds the ratios (h/w) 0.5, 1, 2, of side ``scale * stride``, centred on the cell's top-left
+    grid point (spec 1.0); order: row, column, ratio, as the RPN head's channels unfold.
     """
     root = torch.tensor([0.5, 1.0, 2.0], device=device).sqrt()
     side = scale * stride

@@ -1,9 +1,9 @@
 """Decoupled R-CNN: RPN, one list of proposals for each branch, decoupled heads, detections (Fig. 3).
 
-    >>> from drcnn.config import Config
-    >>> config = Config().with_changes({"detector.weights": "none", "detector.norm": "batch",
-    ...     "detector.frozen_stages": 0, "detector.backbone": "resnet18"})
-    >>> detector = build_detector(config.detector, classes=20)
+>>> from drcnn.config import Config
+>>> config = Config().with_changes({"detector.weights": "none", "detector.norm": "batch",
+...     "detector.frozen_stages": 0, "detector.backbone": "resnet18"})
+>>> detector = build_detector(config.detector, classes=20)
 """
 
 from __future__ import annotations

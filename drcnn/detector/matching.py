@@ -19,17 +19,19 @@ class Matches(NamedTuple):
     """The ground-truth box of each candidate.
 
     Attributes:
-        index: int64[..., M], index of the matched ground-truth box; meaningful where positive.
+        gt: int64[..., M], index of the matched ground-truth box; meaningful where positive.
         positive: bool[..., M].
         negative: bool[..., M]; candidates that are neither take no part in the loss.
     """
 
-    index: Tensor
+    gt: Tensor
     positive: Tensor
     negative: Tensor
 
 
-def match_proposals(proposals: Tensor, valid: Tensor, gt: Tensor, gt_valid: Tensor, threshold: float) -> Matches:
+def match_proposals(
+    proposals: Tensor, valid: Tensor, gt: Tensor, gt_valid: Tensor, threshold: float
+) -> Matches:
     """Match each proposal to the box that it overlaps most; positive from ``threshold`` on, else negative.
 
     No low-quality matches (spec 1.3). Without ground truth every valid proposal is negative.

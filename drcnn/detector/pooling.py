@@ -33,6 +33,6 @@ def pool(features: list[Tensor], rois: Tensor) -> Tensor:
     counts = torch.bincount(level, minlength=len(features)).tolist()
     pooled = [
         roi_align(feature, part, POOLED_SIZE, spatial_scale=0.25 / 2**number, sampling_ratio=0, aligned=True)
-        for number, (feature, part) in enumerate(zip(features, rois[order].split(counts), strict=True))
+        for number, (feature, part) in enumerate(zip(features, torch.split(rois[order], counts), strict=True))
     ]
     return torch.cat(pooled)[order.argsort()]

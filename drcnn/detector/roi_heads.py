@@ -6,7 +6,7 @@ R RoIs of the whole batch, K foreground classes; index K is the background.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,12 +70,17 @@ class DecoupledHeads(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.regressors = nn.ModuleList(regressors)
+        self.stages = len(regressors)
         self.samples = samples
         self.positive_fraction = positive_fraction
         self.regression_weights = regression_weights
         self.score_thr = score_thr
         self.nms_final = nms_final
         self.max_detections = max_detections
+
+    def regressor(self, stage: int) -> Regressor:
+        """Return the regressor of a stage, counted from 1."""
+        return cast(Regressor, self.regressors[stage - 1])
 
     def losses(
         self, features: list[Tensor], proposals_cls: Proposals, proposals_reg: Proposals, batch: Batch
@@ -89,23 +94,22 @@ class DecoupledHeads(nn.Module):
         cls_rois, cls_labels = self._classification_samples(proposals_cls, batch)
         positives = self._regression_samples(proposals_reg, batch)
         pooled = pool(features, torch.cat((cls_rois, positives.rois())))
-        pooled_cls, pooled_reg = pooled.split((len(cls_rois), len(positives.boxes)))
+        pooled_cls, pooled_reg = pooled[: len(cls_rois)], pooled[len(cls_rois) :]
 
         # 2. The classifier sees its own samples only.
         logits = self.classifier(pooled_cls).float()
         losses = {"loss_cls": F.cross_entropy(logits, cls_labels, reduction="sum") / max(len(cls_labels), 1)}
 
         # 3. Each regression stage starts from the boxes that the stage before has refined.
-        for stage, (regressor, weight) in enumerate(
-            zip(self.regressors, self.regression_weights, strict=True), start=1
-        ):
+        for stage, weight in enumerate(self.regression_weights, start=1):
+            regressor = self.regressor(stage)
             if stage > 1:
                 pooled_reg = pool(features, positives.rois())
             deltas = self._own_class(regressor(pooled_reg).float(), positives.labels)
             targets = encode(positives.boxes, positives.gt, regressor.stds)
             total = (deltas - targets).abs().sum()
             losses[f"loss_reg_{stage}"] = weight * total / (self.samples * len(batch))
-            if stage < len(self.regressors):
+            if stage < self.stages:
                 positives = self._refine(positives, deltas, regressor.stds, batch)
         return losses
 
@@ -130,15 +134,15 @@ class DecoupledHeads(nn.Module):
         alive = (scores > self.score_thr).any(dim=1).nonzero().squeeze(1)
         image, boxes, scores, pooled = image[alive], rois[alive, 1:], scores[alive], pooled[alive]
         best = scores.argmax(dim=1)
-        for stage, regressor in enumerate(self.regressors, start=1):
-            if stage > 1:
-                boxes = clip_boxes(decode(boxes, self._own_class(deltas, best), stds), sizes[image])
-                pooled = pool(features, torch.cat((image[:, None].float(), boxes), dim=1))
-            deltas, stds = regressor(pooled).float(), regressor.stds
+        for stage in range(1, self.stages):
+            deltas = self._own_class(self.regressor(stage)(pooled).float(), best)
+            boxes = clip_boxes(decode(boxes, deltas, self.regressor(stage).stds), sizes[image])
+            pooled = pool(features, torch.cat((image[:, None].float(), boxes), dim=1))
 
         # The last stage's deltas: class-specific where there is one stage, else shared by all classes.
         roi, label = (scores > self.score_thr).nonzero(as_tuple=True)
-        final = decode(boxes[roi], self._own_class(deltas[roi], label), stds)
+        last = self.regressor(self.stages)
+        final = decode(boxes[roi], self._own_class(last(pooled).float()[roi], label), last.stds)
         return postprocess(
             image[roi],
             clip_boxes(final, sizes[image[roi]]),
@@ -169,7 +173,7 @@ class DecoupledHeads(nn.Module):
         labels = torch.full_like(image, background)
         positive = chosen.positive[chosen.taken]
         if batch.labels.shape[1] > 0:
-            labels = torch.where(positive, batch.labels[image, matches.index[image, candidate]], labels)
+            labels = torch.where(positive, batch.labels[image, matches.gt[image, candidate]], labels)
         return torch.cat((image[:, None].float(), boxes[image, candidate]), dim=1), labels
 
     @torch.no_grad()
@@ -180,7 +184,7 @@ class DecoupledHeads(nn.Module):
         )
         keys = random_keys(batch.keys, RANDOM_PURPOSE_REG, proposals.boxes.shape[1])
         image, candidate = _taken(sample_positives(matches.positive, keys, count=self.samples))
-        gt = matches.index[image, candidate]
+        gt = matches.gt[image, candidate]
         return _Positives(
             image, proposals.boxes[image, candidate], batch.boxes[image, gt], batch.labels[image, gt]
         )
@@ -200,8 +204,10 @@ class DecoupledHeads(nn.Module):
         gt, labels = batch.boxes[image], batch.labels[image]
         matches = match_proposals(boxes[:, None], valid, gt, labels >= 0, POSITIVE_IOU)
         keep = matches.positive.squeeze(1).nonzero().squeeze(1)
-        index = matches.index[keep, 0]
-        return _Positives(image[keep], boxes[keep], batch.boxes[image[keep], index], batch.labels[image[keep], index])
+        index = matches.gt[keep, 0]
+        return _Positives(
+            image[keep], boxes[keep], batch.boxes[image[keep], index], batch.labels[image[keep], index]
+        )
 
     @staticmethod
     def _own_class(deltas: Tensor, labels: Tensor) -> Tensor:
@@ -214,4 +220,4 @@ class DecoupledHeads(nn.Module):
 def _taken(sample: Sample) -> tuple[Tensor, Tensor]:
     """Return the image and candidate index, int64[R] each, of the filled slots."""
     image, slot = sample.taken.nonzero(as_tuple=True)
-    return image, sample.index[image, slot]
+    return image, sample.candidate[image, slot]

@@ -5,7 +5,7 @@ Shapes: N images, L levels, A anchors of all levels, M candidates an image, P pr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class RPNHead(nn.Module):
         self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
         for layer in (self.conv, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(cast(Tensor, layer.bias), 0)
 
     def forward(self, features: list[Tensor]) -> RPNOutput:
         """Apply to maps [N, C, H_l, W_l]; anchors unfold by row, column, ratio."""
@@ -81,8 +81,8 @@ def propose(
     """Return one list of proposals for each NMS threshold, from one decoding.
 
     The best ``pre_nms`` anchors of each level are decoded and clipped once. NMS runs within each level, once
-    for each *distinct* threshold over the same candidates: what survives 0.7 is no subset of what survives 0.85.
-    The best ``post_nms`` survivors of all levels are the proposals (Section III-B, Fig. 4).
+    for each *distinct* threshold over the same candidates: what survives 0.7 is no subset of what survives
+    0.85. The best ``post_nms`` survivors of all levels are the proposals (Section III-B, Fig. 4).
 
     Args:
         output: of the head.
@@ -110,7 +110,9 @@ def propose(
         survives = torch.zeros_like(score, dtype=torch.bool)
         survives.view(-1)[kept] = True
         best, index = score.masked_fill(~survives, -torch.inf).topk(min(post_nms, score.shape[1]), dim=1)
-        lists[threshold] = Proposals(candidates.gather(1, index[..., None].expand(-1, -1, 4)), best > -torch.inf)
+        lists[threshold] = Proposals(
+            candidates.gather(1, index[..., None].expand(-1, -1, 4)), best > -torch.inf
+        )
     return [lists[threshold] for threshold in nms_thresholds]
 
 
@@ -125,17 +127,17 @@ def rpn_losses(output: RPNOutput, anchors: list[Tensor], batch: Batch, *, sample
     chosen = sample_random(matches.positive, matches.negative, keys, count=samples, positive_fraction=0.5)
     divisor = chosen.taken.sum().clamp(min=1)
 
-    logits = torch.cat(output.logits, dim=1).float().gather(1, chosen.index)
+    logits = torch.cat(output.logits, dim=1).float().gather(1, chosen.candidate)
     bce = F.binary_cross_entropy_with_logits(logits, chosen.positive.float(), reduction="none")
 
     # Positives fill the first slots; only these regress. Elsewhere the target is the anchor itself, whose
     # deltas are 0, since an undefined target would poison the gradient even under a mask.
     slots = samples // 2
-    index, positive = chosen.index[:, :slots], chosen.positive[:, :slots, None]
+    index, positive = chosen.candidate[:, :slots], chosen.positive[:, :slots, None]
     deltas = torch.cat(output.deltas, dim=1).float().gather(1, index[..., None].expand(-1, -1, 4))
     sampled_anchors = grid[index]
     if batch.boxes.shape[1] > 0:
-        gt_index = matches.index.gather(1, index)[..., None].expand(-1, -1, 4)
+        gt_index = matches.gt.gather(1, index)[..., None].expand(-1, -1, 4)
         targets = torch.where(positive, batch.boxes.gather(1, gt_index), sampled_anchors)
     else:
         targets = sampled_anchors

@@ -18,12 +18,12 @@ class Sample(NamedTuple):
     """The chosen candidates of N images, positives first.
 
     Attributes:
-        index: int64[N, S], candidate in each slot.
+        candidate: int64[N, S], its index, in each slot.
         taken: bool[N, S], the slot is filled.
         positive: bool[N, S], ... by a positive.
     """
 
-    index: Tensor
+    candidate: Tensor
     taken: Tensor
     positive: Tensor
 

@@ -32,7 +32,8 @@ def load_backbone(body: Body, name: str, weights: str) -> None:
         body: as ``build_body`` gives it.
         name: of the backbone.
         weights: 'none' (keeps the random weights), 'imagenet' (torchvision's download) or the path of a
-            ``.safetensors`` file or of a checkpoint that ``torch.load(weights_only=True)`` reads, with torchvision's names.
+            ``.safetensors`` file or of a checkpoint that ``torch.load(weights_only=True)`` reads, with
+            torchvision's names.
 
     Raises:
         ConfigError: the file is missing or unreadable, the download failed, or tensors do not fit (named).
@@ -105,7 +106,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except (OSError, SafetensorError, RuntimeError, ValueError, AttributeError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"detector.weights = {str(path)!r} cannot be read as tensors: {reason}") from None
-    except Exception as error:  # noqa: BLE001 - torch raises pickle errors of its own kind for unsafe files
+    except Exception as error:
         raise ConfigError(
             f"detector.weights = {str(path)!r} is not a file of tensors only: {type(error).__name__}"
         ) from None

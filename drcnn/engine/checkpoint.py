@@ -17,10 +17,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from drcnn.config import Config
+from drcnn.config import Config, DetectorConfig
 from drcnn.detector.detector import DecoupledRCNN, build_detector
 
-__all__ = ["CheckpointError", "TrainingState", "load_detector", "read_state", "restore", "save", "write_atomically"]
+__all__ = [
+    "CheckpointError",
+    "TrainingState",
+    "load_detector",
+    "read_state",
+    "restore",
+    "save",
+    "write_atomically",
+]
 
 
 class CheckpointError(ValueError):
@@ -57,10 +65,10 @@ def save(
     """
     tensors = {f"model.{name}": tensor for name, tensor in detector.state_dict().items()}
     if optimizer is not None:
-        names = {parameter: name for name, parameter in detector.named_parameters()}
-        for parameter, values in optimizer.state.items():
-            if values.get("momentum_buffer") is not None:
-                tensors[f"optimizer.{names[parameter]}"] = values["momentum_buffer"]
+        for name, parameter in detector.named_parameters():
+            momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"optimizer.{name}"] = momentum
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # The file system's own replace is the only atomic step there is; "last" must survive a kill at any time.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -78,7 +86,9 @@ def read_state(path: Path) -> TrainingState:
         with safe_open(path, "pt") as file:
             return TrainingState(**json.loads(file.metadata()["state"]))
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint of drcnn: {error or type(error).__name__}") from None
+        raise CheckpointError(
+            f"{path} is not a checkpoint of drcnn: {error or type(error).__name__}"
+        ) from None
 
 
 def restore(path: Path, detector: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
@@ -98,15 +108,22 @@ def restore(path: Path, detector: nn.Module, optimizer: torch.optim.Optimizer) -
     return state
 
 
-def load_detector(path: Path, device: torch.device | str = "cpu") -> tuple[DecoupledRCNN, TrainingState]:
+def load_detector(
+    path: Path, device: torch.device | str = "cpu", config: DetectorConfig | None = None
+) -> tuple[DecoupledRCNN, TrainingState]:
     """Build the trained detector of a checkpoint, in evaluation mode.
 
+    Args:
+        path: ``best.safetensors`` or ``last.safetensors`` of a trial.
+        device: to put it on.
+        config: other thresholds at inference than it was trained with; the architecture must be the same.
+
     Raises:
-        CheckpointError: the file is no checkpoint of this version.
+        CheckpointError: the file is no checkpoint, or ``config`` describes another architecture.
     """
     state = read_state(path)
-    config = Config.from_yaml(state.config)
-    detector = build_detector(config.detector, len(state.classes), pretrained=False)
+    config = config or Config.from_yaml(state.config).detector
+    detector = build_detector(config, len(state.classes), pretrained=False)
     _load_model(path, detector, _read_tensors(path))
     return detector.to(device).eval(), state
 
@@ -128,4 +145,6 @@ def _load_model(path: Path, detector: nn.Module, tensors: dict[str, Tensor]) -> 
     try:
         detector.load_state_dict(model)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the model: {' '.join(str(error).split())[:300]}") from None
+        raise CheckpointError(
+            f"{path} does not fit the model: {' '.join(str(error).split())[:300]}"
+        ) from None

@@ -1,8 +1,8 @@
 """Detections of a whole split, and COCO's metrics of them.
 
 Detections are an Arrow table in pixels of the original images, a row a detection: ``image_id`` (string),
-``label`` (int32, class 0..K-1), ``score`` and ``x1``, ``y1``, ``x2``, ``y2`` (float32). Statistics and test-time
-sweeps read it again from Parquet.
+``label`` (int32, class 0..K-1), ``score`` and ``x1``, ``y1``, ``x2``, ``y2`` (float32). Statistics and
+test-time sweeps read it again from Parquet.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch.utils.data import DataLoader
 
 from drcnn.batch import Batch
 from drcnn.data.annotations import Annotations
+from drcnn.data.loader import BatchLoader
 from drcnn.detector.detector import DecoupledRCNN
 
 __all__ = ["Metrics", "coco_metrics", "detect_split"]
@@ -47,9 +47,9 @@ class Metrics:
 
 @torch.inference_mode()
 def detect_split(
-    detector: DecoupledRCNN, loader: DataLoader[Batch], annotations: Annotations, device: torch.device
+    detector: DecoupledRCNN, loader: BatchLoader, annotations: Annotations, device: torch.device
 ) -> pa.Table:
-    """Return the detections of all images of a split, by row and falling score; the same on every worker.
+    """Return a split's detections, by row and falling score; the same on every worker.
 
     Each worker detects on its own share of every batch (``loader`` knows which).
     """
@@ -86,8 +86,8 @@ def _detect_batch(detector: DecoupledRCNN, batch: Batch) -> dict[str, NDArray[An
 def coco_metrics(annotations: Annotations, detections: pa.Table) -> Metrics:
     """Return COCO's metrics by pycocotools: boxes, 100 detections an image, 101 recall points.
 
-    Objects marked ``ignore`` (VOC's difficult, COCO's crowd) are evaluated as COCO's crowds: a detection on one
-    counts neither for nor against. AP is the mean over IoU 0.50:0.05:0.95 and over the classes that occur.
+    Objects marked ``ignore`` (VOC's difficult, COCO's crowd) are evaluated as COCO's crowds: a detection on
+    one counts neither for nor against. AP is the mean over IoU 0.50:0.05:0.95 and the classes that occur.
     """
     number = {image_id: position for position, image_id in enumerate(annotations.ids, start=1)}
     categories = [{"id": label, "name": name} for label, name in enumerate(annotations.classes)]
@@ -102,9 +102,7 @@ def coco_metrics(annotations: Annotations, detections: pa.Table) -> Metrics:
     summary = {"AP": _mean(precision[:, :, :, 0])}
     summary |= {name: _mean(precision[at, :, :, 0]) for name, at in AT_IOU.items()}
     summary |= {name: _mean(precision[:, :, :, area]) for name, area in AREAS.items()}
-    per_class = {
-        name: _mean(precision[:, :, label, 0]) for label, name in enumerate(annotations.classes)
-    }
+    per_class = {name: _mean(precision[:, :, label, 0]) for label, name in enumerate(annotations.classes)}
     return Metrics(
         {name: value for name, value in summary.items() if not np.isnan(value)},
         {name: value for name, value in per_class.items() if not np.isnan(value)},

@@ -1,4 +1,4 @@
-"""The learning rate of every step: a pure function, so that a resumed run cannot drift from an unbroken one."""
+"""The learning rate of every step: a pure function, so a resumed run cannot drift from an unbroken one."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def fit(
     folder: Path,
     *,
     report: Report,
-    options: RunOptions = RunOptions(),  # noqa: B008 - frozen
+    options: RunOptions = RunOptions(),
 ) -> None:
     """Train one trial, or finish one that was interrupted.
 
@@ -216,7 +216,7 @@ class _Trial:
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.config.training.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.detector.parameters(), self.config.training.clip_norm)
@@ -275,7 +275,8 @@ def _require_finite(sums: dict[str, Tensor], epoch: int, step: int) -> None:
         return
     bad = [name for name, value in sums.items() if name != "loss" and not math.isfinite(value.item())]
     raise TrainingDiverged(
-        f"{', '.join(bad)} not finite in epoch {epoch} at step {step}; lower training.lr or set training.clip_norm"
+        f"{', '.join(bad)} not finite in epoch {epoch} at step {step}; "
+        "lower training.lr or set training.clip_norm"
     )
 
 

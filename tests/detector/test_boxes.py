@@ -42,13 +42,17 @@ def test_deltas_are_torchvisions(generator: torch.Generator) -> None:
     coder = BoxCoder(weights=tuple(1 / std for std in STDS))
     deltas = encode(boxes, targets, STDS)
     torch.testing.assert_close(deltas, coder.encode_single(targets, boxes), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(decode(boxes, deltas, STDS), coder.decode_single(deltas, boxes), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(
+        decode(boxes, deltas, STDS), coder.decode_single(deltas, boxes), rtol=1e-4, atol=1e-2
+    )
 
 
 @given(seeds)
 def test_decoding_inverts_encoding(generator: torch.Generator) -> None:
     boxes, targets = random_boxes(generator, 20), random_boxes(generator, 20)
-    torch.testing.assert_close(decode(boxes, encode(boxes, targets, STDS), STDS), targets, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(
+        decode(boxes, encode(boxes, targets, STDS), STDS), targets, rtol=1e-4, atol=1e-2
+    )
 
 
 def test_growth_and_shrinkage_are_limited() -> None:
@@ -72,7 +76,9 @@ def test_clipping_is_torchvisions_for_each_image(generator: torch.Generator) -> 
 def test_anchors_are_torchvisions_before_its_rounding() -> None:
     stride, height, width = 8, 5, 7
     generator = AnchorGenerator(sizes=((8 * stride,),), aspect_ratios=((0.5, 1.0, 2.0),))
-    images = ImageList(torch.zeros(1, 3, height * stride, width * stride), [(height * stride, width * stride)])
+    images = ImageList(
+        torch.zeros(1, 3, height * stride, width * stride), [(height * stride, width * stride)]
+    )
     (expected,) = generator(images, [torch.zeros(1, 1, height, width)])
     anchors = anchor_grid(height, width, stride, 8.0, torch.device("cpu"))
     assert (anchors - expected).abs().max() <= 0.5

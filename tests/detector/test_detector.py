@@ -41,7 +41,9 @@ def test_backbones_give_strides_4_to_32(name: str, norm: str) -> None:
     assert [m.shape[1] for m in maps] == body.channels
 
 
-@pytest.mark.parametrize(("name", "make"), [("resnet18", models.resnet18), ("mobilenet_v2", models.mobilenet_v2)])
+@pytest.mark.parametrize(
+    ("name", "make"), [("resnet18", models.resnet18), ("mobilenet_v2", models.mobilenet_v2)]
+)
 def test_torchvision_weights_load_and_give_torchvisions_features(
     name: str, make: type[torch.nn.Module], tmp_path: Path
 ) -> None:
@@ -81,10 +83,12 @@ def test_weights_that_do_not_fit_name_their_tensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not tensors at all", b"\x80\x04\x8c\x05posix\x8c\x06system\x93."])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_unreadable_or_unsafe_weights_are_refused_in_one_line(tmp_path: Path, content: bytes, suffix: str) -> None:
+def test_unreadable_or_unsafe_weights_are_refused_in_one_line(
+    tmp_path: Path, content: bytes, suffix: str
+) -> None:
     path = tmp_path / f"w{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="detector.weights") as error:
+    with pytest.raises(ConfigError, match=r"detector\.weights") as error:
         load_backbone(build_body("resnet18", width=1.0, norm="frozen"), "resnet18", str(path))
     assert "\n" not in str(error.value)
 
@@ -106,7 +110,9 @@ def test_freezing_keeps_stages_out_of_training() -> None:
     detector = build_detector(small(norm="frozen", weights="imagenet", frozen_stages=2), 3, pretrained=False)
     frozen = {name for name, p in detector.pyramid.body.named_parameters() if not p.requires_grad}
     assert {int(name.split(".")[1]) for name in frozen} == set(range(7))
-    trained = [m for m in detector.modules() if isinstance(m, FrozenStatsBatchNorm2d) and m.weight.requires_grad]
+    trained = [
+        m for m in detector.modules() if isinstance(m, FrozenStatsBatchNorm2d) and m.weight.requires_grad
+    ]
     assert trained  # scale and bias of the later stages are trained, their statistics are not
     before = {name: buffer.clone() for name, buffer in detector.named_buffers()}
     losses = detector.train()(make_batch([[[8.0, 8.0, 24.0, 24.0]]] * 2, 64, 64))

@@ -44,7 +44,9 @@ def make_heads(stages: int, *, seed: int = 0, scale: float = 1.0, **changes: Any
 
 def make_features(images: int, seed: int = 1) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(images, CHANNELS, 48 >> level, 64 >> level, generator=generator) for level in range(2, 6)]
+    return [
+        torch.randn(images, CHANNELS, 48 >> level, 64 >> level, generator=generator) for level in range(2, 6)
+    ]
 
 
 def make_proposals(batch: Batch, count: int = 60, seed: int = 2, jitter: float = 6.0) -> Proposals:
@@ -82,7 +84,7 @@ def positives_of(proposals: Proposals, batch: Batch) -> list[tuple[int, torch.Te
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
 def test_regression_losses_equal_a_loop_over_rois(stages: int) -> None:
-    """Σ|Δ - Δ*| over positives, by 512·N (here 64·N), times λ and the stage's weight; refined boxes matched again."""
+    """Σ|Δ - Δ*| over positives, by 512·N (here 64·N), times λ·w_k; refined boxes are matched again."""
     heads, features = make_heads(stages, scale=3.0, samples=64), make_features(2)
     proposals = make_proposals(BATCH)
     losses = heads.losses(features, proposals, proposals, BATCH)
@@ -201,7 +203,9 @@ def test_samples_of_an_image_do_not_depend_on_its_company() -> None:
     heads, proposals = make_heads(1), make_proposals(BATCH)
     rois, labels = heads._classification_samples(proposals, BATCH)
     single = Batch(**{name: value[1:2] for name, value in vars(BATCH).items()})
-    alone, alone_labels = heads._classification_samples(Proposals(proposals.boxes[1:], proposals.valid[1:]), single)
+    alone, alone_labels = heads._classification_samples(
+        Proposals(proposals.boxes[1:], proposals.valid[1:]), single
+    )
     assert torch.equal(rois[rois[:, 0] == 1][:, 1:], alone[:, 1:])
     assert torch.equal(labels[rois[:, 0] == 1], alone_labels)
 

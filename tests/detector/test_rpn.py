@@ -83,7 +83,9 @@ def test_losses_by_hand() -> None:
     anchors = anchors_for(features, 4.0)
     grid = torch.cat(anchors)
     batch = make_batch([[[8.0, 8.0, 24.0, 24.0]]])
-    output = RPNOutput([torch.zeros(1, len(a)) for a in anchors], [torch.zeros(1, len(a), 4) for a in anchors])
+    output = RPNOutput(
+        [torch.zeros(1, len(a)) for a in anchors], [torch.zeros(1, len(a), 4) for a in anchors]
+    )
     losses = rpn_losses(output, anchors, batch, samples=64)
     torch.testing.assert_close(losses["loss_rpn_cls"], torch.tensor(2.0).log())
     gt = batch.boxes[0, 0]
@@ -121,7 +123,7 @@ def test_losses_equal_dense_masks() -> None:
             logits[part], matches.positive[part].float(), reduction="sum"
         )
         positive = matches.positive
-        targets = encode(grid[positive], batch.boxes[image, matches.index[positive]])
+        targets = encode(grid[positive], batch.boxes[image, matches.gt[positive]])
         l1 = l1 + (deltas[positive] - targets).abs().sum()
     torch.testing.assert_close(losses["loss_rpn_cls"], bce / count)
     torch.testing.assert_close(losses["loss_rpn_reg"], l1 / count)

@@ -8,7 +8,9 @@ from drcnn.detector.random_keys import random_keys
 from drcnn.detector.sampling import Sample, sample_positives, sample_random
 
 
-def masks(seed: int, images: int, candidates: int, share: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def masks(
+    seed: int, images: int, candidates: int, share: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(images, candidates, generator=generator)
     positive = draw < share
@@ -17,11 +19,13 @@ def masks(seed: int, images: int, candidates: int, share: float) -> tuple[torch.
 
 
 def chosen(sample: Sample, image: int) -> list[int]:
-    return sample.index[image, sample.taken[image]].tolist()
+    return sample.candidate[image, sample.taken[image]].tolist()
 
 
 @given(st.integers(0, 10**6), st.integers(1, 80), st.floats(0, 1), st.sampled_from([0.25, 0.5]))
-def test_random_sampling_keeps_its_promises(seed: int, candidates: int, share: float, fraction: float) -> None:
+def test_random_sampling_keeps_its_promises(
+    seed: int, candidates: int, share: float, fraction: float
+) -> None:
     count = 32
     positive, negative, keys = masks(seed, 3, candidates, share)
     sample = sample_random(positive, negative, keys, count=count, positive_fraction=fraction)
@@ -37,7 +41,9 @@ def test_random_sampling_keeps_its_promises(seed: int, candidates: int, share: f
 
 
 @given(st.integers(0, 10**6), st.integers(1, 80), st.floats(0, 1))
-def test_positive_sampling_takes_positives_only_up_to_its_cap(seed: int, candidates: int, share: float) -> None:
+def test_positive_sampling_takes_positives_only_up_to_its_cap(
+    seed: int, candidates: int, share: float
+) -> None:
     positive, _, keys = masks(seed, 2, candidates, share)
     sample = sample_positives(positive, keys, count=16)
     for image in range(2):
@@ -50,7 +56,7 @@ def test_every_candidate_is_as_likely() -> None:
     images, candidates = 4000, 20
     keys = random_keys(torch.arange(images), 3, candidates)
     sample = sample_positives(torch.ones(images, candidates, dtype=torch.bool), keys, count=5)
-    share = torch.bincount(sample.index.flatten(), minlength=candidates) / images
+    share = torch.bincount(sample.candidate.flatten(), minlength=candidates) / images
     # Binomial, p = 1/4: five standard deviations.
     assert (share - 0.25).abs().max() < 5 * (0.25 * 0.75 / images) ** 0.5
 

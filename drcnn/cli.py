@@ -1,0 +1,188 @@
+"""The ``drcnn`` command: one training run, one evaluation, a check of a data folder; no study, no tracker.
+
+drcnn train --data voc:VOC2007 --set training.epochs=4 --output runs/one
+drcnn evaluate runs/one/best.safetensors --data voc:VOC2007
+drcnn data check coco:COCO
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drcnn.config import Config, ConfigError, parse_assignments
+from drcnn.recipes import PROFILES, recipe
+
+if TYPE_CHECKING:
+    from drcnn.engine.train import RunOptions
+
+__all__ = ["main"]
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    0: done; 1: training failed, or faults found; 2: bad input, said in one line; 130: interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    from drcnn.data.annotations import DataError
+    from drcnn.engine.checkpoint import CheckpointError
+    from drcnn.engine.train import TrainingDiverged
+
+    try:
+        status: int = options.run(options)
+    except (ConfigError, DataError, CheckpointError) as error:
+        print(f"drcnn: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except TrainingDiverged as error:
+        print(f"drcnn: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("drcnn: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        return INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="drcnn", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train one configuration, or go on with it")
+    _add_configuration(train)
+    train.add_argument(
+        "--output", type=Path, default=Path("runs/train"), help="folder of the run (runs/train)"
+    )
+    train.add_argument("--json", action="store_true", help="one JSON object an epoch")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="COCO metrics of a checkpoint on the validation split")
+    evaluate.add_argument("checkpoint", type=Path)
+    evaluate.add_argument("--data", help="other data than it was trained on: digits, voc:DIR or coco:DIR")
+    evaluate.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="changes"
+    )
+    evaluate.add_argument("--json", action="store_true")
+    evaluate.set_defaults(run=_evaluate)
+
+    data = commands.add_parser("data", help="look at a data folder").add_subparsers(required=True)
+    check = data.add_parser("check", help="list every fault of both splits")
+    check.add_argument("data", help="voc:DIR or coco:DIR")
+    check.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="changes")
+    check.add_argument("--json", action="store_true")
+    check.set_defaults(run=_check, profile="laptop")
+    return parser
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", choices=PROFILES, default="laptop")
+    parser.add_argument("--data", default="digits", help="digits, voc:DIR[+DIR] or coco:DIR")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="changes")
+
+
+def _configuration(options: argparse.Namespace) -> Config:
+    changes = {**recipe(options.profile, options.data), **parse_assignments(options.changes)}
+    return Config().with_changes(changes)
+
+
+def _run_options() -> RunOptions:
+    import torch
+
+    from drcnn.engine.train import RunOptions
+
+    if torch.cuda.is_available():
+        return RunOptions(device="cuda", loader_workers=8)
+    return RunOptions()
+
+
+def _train(options: argparse.Namespace) -> int:
+    from drcnn.data.prepare import prepare
+    from drcnn.engine.checkpoint import read_state
+    from drcnn.engine.train import fit
+
+    config = _configuration(options)
+    last = options.output / "last.safetensors"
+    if last.exists() and Config.from_yaml(read_state(last).config) != config:
+        raise ConfigError(f"{options.output} holds a run of another configuration; give another --output")
+    data = prepare(config.data, options.output / "data")
+
+    def report(metrics: dict[str, float]) -> None:
+        if options.json:
+            print(json.dumps(metrics), flush=True)
+        else:
+            print(_line(metrics, config.training.epochs), flush=True)
+
+    fit(config, data, options.output, report=report, options=_run_options())
+    if not options.json:
+        print(f"{options.output}: finished; model in best.safetensors, record in result.json")
+    return 0
+
+
+def _line(metrics: dict[str, float], epochs: int) -> str:
+    figures = "  ".join(
+        f"{name} {100 * metrics.get(f'val/{name}', 0):.1f}" for name in ("AP", "AP50", "AP75", "AP90")
+    )
+    return (
+        f"epoch {metrics['epoch']:.0f}/{epochs}  {figures}  loss {metrics['train/loss']:.3f}  "
+        f"{metrics['perf/images_per_s']:.1f} images/s  {metrics['perf/epoch_seconds']:.0f} s"
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    import torch
+
+    from drcnn.data.annotations import Annotations
+    from drcnn.data.loader import make_loader
+    from drcnn.data.prepare import prepare
+    from drcnn.engine.checkpoint import load_detector, read_state
+    from drcnn.engine.evaluate import coco_metrics, detect_split
+
+    changes = parse_assignments(options.changes)
+    if options.data is not None:
+        changes["data.source"] = options.data
+    state = read_state(options.checkpoint)
+    config = Config.from_yaml(state.config).with_changes(changes)
+    data = prepare(config.data, options.checkpoint.parent / "data")
+    if list(data.classes) != state.classes:
+        raise ConfigError(
+            f"{options.checkpoint} was trained on the classes {', '.join(state.classes)}; "
+            f"{config.data.source} has {', '.join(data.classes)}"
+        )
+    run = _run_options()
+    detector, _ = load_detector(options.checkpoint, run.device, config.detector)
+    loader = make_loader(
+        data.val,
+        config.data,
+        training=False,
+        batch_size=config.training.batch_size,
+        num_workers=run.loader_workers,
+    )
+    annotations = Annotations.load(data.val)
+    metrics = coco_metrics(annotations, detect_split(detector, loader, annotations, torch.device(run.device)))
+    if options.json:
+        print(json.dumps({"summary": metrics.summary, "per_class": metrics.per_class}))
+    else:
+        for name, value in {**metrics.summary, **metrics.per_class}.items():
+            print(f"{name:<12} {100 * value:5.1f}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from drcnn.data.prepare import check
+
+    faults = check(_configuration(options).data)
+    if options.json:
+        print(json.dumps({"faults": faults}))
+    else:
+        print("\n".join(faults) or f"{options.data}: no faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

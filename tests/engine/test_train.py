@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import math
+import socket
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from drcnn.config import Config, ConfigError
+from drcnn.data.annotations import Annotations
+from drcnn.data.prepare import PreparedData
+from drcnn.engine.checkpoint import CheckpointError, load_detector, read_state
+from drcnn.engine.evaluate import coco_metrics
+from drcnn.engine.schedule import learning_rate
+from drcnn.engine.train import RunOptions, TrainingDiverged, fit
+
+ONE_THREAD = RunOptions(threads=1)
+
+
+class StopAfter:
+    """Collect reports; raise in the middle, as a killed process would stop."""
+
+    def __init__(self, epochs: int = 99) -> None:
+        self.epochs, self.reports = epochs, []
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        self.reports.append(metrics)
+        if len(self.reports) == self.epochs:
+            raise KeyboardInterrupt
+
+
+def comparable(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in entry.items() if not k.startswith("perf/")} for entry in history]
+
+
+def run(config: Config, data: PreparedData, folder: Path) -> list[dict[str, float]]:
+    report = StopAfter()
+    fit(config, data, folder, report=report, options=ONE_THREAD)
+    return report.reports
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config: Config, tiny_data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(tiny_config, tiny_data, folder)
+    return folder
+
+
+def test_a_trial_leaves_its_whole_record(
+    finished: Path, tiny_config: Config, tiny_data: PreparedData
+) -> None:
+    assert Config.from_yaml((finished / "config.yaml").read_text()) == tiny_config
+    result = json.loads((finished / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert [entry["epoch"] for entry in result["history"]] == [1, 2, 3]
+    assert result["metrics"] == result["history"][-1]
+    assert {"val/AP", "val/AP90", "train/loss_cls", "perf/images_per_s"} <= set(result["metrics"])
+    state = read_state(finished / "last.safetensors")
+    assert (state.epoch, state.history) == (3, result["history"])
+    # The stored detections give the reported figures again.
+    metrics = coco_metrics(Annotations.load(tiny_data.val), pq.read_table(finished / "detections.parquet"))
+    assert metrics.summary["AP"] == result["metrics"]["val/AP"]
+    assert not [path.name for path in finished.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_resuming_gives_the_same_curve(
+    stop_after: int, finished: Path, tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_config, tiny_data, tmp_path, report=StopAfter(stop_after), options=ONE_THREAD)
+    reports = run(tiny_config, tiny_data, tmp_path)
+    assert [entry["epoch"] for entry in reports] == list(range(stop_after + 1, 4))
+    unbroken = read_state(finished / "last.safetensors").history
+    assert comparable(read_state(tmp_path / "last.safetensors").history) == comparable(unbroken)
+    assert (tmp_path / "detections.parquet").read_bytes() == (finished / "detections.parquet").read_bytes()
+
+
+def test_killed_before_the_result_only_the_result_is_written(
+    finished: Path, tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    for name in ("last.safetensors", "best.safetensors", "detections.parquet"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    assert run(tiny_config, tiny_data, tmp_path) == []
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(
+        (finished / "result.json").read_text()
+    )
+
+
+def test_the_global_generator_does_not_matter(
+    finished: Path, tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    torch.manual_seed(12345)
+    before = torch.get_rng_state()
+    history = run(tiny_config, tiny_data, tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+    assert comparable(history) == comparable(read_state(finished / "last.safetensors").history)
+
+
+def test_loader_workers_do_not_matter(
+    finished: Path, tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    report = StopAfter()
+    fit(tiny_config, tiny_data, tmp_path, report=report, options=RunOptions(threads=1, loader_workers=2))
+    assert comparable(report.reports) == comparable(read_state(finished / "last.safetensors").history)
+
+
+def test_another_seed_is_another_trial(
+    finished: Path, tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    changed = tiny_config.with_changes({"seed": 2, "training.epochs": 1})
+    first = run(changed, tiny_data, tmp_path)[0]
+    assert first["train/loss"] != read_state(finished / "last.safetensors").history[0]["train/loss"]
+
+
+def test_a_checkpoint_is_a_loadable_model(finished: Path, tiny_data: PreparedData) -> None:
+    detector, state = load_detector(finished / "best.safetensors")
+    assert state.classes == list(tiny_data.classes)
+    assert not detector.training
+
+
+def test_files_that_are_no_checkpoints_are_named(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    for path in (tmp_path / "x.safetensors", tmp_path / "missing", finished):
+        with pytest.raises(CheckpointError, match="not a checkpoint"):
+            read_state(path)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_diverging_loss_stops_the_trial(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    wild = tiny_config.with_changes(
+        {
+            "training.lr": 1e8,
+            "training.clip_norm": None,
+            "training.warmup_iterations": 0,
+            "training.epochs": 20,
+        }
+    )
+    with pytest.raises(TrainingDiverged, match=r"not finite in epoch \d+ at step \d+"):
+        run(wild, tiny_data, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_fp16_needs_a_gpu(tiny_config: Config, tiny_data: PreparedData, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        run(tiny_config.with_changes({"training.amp": "fp16"}), tiny_data, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_bf16_trains(tiny_config: Config, tiny_data: PreparedData, tmp_path: Path) -> None:
+    history = run(tiny_config.with_changes({"training.amp": "bf16"}), tiny_data, tmp_path)
+    assert all(math.isfinite(entry["train/loss"]) for entry in history)
+    assert history[-1]["train/loss"] < history[0]["train/loss"]
+
+
+def _worker(rank: int, port: int, config: Config, data: PreparedData, folder: Path) -> None:
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    history = run(config, data, folder)
+    (folder / f"rank{rank}.json").write_text(json.dumps(history))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_two_workers_train_as_one(
+    norm: str, tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    config = tiny_config.with_changes({"detector.norm": norm, "training.epochs": 2, "detector.stages": 2})
+    alone = comparable(run(config, tiny_data, tmp_path / "one"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "two").mkdir()
+    mp.start_processes(_worker, (port, config, tiny_data, tmp_path / "two"), nprocs=2, start_method="spawn")
+    ranks = [comparable(json.loads((tmp_path / "two" / f"rank{rank}.json").read_text())) for rank in (0, 1)]
+    assert ranks[0] == ranks[1]
+    for one, two in zip(alone, ranks[0], strict=True):
+        assert set(one) == set(two)
+        for name in one:
+            np.testing.assert_allclose(two[name], one[name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_learning_rate_follows_the_paper() -> None:
+    training = (
+        Config().with_changes({"training.warmup_iterations": 500}).training
+    )  # lr .005, /10 after epoch 9
+    assert learning_rate(training, 0, 1000) == pytest.approx(0.005 * 0.001)
+    assert learning_rate(training, 250, 1000) == pytest.approx(0.005 * 0.5005)
+    assert learning_rate(training, 500, 1000) == 0.005
+    assert learning_rate(training, 8_999, 1000) == 0.005
+    assert learning_rate(training, 9_000, 1000) == pytest.approx(0.0005)
+    coco = training.model_copy(update={"milestones": (8, 11), "lr": 0.01, "batch_size": 16})
+    assert learning_rate(coco, 7_999, 1000) == 0.02  # linear in the batch
+    assert learning_rate(coco, 11_500, 1000) == pytest.approx(0.0002)
+    cosine = training.model_copy(update={"schedule": "cosine", "warmup_iterations": 0})
+    assert learning_rate(cosine, 6_000, 1000) == pytest.approx(0.0025)
+    assert learning_rate(cosine, 12_000, 1000) == pytest.approx(0, abs=1e-12)

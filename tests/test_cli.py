@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drcnn.cli import main
+
+TINY = [
+    "detector.backbone_width=0.25",
+    "detector.fpn_channels=16",
+    "detector.fc_width=32",
+    "data.digits_train=8",
+    "data.digits_val=4",
+    "training.batch_size=4",
+]
+
+
+def test_train_then_evaluate_give_the_same_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--output", str(tmp_path), "--json", "--set", *TINY, "training.epochs=2"]
+    assert main(command) == 0
+    epochs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert main(["evaluate", str(tmp_path / "last.safetensors"), "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["summary"]["AP"] == pytest.approx(epochs[-1]["val/AP"])
+    # The same command again has nothing left to do; another one does not overwrite the run.
+    assert main(command) == 0
+    assert capsys.readouterr().out == ""
+    assert main([*command, "detector.stages=2"]) == 2
+    assert "holds a run of another configuration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--set", "detector.nms_reg=1.3"], "detector.nms_reg = 1.3"),
+        (["train", "--set", "detector.nms_rge=0.8"], "did you mean 'detector.nms_reg'"),
+        (["train", "--data", "voc:/nowhere", "--set", "detector.norm=batch"], "/nowhere"),
+        (["train", "--profile", "paper"], "--data voc:DIR"),
+        (["evaluate", "/nowhere.safetensors"], "/nowhere.safetensors is not a checkpoint"),
+        (["data", "check", "zip:x"], "unknown data 'zip:x'"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_check_lists_every_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("one\ntwo\n")
+    (tmp_path / "ImageSets/Main/val.txt").write_text("three\n")
+    assert main(["data", "check", f"voc:{tmp_path}", "--json"]) == 1
+    faults = json.loads(capsys.readouterr().out)["faults"]
+    assert len(faults) >= 3
+    assert all(any(name in fault for fault in faults) for name in ("one", "two", "three"))
