@@ -85,7 +85,7 @@ class DecoupledRCNN(nn.Module):
         height = torch.arange(images.shape[2], device=images.device)[:, None] < batch.sizes[:, :1, None]
         width = torch.arange(images.shape[3], device=images.device) < batch.sizes[:, 1:, None]
         images = images * (height & width)[:, None]
-        features: list[Tensor] = self.pyramid(images.contiguous(memory_format=torch.channels_last))
+        features: list[Tensor] = self.pyramid(images)
         return features
 
 
@@ -118,5 +118,4 @@ def build_detector(config: DetectorConfig, classes: int, *, pretrained: bool = T
         nms_final=config.nms_final,
         max_detections=config.max_detections,
     )
-    detector = DecoupledRCNN(Pyramid(body, channels), RPNHead(channels), heads, config)
-    return detector.to(memory_format=torch.channels_last)
+    return DecoupledRCNN(Pyramid(body, channels), RPNHead(channels), heads, config)
