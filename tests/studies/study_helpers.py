@@ -1,0 +1,31 @@
+"""A tiny configuration and made-up metrics, for the tests of studies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Seconds an epoch: eight small images and a narrow network.
+TINY: dict[str, Any] = {
+    "data.digits_train": 8,
+    "data.digits_val": 4,
+    "training.batch_size": 4,
+    "detector.backbone_width": 0.25,
+    "detector.fpn_channels": 16,
+    "detector.fc_width": 32,
+    "detector.rpn_pre_nms_train": 60,
+    "detector.rpn_pre_nms_test": 60,
+    "detector.rpn_post_nms": 40,
+    "detector.roi_samples": 16,
+}
+
+
+def epoch(number: int, value: float) -> dict[str, float]:
+    """The metrics of one epoch."""
+    aps = {"val/AP": value, "val/AP50": value + 0.1, "val/AP90": value / 2, "val/AP_large": float("nan")}
+    return {"epoch": float(number), **aps, "train/loss": 1.0 / number}
+
+
+def assignments(**changes: Any) -> list[str]:
+    """The tiny configuration, with changes, as ``--set`` takes it."""
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return [f"{key}={value}" for key, value in {**TINY, **dotted}.items()]

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from studies.search import StudySearch, scheduler
+from studies.trials import Plan, Trial, check_search, write_verdict
+
+SEARCH = """\
+title: t
+kind: search
+trials: 4
+space:
+  detector.nms_reg: {low: 0.6, high: 0.95, step: 0.05}
+  detector.stages: {low: 1, high: 4}
+first: [{detector.nms_reg: 0.7, detector.stages: 3}]
+prune: {grace_epochs: 1, keep: 2}
+"""
+
+
+def ask(search: StudySearch, tune_id: str) -> Trial:
+    suggested = search.suggest(tune_id)
+    assert isinstance(suggested, dict)
+    trial = suggested["trial"]
+    assert isinstance(trial, Trial)
+    return trial
+
+
+def states(plan: Plan, key: str = "key") -> list[str]:
+    study = optuna.load_study(study_name=key, storage=f"sqlite:///{plan.folder / 'optuna.db'}")
+    return [trial.state.name for trial in study.get_trials()]
+
+
+def test_the_papers_point_comes_first_and_floats_are_round(make_plan: Callable[..., Plan]) -> None:
+    search = StudySearch(make_plan(SEARCH), "key")
+    assert ask(search, "a").varied == {"detector.nms_reg": 0.7, "detector.stages": 3}
+    values = [ask(search, tune_id).config.detector.nms_reg for tune_id in "bcd"]
+    assert values == [round(value, 2) for value in values]
+    assert search.suggest("e") == "FINISHED"
+
+
+def test_each_end_is_told_to_optuna(make_plan: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key")
+    finished, cut, failed = (ask(search, tune_id) for tune_id in "abc")
+    finish(finished.folder, [0.1, 0.4])
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    # Tune reports a cut trial as complete, with its last value.
+    search.on_trial_result("b", {"val/AP": 0.05, "epoch": 1.0, "training_iteration": 1})
+    search.on_trial_complete("b", {"val/AP": 0.05, "epoch": 1.0})
+    write_verdict(cut.folder, "pruned")
+    write_verdict(failed.folder, "failed", "why")
+    search.on_trial_complete("c", None)
+    assert states(plan) == ["COMPLETE", "PRUNED", "FAIL"]
+    assert search.left() == 1, "a failed trial is not replaced in the same launch"
+
+
+def test_a_killed_search_goes_on(make_plan: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key")
+    first, running = ask(search, "a"), ask(search, "b")
+    finish(first.folder, [0.1, 0.4])
+    search.on_trial_complete("a", {"val/AP": 0.4})
+
+    again = StudySearch(plan, "key")
+    assert states(plan) == ["COMPLETE", "FAIL", "WAITING"]
+    assert again.left() == 3
+    assert ask(again, "c").id == running.id
+    assert {trial.id for trial in again.trials()} == {first.id, running.id}
+    others = {ask(again, tune_id).id for tune_id in "de"}
+    assert len(others | {first.id, running.id}) == 4
+    assert again.suggest("f") == "FINISHED"
+
+
+def test_a_kill_before_the_next_ask_enqueues_nothing_twice(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(SEARCH)
+    ask(StudySearch(plan, "key"), "a")
+    StudySearch(plan, "key")
+    StudySearch(plan, "key")
+    assert states(plan) == ["FAIL", "WAITING"]
+
+
+def test_what_another_study_finished_is_reused(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    first = plan.trial({"detector.nms_reg": 0.7, "detector.stages": 3}, 1)
+    finish(first.folder, [0.1, 0.4])
+    search = StudySearch(plan, "key")
+    assert ask(search, "a").id != first.id
+    assert states(plan) == ["COMPLETE", "RUNNING"]
+    assert search.left() == 2
+
+
+def test_asha_cuts_weak_trials_and_remembers_earlier_launches(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    good = check_search(plan)
+    finish(good.folder, [0.5, 0.6])
+    asha: Any = scheduler(plan, [good])
+
+    class Weak:
+        trial_id = "weak"
+
+    asha._trial_info["weak"] = asha._brackets[0]
+    assert asha.on_trial_result(None, Weak, {"epoch": 1, "val/AP": 0.1}) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize("text", [SEARCH.replace("prune: {grace_epochs: 1, keep: 2}\n", "")])
+def test_without_prune_nothing_is_cut(make_plan: Callable[..., Plan], text: str) -> None:
+    assert scheduler(make_plan(text), []) is None

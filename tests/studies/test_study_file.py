@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from studies.study import GridStudy, SearchStudy, StudyError, load, parse, shipped
+
+GRID = "title: t\nkind: grid\n"
+SEARCH = "title: t\nkind: search\ntrials: 3\n"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_study_is_valid(name: str) -> None:
+    assert load(name)[0] == name
+
+
+def test_nms_sweep_is_the_papers_table() -> None:
+    study = load("nms_sweep")[1]
+    assert isinstance(study, GridStudy)
+    points = [(row["detector.nms_reg"], row["detector.nms_cls"]) for row in study.settings()]
+    assert points == [
+        (0.7, 0.7),
+        (0.75, 0.7),
+        (0.8, 0.7),
+        (0.85, 0.7),
+        (0.9, 0.7),
+        (0.95, 0.7),
+        (0.7, 0.8),
+        (0.7, 0.9),
+    ]
+
+
+def test_search_starts_at_the_papers_best() -> None:
+    study = load("search")[1]
+    assert isinstance(study, SearchStudy)
+    assert list(study.first[0].values()) == [0.7, 0.85, 3, 0.5]
+
+
+def test_a_product_is_appended_to_the_rows_without_repeats() -> None:
+    text = GRID + "rows: [{seed: 1, detector.stages: 2}]\ngrid: {seed: [1, 2], detector.stages: [1, 2]}\n"
+    study = parse(text, "mine.yaml")
+    assert isinstance(study, GridStudy)
+    assert [tuple(setting.values()) for setting in study.settings()] == [(1, 2), (1, 1), (2, 1), (2, 2)]
+    assert study.varied() == ["seed", "detector.stages"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("title: [", ["mine.yaml:1", "not YAML"]),
+        ("- 1", ["mine.yaml", "mapping"]),
+        ("title: t\nkind: gird\n", ["mine.yaml", "grid"]),
+        (GRID, ["rows", "grid"]),
+        (GRID + "rows: []\nmetrics: val/AP\n", ["mine.yaml:4", "metrics"]),
+        (GRID + "base: {}\ngrid: {detector.nms_rg: [0.7]}\n", ["nms_rg", "did you mean", "nms_reg"]),
+        (GRID + "grid:\n  detector.nms_reg: []\n", ["mine.yaml:4", "detector.nms_reg"]),
+        (SEARCH + "space: {detector.stages: {low: 4, high: 1}}\n", ["mine.yaml:4", "low 4"]),
+        (SEARCH + "space: {detector.stages: {low: 1}}\n", ["mine.yaml:4", "'high'"]),
+        (SEARCH + "space: {detector.stages: {low: 0, high: 4, log: true}}\n", ["log"]),
+        (SEARCH + "space: {seed: {low: 1, high: 4}}\nfirst: [{detector.stages: 1}]\n", ["first", "seed"]),
+        ("title: t\nkind: search\ntrials: 0\nspace: {seed: {low: 1, high: 4}}\n", ["mine.yaml:3", "trials"]),
+    ],
+)
+def test_errors_name_file_line_and_key_on_one_line(text: str, parts: list[str]) -> None:
+    with pytest.raises(StudyError) as caught:
+        parse(textwrap.dedent(text), "mine.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+def test_unknown_names_and_unreadable_files_are_told(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="did you mean 'nms_sweep'"):
+        load("nms_swep")
+    with pytest.raises(StudyError, match=r"absent\.yaml: cannot read"):
+        load(str(tmp_path / "absent.yaml"))
+    own = tmp_path / "own.yaml"
+    own.write_text(GRID + "grid: {seed: [1]}\n")
+    assert load(str(own))[0] == "own"
