@@ -96,8 +96,10 @@ class DataConfig(_Frozen):
     short_side: int | None = Field(600, gt=0, description="resize the shorter side to this; none keeps it")
     long_side: int = Field(1000, gt=0, description="... unless the longer side would exceed this")
     flip: Fraction = Field(0.5, description="probability of a horizontal flip in training")
-    digits_train: int = Field(500, gt=0, description="canvases generated for 'digits'")
-    digits_val: int = Field(150, gt=0)
+    train_images: int | None = Field(
+        None, gt=0, description="only the first N; none takes all ('digits': 500)"
+    )
+    val_images: int | None = Field(None, gt=0, description="likewise ('digits': 150)")
     on_bad_data: Literal["fail", "skip"] = "fail"
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from studies.study import SearchStudy, Study, StudyError, load
 
 __all__ = ["Request", "resolve"]
 
-SMOKE = {"training.epochs": 1, "data.digits_train": 32, "data.digits_val": 16}
+SMOKE = {"training.epochs": 1, "data.train_images": 32, "data.val_images": 16}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drcnn.config import Config
+from drcnn.files import replacing
 from studies.progress import percent
 from studies.study import PaperTable, StudyError
 from studies.trials import Trial, outcome
@@ -99,9 +99,8 @@ def write_results(path: Path, trials: Sequence[Trial]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    pq.write_table(table, part)
-    os.replace(part, path)
+    with replacing(path) as draft:
+        pq.write_table(table, draft)
 
 
 def print_results(console: Console, trials: Sequence[Trial], tables: Sequence[PaperTable]) -> None:
@@ -120,11 +119,12 @@ def print_results(console: Console, trials: Sequence[Trial], tables: Sequence[Pa
         cells = [_cell(found.metrics, key, row) for key in SHOWN]
         table.add_row(trial.name, found.status, *cells, *([row.table if row else "–"] if rows else []))
     console.print(table)
-    if rows and trials and not trials[0].config.data.source.startswith("voc:"):
+    if rows and trials:
         config = trials[0].config
         console.print(
-            f"The paper's figures are for VOC with a ResNet-101; these are for {config.data.source} with "
-            f"{config.detector.backbone}: compare how they change, not their level.",
+            "The paper's figures are for VOC07+12 with a ResNet-101; these are for "
+            f"{config.data.source} with {config.detector.backbone}: "
+            "compare how they change, not their level.",
             soft_wrap=True,
         )
     for note in (table.note for table in tables if table.note):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import safe_open
 
 from drcnn.config import Config, ConfigError, DataConfig
+from drcnn.files import write_text
 from studies.study import GridStudy, SearchStudy, Study
 
 if TYPE_CHECKING:
@@ -178,11 +178,14 @@ def write_verdict(
         return
     folder.mkdir(parents=True, exist_ok=True)
     if status == "failed":
-        _write(folder / "error.json", {"message": " ".join(message.split()), "traceback": trace})
+        write_text(
+            folder / "error.json",
+            json.dumps({"message": " ".join(message.split()), "traceback": trace}),
+        )
         return
     last = before.metrics
     record = {"status": status, "epoch": last.get("epoch", 0), "metrics": last, "history": before.history}
-    _write(folder / "result.json", record)
+    write_text(folder / "result.json", json.dumps(record))
 
 
 def clear_verdict(folder: Path) -> None:
@@ -208,10 +211,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     assert isinstance(record, dict), f"{path} holds no JSON object"
     return record
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    """Write whole or not at all: a kill may come at any time."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(record), encoding="utf-8")
-    os.replace(part, path)

@@ -11,8 +11,8 @@ TINY = [
     "detector.backbone_width=0.25",
     "detector.fpn_channels=16",
     "detector.fc_width=32",
-    "data.digits_train=8",
-    "data.digits_val=4",
+    "data.train_images=8",
+    "data.val_images=4",
     "training.batch_size=4",
 ]
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
+
+from drcnn.files import replacing
 
 __all__ = ["Annotations", "DataError", "Record"]
 
@@ -137,17 +138,21 @@ class Annotations:
                 f"{path}: not a drcnn annotation table; delete it and let it be prepared again"
             ) from None
 
+    def first(self, count: int) -> Annotations:
+        """The first ``count`` images, or all if there are fewer."""
+        # Taken, not sliced: a slice would keep the boxes of all images behind its offsets.
+        return Annotations(self._table.take(np.arange(min(count, len(self)))))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an Arrow IPC file in one atomic step: readers see the old file or the new one, no half."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, self._table.schema) as writer:
-                writer.write_table(self._table)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        with (
+            replacing(target) as draft,
+            pa.OSFile(str(draft), "wb") as sink,
+            pa.ipc.new_file(sink, self._table.schema) as writer,
+        ):
+            writer.write_table(self._table)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

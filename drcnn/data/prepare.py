@@ -67,7 +67,14 @@ def prepare(data: DataConfig, cache: Path) -> PreparedData:
     """
     source, splits = _open_source(data)
     skip = data.on_bad_data == "skip"
-    paths, tables = zip(*(_table(source, split, cache, skip=skip) for split in splits), strict=True)
+    counts = (data.train_images, data.val_images)
+    paths, tables = zip(
+        *(
+            _table(source, split, count, cache, skip=skip)
+            for split, count in zip(splits, counts, strict=True)
+        ),
+        strict=True,
+    )
     train, val = tables
     if train.classes != val.classes:
         raise DataError(
@@ -97,7 +104,7 @@ def _open_source(data: DataConfig) -> tuple[_Source, tuple[str, str]]:
     scheme, _, where = data.source.partition(":")
     splits = (data.train_split, data.val_split)
     if data.source == "digits":
-        counts = {"train": data.digits_train, "val": data.digits_val}
+        counts = {"train": data.train_images or 500, "val": data.val_images or 150}
         return _digits_source(counts), ("train", "val")
     if scheme not in FORMATS or not where:
         raise DataError(
@@ -134,9 +141,11 @@ def _coco_source(folder: Path) -> _Source:
     )
 
 
-def _table(source: _Source, split: str, cache: Path, *, skip: bool) -> tuple[str, Annotations]:
-    """Return the path and the opened table of a split, made if it is not there."""
-    content = [*map(str, source.settings), split, skip, _code_stamp(), *_stamps(source.files(split))]
+def _table(
+    source: _Source, split: str, count: int | None, cache: Path, *, skip: bool
+) -> tuple[str, Annotations]:
+    """Return the path and the opened table of a split's first images, made if it is not there."""
+    content = [*map(str, source.settings), split, count, skip, _code_stamp(), *_stamps(source.files(split))]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     path = cache.absolute() / f"{source.settings[0]}-{split}-{key}.arrow"
     if path.exists():
@@ -144,7 +153,8 @@ def _table(source: _Source, split: str, cache: Path, *, skip: bool) -> tuple[str
             return str(path), Annotations.load(path)
         except DataError:
             pass  # left by a crashed disk or another version; made anew below
-    source.read(split, Findings(skip=skip)).save(path)
+    table = source.read(split, Findings(skip=skip))
+    (table if count is None else table.first(count)).save(path)
     return str(path), Annotations.load(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torchvision import models
 from drcnn.config import ConfigError
 from drcnn.detector.backbones import Body
 
-__all__ = ["load_backbone", "weights_fingerprint"]
+__all__ = ["load_backbone"]
 
 IMAGENET: dict[str, models.WeightsEnum] = {
     "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
@@ -62,27 +61,6 @@ def load_backbone(body: Body, name: str, weights: str) -> None:
     body.load_state_dict(state, strict=False)
 
 
-def weights_fingerprint(weights: str) -> str:
-    """Return what identifies ``weights`` on any machine: its name, or a hash of the file's content.
-
-    Raises:
-        ConfigError: the file is missing.
-    """
-    if weights in ("none", "imagenet"):
-        return weights
-    path = _existing(Path(weights))
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ConfigError(
-            f"detector.weights = {str(path)!r}: no such file; give 'imagenet', 'none' or the path of a file"
-        )
-    return path
-
-
 def _download(name: str) -> Mapping[str, Tensor]:
     try:
         state: Mapping[str, Tensor] = IMAGENET[name].get_state_dict(progress=False, check_hash=True)
@@ -95,7 +73,10 @@ def _download(name: str) -> Mapping[str, Tensor]:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    _existing(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"detector.weights = {str(path)!r}: no such file; give 'imagenet', 'none' or the path of a file"
+        )
     try:
         if path.suffix == ".safetensors":
             state: Mapping[str, Tensor] = load_file(path)

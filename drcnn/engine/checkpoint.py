@@ -7,7 +7,6 @@ what is needed to build the model again: configuration, classes, epoch and the m
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,9 @@ from torch import Tensor, nn
 
 from drcnn.config import Config, DetectorConfig
 from drcnn.detector.detector import DecoupledRCNN, build_detector
+from drcnn.files import replacing
 
-__all__ = [
-    "CheckpointError",
-    "TrainingState",
-    "load_detector",
-    "read_state",
-    "restore",
-    "save",
-    "write_atomically",
-]
+__all__ = ["CheckpointError", "TrainingState", "load_detector", "read_state", "restore", "save"]
 
 
 class CheckpointError(ValueError):
@@ -70,10 +62,8 @@ def save(
             if momentum is not None:
                 tensors[f"optimizer.{name}"] = momentum
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # The file system's own replace is the only atomic step there is; "last" must survive a kill at any time.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata={"state": json.dumps(asdict(state))})
-    temporary.replace(path)
+    with replacing(path) as draft:
+        save_file(tensors, draft, metadata={"state": json.dumps(asdict(state))})
 
 
 def read_state(path: Path) -> TrainingState:
@@ -126,13 +116,6 @@ def load_detector(
     detector = build_detector(config, len(state.classes), pretrained=False)
     _load_model(path, detector, _read_tensors(path))
     return detector.to(device).eval(), state
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file as a whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

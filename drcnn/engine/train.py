@@ -39,6 +39,7 @@ from drcnn.engine import checkpoint
 from drcnn.engine.checkpoint import TrainingState
 from drcnn.engine.evaluate import coco_metrics, detect_split
 from drcnn.engine.schedule import learning_rate
+from drcnn.files import replacing, write_text
 
 __all__ = ["Report", "RunOptions", "TrainingDiverged", "fit"]
 
@@ -134,7 +135,7 @@ class _Trial:
         last = self.folder / "last.safetensors"
         if not last.exists():
             if _rank() == 0:
-                checkpoint.write_atomically(self.folder / "config.yaml", self.config.to_yaml())
+                write_text(self.folder / "config.yaml", self.config.to_yaml())
             return TrainingState(self.config.to_yaml(), list(self.data.classes))
         state = checkpoint.restore(last, self.detector, self.optimizer)
         if state.scaler:
@@ -241,9 +242,8 @@ class _Trial:
         metrics = coco_metrics(self.val, detections)
         self.state.per_class = metrics.per_class
         if _rank() == 0:
-            temporary = self.folder / ".detections.parquet"
-            pq.write_table(detections, temporary)
-            temporary.replace(self.folder / "detections.parquet")
+            with replacing(self.folder / "detections.parquet") as draft:
+                pq.write_table(detections, draft)
         return {f"val/{name}": value for name, value in metrics.summary.items()}
 
     def _save(self, metrics: dict[str, float]) -> None:
@@ -265,7 +265,7 @@ class _Trial:
             "per_class": self.state.per_class,
             "seconds": sum(past["perf/epoch_seconds"] + past["perf/eval_seconds"] for past in history),
         }
-        checkpoint.write_atomically(self.folder / "result.json", json.dumps(result, indent=1))
+        write_text(self.folder / "result.json", json.dumps(result, indent=1))
 
     def _peak_memory(self) -> float:
         if self.device.type == "cuda":

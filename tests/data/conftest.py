@@ -126,7 +126,7 @@ def make_coco(tmp_path: Path) -> CocoMaker:
 
 @pytest.fixture(scope="session")
 def digits_config() -> DataConfig:
-    return data_config(short_side=None, digits_train=21, digits_val=10)
+    return data_config(short_side=None, train_images=21, val_images=10)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ Make = Callable[..., Path]
 
 
 def test_digits_are_made_once(tmp_path: Path, config: Configure) -> None:
-    data = config(digits_train=3, digits_val=2)
+    data = config(train_images=3, val_images=2)
     first = prepare(data, tmp_path)
     times = [os.stat(path).st_mtime_ns for path in (first.train, first.val)]
     assert prepare(data, tmp_path) == first
@@ -26,13 +26,13 @@ def test_digits_are_made_once(tmp_path: Path, config: Configure) -> None:
     assert [len(Annotations.load(path)) for path in (first.train, first.val)] == [3, 2]
     assert first.classes == tuple("0123456789")
     assert len(first.fingerprint) == 16
-    more = prepare(config(digits_train=4, digits_val=2), tmp_path)
+    more = prepare(config(train_images=4, val_images=2), tmp_path)
     assert more.train != first.train
     assert more.fingerprint != first.fingerprint
 
 
 def test_a_damaged_table_is_made_again(tmp_path: Path, config: Configure) -> None:
-    data = config(digits_train=2, digits_val=2)
+    data = config(train_images=2, val_images=2)
     first = prepare(data, tmp_path)
     Path(first.train).write_bytes(b"half a tab")
     assert prepare(data, tmp_path) == first
@@ -40,7 +40,7 @@ def test_a_damaged_table_is_made_again(tmp_path: Path, config: Configure) -> Non
 
 
 def test_two_may_prepare_at_once(tmp_path: Path, config: Configure) -> None:
-    data = config(digits_train=4, digits_val=2)
+    data = config(train_images=4, val_images=2)
     with ThreadPoolExecutor(4) as pool:
         results: list[PreparedData] = list(pool.map(lambda _: prepare(data, tmp_path), range(4)))
     assert len(set(results)) == 1
@@ -142,3 +142,19 @@ def test_check_tells_every_fault(make_voc: Make, config: Configure) -> None:
     assert "val.txt: no such list" in faults[3]
     assert len(faults) == 4
     assert check(config(source=f"voc:{make_voc(name='sound')}")) == []
+
+
+def test_only_the_first_images_of_a_folder_are_used(
+    tmp_path: Path, make_voc: Make, config: Configure
+) -> None:
+    source = f"voc:{make_voc()}"
+    whole = prepare(config(source=source), tmp_path / "cache")
+    part = prepare(config(source=source, train_images=1), tmp_path / "cache")
+    everything, first = Annotations.load(whole.train), Annotations.load(part.train)
+    assert len(everything) > 1
+    assert first.ids == everything.ids[:1]
+    assert (first.boxes(0) == everything.boxes(0)).all()
+    assert len(first.all_boxes) == len(first.boxes(0))
+    assert part.classes == whole.classes
+    assert part.fingerprint != whole.fingerprint
+    assert part.val == whole.val

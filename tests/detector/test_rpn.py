@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from torchvision.ops import nms
+from torchvision.ops import batched_nms, nms
 
 from drcnn.batch import Batch
+from drcnn.detector import rpn
 from drcnn.detector.boxes import clip_boxes, decode, encode
 from drcnn.detector.rpn import RPNHead, RPNOutput, anchors_for, propose, rpn_losses
 
@@ -75,6 +77,20 @@ def test_equal_thresholds_give_the_same_list_and_denser_ones_more_boxes() -> Non
     assert counts(0.7, 0.7)[0] == counts(0.7, 0.7)[1]
     sparse, dense = counts(0.7, 0.95)
     assert dense > sparse
+
+
+@pytest.mark.parametrize(("thresholds", "passes"), [((0.7, 0.85), 2), ((0.7, 0.7), 1), ((0.7,), 1)])
+def test_one_decoding_and_one_nms_for_each_distinct_threshold(
+    thresholds: tuple[float, ...], passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(rpn, "batched_nms", lambda *args: calls.append("nms") or batched_nms(*args))
+    monkeypatch.setattr(rpn, "decode", lambda *args: calls.append("decode") or decode(*args))
+    output, anchors = random_output(5)
+    sizes = torch.tensor([[48.0, 64.0]] * 2)
+    propose(output, anchors, sizes, nms_thresholds=thresholds, pre_nms=100, post_nms=80)
+    assert calls.count("nms") == passes
+    assert calls.count("decode") == len(anchors)
 
 
 def test_losses_by_hand() -> None:

@@ -15,8 +15,8 @@ TINY = {
     "detector.rpn_pre_nms_train": 50,
     "detector.rpn_pre_nms_test": 50,
     "detector.rpn_post_nms": 50,
-    "data.digits_train": 8,
-    "data.digits_val": 4,
+    "data.train_images": 8,
+    "data.val_images": 4,
     "training.epochs": 3,
     "training.batch_size": 4,
 }

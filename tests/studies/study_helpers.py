@@ -6,8 +6,8 @@ from typing import Any
 
 # Seconds an epoch: eight small images and a narrow network.
 TINY: dict[str, Any] = {
-    "data.digits_train": 8,
-    "data.digits_val": 4,
+    "data.train_images": 8,
+    "data.val_images": 4,
     "training.batch_size": 4,
     "detector.backbone_width": 0.25,
     "detector.fpn_channels": 16,

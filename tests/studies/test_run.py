@@ -119,7 +119,7 @@ def test_the_same_command_goes_on_after_ctrl_c_and_after_kill(output: Path) -> N
         "--max-concurrent",
         "1",
         "--set",
-        *assignments(training__epochs=6, data__digits_train=16),
+        *assignments(training__epochs=6, data__train_images=16),
     ]
 
     def epochs_of_running() -> int:
