@@ -5,9 +5,25 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import FunctionCtx
 
 __all__ = ["GlobalBatchNorm2d"]
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    """Sum of a tensor over all workers; so each worker's input receives the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, local: Tensor) -> Tensor:
+        total = local.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -32,7 +48,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         x = input.float()
         workers = dist.get_world_size()
         moments = torch.stack((x.mean((0, 2, 3)), x.square().mean((0, 2, 3))))
-        summed: Tensor = all_reduce(moments)  # type: ignore[no-untyped-call]
+        summed: Tensor = _SumOverWorkers.apply(moments)
         mean, square = summed / workers
         variance = (square - mean.square()).clamp(min=0)
         with torch.no_grad():

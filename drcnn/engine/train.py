@@ -145,12 +145,10 @@ class _Trial:
     def _distribute(self, detector: DecoupledRCNN) -> nn.Module:
         if _world_size() == 1:
             return detector
-        # Every head takes part in every step (with empty input if need be), so no search for unused
-        # parameters. Batch statistics are already global; broadcasting them would only cost time.
+        # Every head takes part in every step, with empty input if need be: no search for unused parameters.
         return DistributedDataParallel(
             detector,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
 
