@@ -203,11 +203,12 @@ def test_two_workers_train_as_one(
     assert set(one_file) == set(two_file)
     momentum = {name: tensor for name, tensor in one_file.items() if name.startswith("optimizer.")}
     assert len(momentum) > 100
-    # A bias before a norm has no gradient but rounding: measured against the largest of all.
-    largest = max(tensor.abs().max().item() for tensor in momentum.values())
+    # By norm: a single flipped near-tie moves single elements by a per cent or two; a wrong average, or
+    # statistics of half the batch, would move whole tensors. A bias before a norm has no gradient but rounding.
+    largest = max(tensor.norm().item() for tensor in momentum.values())
     for name, tensor in momentum.items():
-        allowed = 1e-3 * tensor.abs().max().item() + 1e-5 * largest
-        np.testing.assert_allclose(two_file[name], tensor, rtol=1e-2, atol=allowed, err_msg=name)
+        difference = (two_file[name] - tensor).norm().item()
+        assert difference <= 0.02 * tensor.norm().item() + 1e-5 * largest, name
 
 
 def test_learning_rate_follows_the_paper() -> None:
