@@ -51,9 +51,11 @@ class Body(nn.Module):
 
     Attributes:
         channels: of the four maps.
+        frozen: how many stages, from the first, are excluded from training.
     """
 
     channels: list[int]
+    frozen: int = 0
 
     def stages(self) -> list[nn.Module]:
         """Return the parts that give C2, C3, C4, C5, in order; the first includes the stem."""
@@ -76,7 +78,7 @@ class Body(nn.Module):
     def train(self, mode: bool = True) -> Body:
         """Set the mode of all but the frozen stages."""
         super().train(mode)
-        for stage in self.stages()[: getattr(self, "frozen", 0)]:
+        for stage in self.stages()[: self.frozen]:
             stage.eval()
         return self
 
@@ -88,12 +90,8 @@ class ResNetBody(Body):
         super().__init__()
         resnet = RESNETS[name](weights=None, norm_layer=NORM_LAYERS[norm])
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            resnet.layer1,
-            resnet.layer2,
-            resnet.layer3,
-            resnet.layer4,
-        )
+        self.layer1, self.layer2 = resnet.layer1, resnet.layer2
+        self.layer3, self.layer4 = resnet.layer3, resnet.layer4
         base = resnet.fc.in_features // 8
         self.channels = [base, 2 * base, 4 * base, 8 * base]
 
