@@ -1,8 +1,10 @@
-"""The ``drcnn`` command: one training run, one evaluation, a check of a data folder; no study, no tracker.
+"""The ``drcnn`` command: training, evaluation, data, complexity and speed; no study, no tracker.
 
 drcnn train --data voc:VOC2007 --set training.epochs=4 --output runs/one
 drcnn evaluate runs/one/best.safetensors --data voc:VOC2007
 drcnn data check coco:COCO
+drcnn complexity --set detector.variant=decoupled_cascade
+drcnn bench
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,33 +66,54 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true", help="one JSON object an epoch")
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", help="COCO metrics of a checkpoint on the validation split")
+    evaluate = commands.add_parser("evaluate", help="metrics of a checkpoint on the validation split")
     evaluate.add_argument("checkpoint", type=Path)
     evaluate.add_argument("--data", help="other data than it was trained on: digits, voc:DIR or coco:DIR")
-    evaluate.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="changes"
-    )
+    _add_changes(evaluate)
     evaluate.add_argument("--json", action="store_true")
     evaluate.set_defaults(run=_evaluate)
+
+    complexity = commands.add_parser("complexity", help="parameters and FLOPs as the paper counts them")
+    _add_changes(complexity)
+    complexity.add_argument("--classes", type=int, default=80, help="without the background (80, as COCO)")
+    complexity.add_argument(
+        "--table", action="store_true", help="every detector of the paper's Tables VIII-XI"
+    )
+    complexity.add_argument("--json", action="store_true")
+    complexity.set_defaults(run=_complexity)
+
+    bench = commands.add_parser("bench", help="speed beside torchvision's Faster R-CNN, in one run")
+    _add_changes(bench)
+    bench.add_argument("--images", type=int, default=2, help="a batch (2)")
+    bench.add_argument("--size", type=int, nargs=2, default=(480, 608), metavar=("HEIGHT", "WIDTH"))
+    bench.add_argument("--repeats", type=int, default=5, help="measured rounds (5)")
+    bench.add_argument("--output", type=Path, default=Path("runs/bench"), help="keeps the trained weights")
+    bench.add_argument("--json", action="store_true")
+    bench.set_defaults(run=_bench)
 
     data = commands.add_parser("data", help="look at a data folder").add_subparsers(required=True)
     check = data.add_parser("check", help="list every fault of both splits")
     check.add_argument("data", help="voc:DIR or coco:DIR")
-    check.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="changes")
+    _add_changes(check)
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_check, profile="laptop")
     return parser
 
 
-def _add_configuration(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", choices=PROFILES, default="laptop")
-    parser.add_argument("--data", default="digits", help="digits, voc:DIR[+DIR] or coco:DIR")
+def _add_changes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="changes")
 
 
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", choices=PROFILES, default="laptop")
+    parser.add_argument("--data", default="digits", help="digits, voc:DIR[+DIR] or coco:DIR")
+    _add_changes(parser)
+
+
 def _configuration(options: argparse.Namespace) -> Config:
-    changes = {**recipe(options.profile, options.data), **parse_assignments(options.changes)}
-    return Config().with_changes(changes)
+    # The recipe first: a named variant brings settings that its recipe must not undo.
+    base = Config().with_changes(recipe(options.profile, options.data))
+    return base.with_changes(parse_assignments(options.changes))
 
 
 def _run_options() -> RunOptions:
@@ -141,7 +166,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from drcnn.data.loader import make_loader
     from drcnn.data.prepare import prepare
     from drcnn.engine.checkpoint import load_detector, read_state
-    from drcnn.engine.evaluate import coco_metrics, detect_split
+    from drcnn.engine.evaluate import detect_split, make_metric
 
     changes = parse_assignments(options.changes)
     if options.data is not None:
@@ -164,12 +189,44 @@ def _evaluate(options: argparse.Namespace) -> int:
         num_workers=run.loader_workers,
     )
     annotations = Annotations.load(data.val)
-    metrics = coco_metrics(annotations, detect_split(detector, loader, annotations, torch.device(run.device)))
+    metric = make_metric(config.evaluation, annotations)
+    metrics = metric(detect_split(detector, loader, annotations, torch.device(run.device)))
     if options.json:
         print(json.dumps({"summary": metrics.summary, "per_class": metrics.per_class}))
     else:
         for name, value in {**metrics.summary, **metrics.per_class}.items():
             print(f"{name:<12} {100 * value:5.1f}")
+    return 0
+
+
+def _complexity(options: argparse.Namespace) -> int:
+    from drcnn.engine import complexity, figures
+
+    if options.table:
+        rows = complexity.paper_rows()
+        print(json.dumps([asdict(row) for row in rows]) if options.json else figures.paper_table(rows))
+        return 0
+    config = Config().with_changes(parse_assignments(options.changes))
+    found = complexity.complexity(config.detector, classes=options.classes)
+    print(json.dumps(figures.as_json(found)) if options.json else figures.parts_table(found))
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from drcnn.engine import bench, figures
+
+    height, width = options.size
+    asked = bench.BenchOptions(
+        changes=parse_assignments(options.changes),
+        images=options.images,
+        height=height,
+        width=width,
+        repeats=options.repeats,
+        run=_run_options(),
+    )
+    say = partial(print, file=sys.stderr, flush=True)
+    result = bench.bench(asked, options.output, report=say)
+    print(json.dumps(result) if options.json else figures.bench_table(result))
     return 0
 
 

@@ -4,7 +4,7 @@ The defaults are the paper's Decoupled R-CNN on PASCAL VOC (Table III at its bes
 them for smaller machines and other data; a study changes them per trial; ``--set`` has the last word.
 Sections and tables named here are those of the paper.
 
-    >>> config = Config().with_changes({"detector.nms_reg": 0.7, "training.epochs": 4})
+    >>> config = Config().with_changes({"detector.nms_reg": 0.7, "training.epochs": 16})
     >>> config.detector.nms_reg
     0.7
 """
@@ -18,7 +18,17 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["Config", "ConfigError", "DataConfig", "DetectorConfig", "TrainingConfig", "parse_assignments"]
+from drcnn.presets import expand
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "DetectorConfig",
+    "EvaluationConfig",
+    "TrainingConfig",
+    "parse_assignments",
+]
 
 IoU = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -36,7 +46,15 @@ class DetectorConfig(_Frozen):
     """Architecture, sampling and inference of the detector (Sections III and IV)."""
 
     # Backbone and feature pyramid.
-    backbone: Literal["resnet18", "resnet50", "resnet101", "mobilenet_v2"] = "resnet101"
+    backbone: Literal[
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnext101_32x4d",
+        "resnext101_64x4d",
+        "mobilenet_v2",
+    ] = "resnet101"
     backbone_width: float = Field(1.0, gt=0, le=4, description="channel multiplier, MobileNetV2 only")
     weights: str = Field("imagenet", description="'imagenet', 'none', or the path of a local file")
     norm: Literal["frozen", "batch", "group"] = Field(
@@ -50,12 +68,25 @@ class DetectorConfig(_Frozen):
     rpn_samples: int = Field(256, gt=0, description="anchors an image in the RPN loss")
     rpn_pre_nms_train: int = Field(2000, gt=0, description="candidates a level before NMS")
     rpn_pre_nms_test: int = Field(1000, gt=0)
-    rpn_post_nms: int = Field(1000, gt=0, description="proposals an image, for each list")
+    rpn_post_nms_train: int = Field(1000, gt=0, description="proposals an image, for each list")
+    rpn_post_nms_test: int = Field(1000, gt=0)
     nms_cls: IoU = Field(0.7, description="NMS_cls: threshold of the classifier's proposals in training")
     nms_reg: IoU = Field(0.85, description="NMS_reg: threshold of the regressors' proposals in training")
     nms_test: IoU = Field(0.7, description="threshold of the one proposal list at inference")
 
     # Heads.
+    variant: Literal[
+        "fpn",
+        "fpn_unshared",
+        "decoupled",
+        "decoupled_shared",
+        "cascade_rcnn",
+        "decoupled_cascade_cls",
+        "double_head",
+        "two_samplings",
+    ] = Field(
+        "decoupled", description="how the heads are composed; see drcnn.presets for all named detectors"
+    )
     fc_width: int = Field(1024, gt=0)
     roi_samples: int = Field(512, gt=0, description="RoIs an image and branch; also the losses' divisor")
     cls_positive_fraction: Fraction = Field(0.25, description="at most this share of the classifier's RoIs")
@@ -64,8 +95,17 @@ class DetectorConfig(_Frozen):
     lambda_reg: float = Field(1.0, ge=0, description="λ of Eq. 8: weight of the regression losses (Table VI)")
 
     # Final detections.
+    test_stage: int | None = Field(
+        None, ge=1, le=4, description="box stage i of Table X: boxes after this many regressors; none: all"
+    )
+    test_classifier: int | None = Field(
+        None, ge=1, le=4, description="stage j of Table X whose classifier scores; none: the mean of all"
+    )
     score_thr: float = Field(0.05, ge=0, lt=1)
     nms_final: IoU = 0.5
+    soft_nms: bool = Field(
+        False, description="linear soft-NMS instead: overlap above nms_final lowers scores"
+    )
     max_detections: int = Field(100, gt=0)
 
     @model_validator(mode="after")
@@ -86,6 +126,32 @@ class DetectorConfig(_Frozen):
             raise ValueError(f"stage_weights must not be negative, got {self.stage_weights}")
         return self
 
+    @model_validator(mode="after")
+    def _variant_agrees(self) -> Self:
+        cascades = {"decoupled": 4, "double_head": 4, "cascade_rcnn": 3, "decoupled_cascade_cls": 3}
+        most = cascades.get(self.variant, 1)
+        if self.stages > most:
+            raise ValueError(
+                f"variant {self.variant} has at most {most} stage(s), got {self.stages}; "
+                "set detector.stages, or detector.variant to one that cascades, such as decoupled"
+            )
+        if self.variant in {"fpn", "fpn_unshared", "cascade_rcnn"} and self.nms_cls != self.nms_reg:
+            raise ValueError(
+                f"variant {self.variant} trains on one list of proposals, but nms_cls is {self.nms_cls} and "
+                f"nms_reg {self.nms_reg}: give both the same value"
+            )
+        box_stage = self.test_stage or self.stages
+        if box_stage > self.stages:
+            raise ValueError(f"test_stage {box_stage} is beyond the {self.stages} stages")
+        if self.test_classifier is not None:
+            last = self.stages if self.variant in {"cascade_rcnn", "decoupled_cascade_cls"} else 1
+            if self.test_classifier > min(last, box_stage):
+                raise ValueError(
+                    f"test_classifier {self.test_classifier}: {self.variant} has {last} classifier(s), "
+                    f"and the boxes are those of stage {box_stage}; give at most {min(last, box_stage)}"
+                )
+        return self
+
 
 class DataConfig(_Frozen):
     """Which images, at which size."""
@@ -95,6 +161,9 @@ class DataConfig(_Frozen):
     val_split: str = "val"
     short_side: int | None = Field(600, gt=0, description="resize the shorter side to this; none keeps it")
     long_side: int = Field(1000, gt=0, description="... unless the longer side would exceed this")
+    train_short_sides: tuple[int, ...] | None = Field(
+        None, description="multi-scale training: short_side is drawn anew from these for each image"
+    )
     flip: Fraction = Field(0.5, description="probability of a horizontal flip in training")
     train_images: int | None = Field(
         None, gt=0, description="only the first N; none takes all ('digits': 500)"
@@ -106,6 +175,18 @@ class DataConfig(_Frozen):
     def _sides_agree(self) -> Self:
         if self.short_side is not None and self.long_side < self.short_side:
             raise ValueError(f"long_side {self.long_side} is below short_side {self.short_side}")
+        sides = self.train_short_sides
+        if sides is None:
+            return self
+        if self.short_side is None:
+            raise ValueError(
+                f"train_short_sides {sides} needs a short_side to evaluate at; set data.short_side"
+            )
+        if not sides or min(sides) < 1 or max(sides) > self.long_side:
+            raise ValueError(
+                f"train_short_sides {sides} must hold at least one number, each from 1 to "
+                f"long_side {self.long_side}"
+            )
         return self
 
 
@@ -117,14 +198,35 @@ class TrainingConfig(_Frozen):
     lr: float = Field(0.005, gt=0, description="at the paper's 8 images a step; scaled by batch_size / 8")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine"] = Field(
+        "step", description="or a name of drcnn.presets.SCHEDULES, for several settings at once"
+    )
     milestones: tuple[int, ...] = Field(
-        (9,), description="epochs after which a step schedule divides lr by 10"
+        (9,), description="epochs after which a step schedule divides lr by 10; each below epochs"
     )
     warmup_iterations: int = Field(0, ge=0, description="linear, from lr / 1000")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; none: not clipped")
     amp: Literal["none", "bf16", "fp16"] = Field(
         "none", description="precision of the network; boxes stay float32"
+    )
+
+    @model_validator(mode="after")
+    def _milestones_are_reached(self) -> Self:
+        # Otherwise a run of fewer epochs would silently keep its first rate to the end.
+        if self.schedule == "step" and not all(0 < epoch < self.epochs for epoch in self.milestones):
+            example = [self.epochs * 3 // 4] if self.epochs > 1 else []
+            raise ValueError(
+                f"milestones {self.milestones} must lie between 0 and epochs {self.epochs}; set "
+                f"training.milestones as well, for example {example}, or training.schedule=cosine"
+            )
+        return self
+
+
+class EvaluationConfig(_Frozen):
+    """How the detections on the validation split are judged."""
+
+    metric: Literal["coco", "voc07"] = Field(
+        "coco", description="voc07: 11 recall points, as in the paper's tables on VOC"
     )
 
 
@@ -134,20 +236,21 @@ class Config(_Frozen):
     detector: DetectorConfig = DetectorConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(1, ge=0)
 
     def with_changes(self, changes: Mapping[str, Any]) -> Config:
         """Return a copy with dotted keys replaced, checked as a whole.
 
         Args:
-            changes: for example ``{"detector.nms_reg": 0.85}``.
+            changes: for example ``{"detector.nms_reg": 0.85}``; names of ``drcnn.presets`` stand for several.
 
         Raises:
             ConfigError: a key does not exist (the nearest one is named) or a value is not allowed.
         """
         tree = self.model_dump()
         known = dict(self.flat())
-        for key, value in changes.items():
+        for key, value in expand(changes).items():
             if key not in known:
                 raise ConfigError(_unknown_key(key, known))
             *groups, leaf = key.split(".")

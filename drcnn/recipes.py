@@ -27,7 +27,8 @@ LAPTOP_DIGITS: dict[str, Any] = {
     "detector.rpn_samples": 64,
     "detector.rpn_pre_nms_train": 300,
     "detector.rpn_pre_nms_test": 200,
-    "detector.rpn_post_nms": 100,
+    "detector.rpn_post_nms_train": 100,
+    "detector.rpn_post_nms_test": 100,
     "detector.fc_width": 256,
     # The regression loss is a sum over positives by this number. In the paper that is some 50 to 200 by 512,
     # here 30 to 60 by 64: the regressor weighs more. 128 is nearer to that, but was slower and no steadier.
@@ -53,7 +54,8 @@ LAPTOP_PHOTOS: dict[str, Any] = {
     "detector.anchor_scale": 4.0,
     "detector.rpn_pre_nms_train": 500,
     "detector.rpn_pre_nms_test": 400,
-    "detector.rpn_post_nms": 300,
+    "detector.rpn_post_nms_train": 300,
+    "detector.rpn_post_nms_test": 300,
     "detector.fc_width": 512,
     "detector.roi_samples": 128,
     "data.short_side": 240,
@@ -67,17 +69,20 @@ LAPTOP_PHOTOS: dict[str, Any] = {
     "training.clip_norm": 10.0,
 }
 
-# The defaults of Config are the paper's setting on VOC.
-PAPER_VOC: dict[str, Any] = {"data.train_split": "trainval", "data.val_split": "test"}
+# The detector and the image size are the defaults of Config.
+PAPER_VOC: dict[str, Any] = {
+    "data.train_split": "trainval",
+    "data.val_split": "test",
+    "training.schedule": "voc_12",
+    "evaluation.metric": "voc07",
+}
 
 PAPER_COCO: dict[str, Any] = {
     "data.short_side": 800,
     "data.long_side": 1333,
     # The official code's λ for COCO, whether cascaded or not (its VOC value is 1).
     "detector.lambda_reg": 0.5,
-    "training.lr": 0.01,
-    "training.milestones": [8, 11],
-    "training.warmup_iterations": 500,
+    "training.schedule": "coco_1x",
 }
 
 

@@ -8,12 +8,17 @@ from pathlib import Path
 
 from drcnn.config import Config, parse_assignments
 from drcnn.recipes import recipe
-from studies.results import paper_rows
-from studies.study import SearchStudy, Study, StudyError, load
+from studies.paper_tables import paper_rows
+from studies.study import Changes, SearchStudy, Study, StudyError, load
 
-__all__ = ["Request", "resolve"]
+__all__ = ["Request", "Resolved", "resolve"]
 
-SMOKE = {"training.epochs": 1, "data.train_images": 32, "data.val_images": 16}
+SMOKE: Changes = {
+    "training.epochs": 1,
+    "training.milestones": (),
+    "data.train_images": 32,
+    "data.val_images": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Request:
     profile: str = "laptop"
     source: str = "digits"
     assignments: tuple[str, ...] = ()
-    seeds: int = 1
+    seeds: int | None = None
     on_bad_data: str = "fail"
     workers: int = 1
     gpus_per_worker: float | None = None
@@ -37,8 +42,25 @@ class Request:
     fresh: bool = False
 
 
-def resolve(request: Request) -> tuple[str, Study, Config]:
-    """The study's name, the study, and the configuration under every trial.
+@dataclass(frozen=True)
+class Resolved:
+    """A request that is good as far as its study and configuration go.
+
+    Attributes:
+        name: of the study; a smoke run has its own.
+        study: what to run.
+        base: the configuration under every trial.
+        fixed: what of it has the last word, over the settings that a study's variants bring.
+    """
+
+    name: str
+    study: Study
+    base: Config
+    fixed: Changes
+
+
+def resolve(request: Request) -> Resolved:
+    """Read the study, and make the configuration under its trials: defaults, recipe, study, then ``--set``.
 
     Raises:
         StudyError, ConfigError: the request cannot be met.
@@ -46,13 +68,16 @@ def resolve(request: Request) -> tuple[str, Study, Config]:
     name, study = load(request.study)
     if request.smoke:
         name, study = f"{name}-smoke", _two(study)
-    base = _base(study, request)
+    fixed = {**(SMOKE if request.smoke else {}), "data.on_bad_data": request.on_bad_data}
+    fixed |= _absolute(_assignments(study, request))
+    # The recipe first: a named variant brings settings that its recipe must not undo.
+    base = Config().with_changes(recipe(request.profile, request.source))
+    base = base.with_changes(_absolute({**study.on(request.profile, study.base), **fixed}))
     _check(study, request)
-    return name, study, base
+    return Resolved(name, study, base, fixed)
 
 
-def _base(study: Study, request: Request) -> Config:
-    """The configuration under every trial: defaults, recipe, study, then ``--set``."""
+def _assignments(study: Study, request: Request) -> Changes:
     changes = parse_assignments(list(request.assignments))
     for key in changes:
         if key in study.varied():
@@ -63,26 +88,30 @@ def _base(study: Study, request: Request) -> Config:
             raise StudyError(
                 f"--set {key}: use --{'data' if key == 'data.source' else 'on-bad-data'} instead"
             )
-    layers = {
-        **recipe(request.profile, request.source),
-        **study.base,
-        **(SMOKE if request.smoke else {}),
-        "data.on_bad_data": request.on_bad_data,
-        **changes,
-    }
-    weights = layers.get("detector.weights", "none")
+    return changes
+
+
+def _absolute(changes: Changes) -> Changes:
+    """With the whole path of a weights file: workers run elsewhere than where the command was typed."""
+    weights = changes.get("detector.weights", "none")
     if isinstance(weights, str) and weights not in {"imagenet", "none"}:
-        # Workers run elsewhere than where the command was typed.
-        layers["detector.weights"] = str(Path(weights).resolve())
-    return Config().with_changes(layers)
+        return {**changes, "detector.weights": str(Path(weights).resolve())}
+    return changes
 
 
 def _check(study: Study, request: Request) -> None:
     paper_rows(study.paper)
-    if isinstance(study, SearchStudy) and request.seeds > 1:
-        raise StudyError(
-            f"--seeds {request.seeds}: a search has one seed a setting; replicate its best in a grid"
-        )
+    if isinstance(study, SearchStudy):
+        if request.seeds and study.confirm is None:
+            raise StudyError(
+                f"--seeds {request.seeds}: a search has one seed a setting; to train its best with several, "
+                "give its file 'confirm'"
+            )
+        if study.minimise and request.workers > 1:
+            raise StudyError(
+                f"--workers-per-trial {request.workers}: a study that minimises {study.minimise} measures it "
+                "with one worker; leave it at 1"
+            )
     if request.output.exists() and not request.output.is_dir():
         raise StudyError(f"--output {request.output}: is a file, expected a folder")
     if request.address != "local":
@@ -102,7 +131,9 @@ def _check(study: Study, request: Request) -> None:
 
 
 def _two(study: Study) -> Study:
+    """The study with two settings: a search's two trials, else the first and the last."""
     if isinstance(study, SearchStudy):
-        return study.model_copy(update={"trials": 2})
+        confirm = study.confirm and study.confirm.model_copy(update={"top": 2, "seeds": 2})
+        return study.model_copy(update={"trials": 2, "confirm": confirm})
     settings = study.settings()
-    return study.model_copy(update={"rows": (settings[0], settings[-1]), "grid": {}})
+    return study.model_copy(update={"rows": (settings[0], settings[-1]), "grid": {}, "replicates": 1})

@@ -85,17 +85,17 @@ def read_size(path: str) -> tuple[int, int]:
 
 
 def resized_sizes(
-    widths: ArrayLike, heights: ArrayLike, *, short_side: int | None, long_side: int
+    widths: ArrayLike, heights: ArrayLike, *, short_side: ArrayLike | None, long_side: int
 ) -> NDArray[np.int64]:
     """Return int64[N, 2], the (width, height) of each image after resizing with its ratio kept.
 
-    The shorter side becomes ``short_side`` unless the longer one would exceed ``long_side`` (MMDetection's
-    rule and rounding). Without ``short_side`` the sizes stay as they are.
+    The shorter side becomes ``short_side``, one number or one for each image, unless the longer one would
+    exceed ``long_side`` (MMDetection's rule and rounding). Without ``short_side`` the sizes stay as they are.
     """
     sizes = np.stack([np.asarray(widths), np.asarray(heights)], axis=-1).astype(np.float64)
     if short_side is None:
         return sizes.astype(np.int64)
-    scale = np.minimum(long_side / sizes.max(-1), short_side / sizes.min(-1))
+    scale = np.minimum(long_side / sizes.max(-1), np.asarray(short_side) / sizes.min(-1))
     resized: NDArray[np.int64] = np.maximum((sizes * scale[..., None] + 0.5).astype(np.int64), 1)
     return resized
 

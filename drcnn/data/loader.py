@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -70,12 +70,13 @@ def make_loader(
 ) -> BatchLoader:
     """Make the loader of one epoch.
 
-    Training batches are shuffled, full, flipped with probability ``data.flip`` and carry the boxes that are
-    not ignored. Evaluation batches hold every image once and no boxes (G = 0): metrics read the annotations.
+    Training batches are shuffled, full, resized to one of ``data.train_short_sides`` (if there are any, each
+    image to its own in each epoch), flipped with probability ``data.flip`` and carry the boxes that are not
+    ignored. Evaluation batches hold every image once and no boxes (G = 0): metrics read the annotations.
 
     Args:
         path: an annotation table, as ``prepare`` wrote it.
-        data: the image size and the flip probability are read from it.
+        data: the image sizes and the flip probability are read from it.
         batch_size: images of a batch over all ranks.
         num_workers: processes that decode; 0 decodes in this one.
 
@@ -94,7 +95,7 @@ def make_loader(
         rows = np.arange(len(annotations))
     images = _Images(path, data, training=training, seed=seed, epoch=epoch)
     plans = plan_batches(
-        images.sizes(annotations),
+        images.sizes(annotations, np.arange(len(annotations))),
         rows,
         batch_size=batch_size,
         training=training,
@@ -136,12 +137,17 @@ class _Images(Dataset[Any]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
-    def sizes(self, annotations: Annotations) -> NDArray[np.int64]:
-        """int64[N, 2], (width, height) of every image after resizing."""
+    def sizes(self, annotations: Annotations, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64[M, 2], (width, height) of these images after resizing in this epoch."""
+        choices = self.data.train_short_sides
+        short_side: ArrayLike | None = self.data.short_side
+        if self.training and choices is not None:
+            keys = [image_key(self.seed, self.epoch, row) for row in rows.tolist()]
+            short_side = [choices[int(_fraction(key, "scale") * len(choices))] for key in keys]
         return resized_sizes(
-            annotations.widths,
-            annotations.heights,
-            short_side=self.data.short_side,
+            annotations.widths[rows],
+            annotations.heights[rows],
+            short_side=short_side,
             long_side=self.data.long_side,
         )
 
@@ -190,8 +196,7 @@ class _Images(Dataset[Any]):
         kept = ~annotations.ignore(row) if self.training else np.zeros(len(annotations.labels(row)), np.bool_)
         boxes = torch.from_numpy(annotations.boxes(row)[kept])
         labels = torch.from_numpy(annotations.labels(row)[kept].astype(np.int64))
-        size = resized_sizes(width, height, short_side=self.data.short_side, long_side=self.data.long_side)
-        new_width, new_height = int(size[0]), int(size[1])
+        new_width, new_height = self.sizes(annotations, np.array([row]))[0].tolist()
         image, boxes = resize(image, boxes, (new_width, new_height))
         if self.training and _fraction(key, "flip") < self.data.flip:
             image, boxes = flip(image, boxes)
@@ -201,7 +206,8 @@ class _Images(Dataset[Any]):
 def _fraction(key: int, purpose: str) -> float:
     """A number in [0, 1) that depends on the key and on what it is for."""
     digest = hashlib.blake2b(f"{key}/{purpose}".encode(), digest_size=7).digest()
-    return int.from_bytes(digest, "little") / 2**56
+    # 53 bits are what a float holds: with more, the largest would round up to 1.
+    return (int.from_bytes(digest, "little") >> 3) / 2**53
 
 
 def _unchanged(batch: Any) -> Any:

@@ -53,7 +53,7 @@ def plan_batches(
     In evaluation each row occurs once, images of like size are neighbours, and a last batch may be short.
 
     Args:
-        sizes: int64[N, 2], (width, height) of every row after resizing.
+        sizes: int64[N, 2], (width, height) of every row after resizing in this epoch.
         rows: int64[M], the rows that take part.
         batch_size: images of a batch over all ranks.
         rank: takes images ``rank * batch_size / world_size`` and following of each batch. A rank that gets

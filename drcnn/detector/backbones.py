@@ -5,44 +5,63 @@ State-dict names below ``body`` are torchvision's own, so its checkpoints load u
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torchvision import models
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from drcnn.detector.batch_norm import GlobalBatchNorm2d
+from drcnn.detector.norms import NORM_LAYERS, conv_norm
 
 __all__ = ["Body", "MobileNetV2Body", "Pyramid", "ResNetBody", "build_body"]
 
-RESNETS: dict[str, Callable[..., models.ResNet]] = {
-    "resnet18": models.resnet18,
-    "resnet50": models.resnet50,
-    "resnet101": models.resnet101,
-}
+
+class FoldingBasicBlock(BasicBlock):  # type: ignore[misc]
+    """torchvision's block, with frozen norms folded into their convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to [N, C, H, W]."""
+        out = self.relu(conv_norm(self.conv1, self.bn1, x))
+        out = conv_norm(self.conv2, self.bn2, out)
+        out += x if self.downsample is None else conv_norm(self.downsample[0], self.downsample[1], x)
+        return cast(Tensor, self.relu(out))
 
 
-class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm with fixed running statistics and trainable scale and bias ("norm_eval", spec 1.0)."""
+class FoldingBottleneck(Bottleneck):  # type: ignore[misc]
+    """torchvision's bottleneck, with frozen norms folded into their convolutions."""
 
-    def train(self, mode: bool = True) -> FrozenStatsBatchNorm2d:
-        """Stay in evaluation mode, whatever the model does."""
-        super().train(False)
-        return self
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to [N, C, H, W]."""
+        out = self.relu(conv_norm(self.conv1, self.bn1, x))
+        out = self.relu(conv_norm(self.conv2, self.bn2, out))
+        out = conv_norm(self.conv3, self.bn3, out)
+        out += x if self.downsample is None else conv_norm(self.downsample[0], self.downsample[1], x)
+        return cast(Tensor, self.relu(out))
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(channels, 16), channels)
+class ResNetSpec(NamedTuple):
+    """What tells one ResNet from another: block, blocks a stage, groups of the 3x3, and their width."""
+
+    block: type[BasicBlock | Bottleneck]
+    layers: list[int]
+    groups: int = 1
+    width_per_group: int = 64
 
 
-NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
-    "frozen": FrozenStatsBatchNorm2d,
-    "batch": GlobalBatchNorm2d,
-    "group": _group_norm,
+RESNETS = {
+    "resnet18": ResNetSpec(FoldingBasicBlock, [2, 2, 2, 2]),
+    "resnet34": ResNetSpec(FoldingBasicBlock, [3, 4, 6, 3]),
+    "resnet50": ResNetSpec(FoldingBottleneck, [3, 4, 6, 3]),
+    "resnet101": ResNetSpec(FoldingBottleneck, [3, 4, 23, 3]),
+    "resnext101_32x4d": ResNetSpec(FoldingBottleneck, [3, 4, 23, 3], 32, 4),
+    "resnext101_64x4d": ResNetSpec(FoldingBottleneck, [3, 4, 23, 3], 64, 4),
 }
 
 
@@ -57,48 +76,64 @@ class Body(nn.Module):
     channels: list[int]
     frozen: int = 0
 
-    def stages(self) -> list[nn.Module]:
-        """Return the parts that give C2, C3, C4, C5, in order; the first includes the stem."""
+    def stages(self) -> list[list[nn.Module]]:
+        """Return the layers that give C2, C3, C4, C5, in order; the first list includes the stem."""
+        raise NotImplementedError
+
+    def run_stage(self, number: int, maps: Tensor) -> Tensor:
+        """Apply the layers of a stage, counted from 0."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Apply to normalised images [N, 3, H, W]."""
-        maps = []
-        for stage in self.stages():
-            images = stage(images)
-            maps.append(images)
+        maps = [self.run_stage(0, images)]
+        for number in range(1, 4):
+            maps.append(self.run_stage(number, maps[-1]))
         return maps
 
     def freeze(self, count: int) -> None:
         """Exclude the first ``count`` stages from training, their norm statistics too."""
-        for stage in self.stages()[:count]:
-            stage.requires_grad_(False)
+        for layer in itertools.chain.from_iterable(self.stages()[:count]):
+            layer.requires_grad_(False)
         self.frozen = count
 
     def train(self, mode: bool = True) -> Body:
         """Set the mode of all but the frozen stages."""
         super().train(mode)
-        for stage in self.stages()[: self.frozen]:
-            stage.eval()
+        for layer in itertools.chain.from_iterable(self.stages()[: self.frozen]):
+            layer.eval()
         return self
 
 
 class ResNetBody(Body):
-    """ResNet-18, -50 or -101 of torchvision."""
+    """ResNet-18, -34, -50, -101, or ResNeXt-101, of torchvision's blocks."""
 
     def __init__(self, name: str, norm: str) -> None:
         super().__init__()
-        resnet = RESNETS[name](weights=None, norm_layer=NORM_LAYERS[norm])
+        resnet = models.ResNet(
+            RESNETS[name].block,
+            RESNETS[name].layers,
+            groups=RESNETS[name].groups,
+            width_per_group=RESNETS[name].width_per_group,
+            norm_layer=NORM_LAYERS[norm],
+        )
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
         self.layer3, self.layer4 = resnet.layer3, resnet.layer4
         base = resnet.fc.in_features // 8
         self.channels = [base, 2 * base, 4 * base, 8 * base]
 
-    def stages(self) -> list[nn.Module]:
+    def stages(self) -> list[list[nn.Module]]:
         """Stem and layer1, layer2, layer3, layer4."""
-        stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool, self.layer1)
-        return [stem, self.layer2, self.layer3, self.layer4]
+        stem = [self.conv1, self.bn1, self.relu, self.maxpool, self.layer1]
+        return [stem, [self.layer2], [self.layer3], [self.layer4]]
+
+    def run_stage(self, number: int, maps: Tensor) -> Tensor:
+        """Apply the stem and layer1, or a later layer."""
+        if number == 0:
+            maps = self.maxpool(self.relu(conv_norm(self.conv1, self.bn1, maps)))
+            return cast(Tensor, self.layer1(maps))
+        return cast(Tensor, self.stages()[number][0](maps))
 
 
 class MobileNetV2Body(Body):
@@ -111,20 +146,45 @@ class MobileNetV2Body(Body):
         network = models.mobilenet_v2(weights=None, width_mult=width, norm_layer=NORM_LAYERS[norm])
         self.features = network.features
         self.channels = [
-            next(m.out_channels for m in reversed(list(stage.modules())) if isinstance(m, nn.Conv2d))
+            next(m.out_channels for m in reversed(list(stage[-1].modules())) if isinstance(m, nn.Conv2d))
             for stage in self.stages()
         ]
 
-    def stages(self) -> list[nn.Module]:
+    def stages(self) -> list[list[nn.Module]]:
         """Blocks up to strides 4, 8, 16 and 32."""
-        return [self.features[start:end] for start, end in zip(self.CUTS, self.CUTS[1:], strict=False)]
+        return [list(self.features[a:b]) for a, b in zip(self.CUTS, self.CUTS[1:], strict=False)]
+
+    def run_stage(self, number: int, maps: Tensor) -> Tensor:
+        """Apply the blocks of one stride."""
+        for block in self.stages()[number]:
+            if isinstance(block, InvertedResidual):
+                out = _run_folding(block.conv, maps)
+                maps = maps + out if block.use_res_connect else out
+            else:
+                maps = _run_folding(cast(nn.Sequential, block), maps)
+        return maps
+
+
+def _run_folding(layers: nn.Sequential, maps: Tensor) -> Tensor:
+    """Apply a chain of layers, each norm together with the convolution before it."""
+    conv: nn.Module | None = None
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            conv = layer
+        elif isinstance(layer, nn.Sequential):
+            maps = _run_folding(layer, maps)
+        elif conv is not None:
+            maps, conv = conv_norm(conv, layer, maps), None
+        else:
+            maps = layer(maps)
+    return maps
 
 
 def build_body(name: str, *, width: float, norm: str) -> Body:
     """Return the backbone ``name`` with random weights.
 
     Args:
-        name: 'resnet18', 'resnet50', 'resnet101' or 'mobilenet_v2'.
+        name: as in ``DetectorConfig.backbone``.
         width: channel multiplier, MobileNetV2 only.
         norm: 'frozen' (pretrained statistics), 'batch' or 'group'.
     """
@@ -147,6 +207,10 @@ class Pyramid(nn.Module):
                 nn.init.constant_(cast(Tensor, layer.bias), 0)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the five maps, finest first."""
-        maps = OrderedDict((str(number), feature) for number, feature in enumerate(self.body(images)))
-        return list(self.fpn(maps).values())
+        """Return the five maps, finest first, with channels innermost in memory."""
+        with record_function("backbone"):
+            maps = self.body(images)
+        with record_function("FPN"):
+            pyramid = self.fpn(OrderedDict((str(at), each) for at, each in enumerate(maps))).values()
+            # What follows takes cells, not channels: the RPN's 1x1 layers and RoIAlign's rows.
+            return [each.contiguous(memory_format=torch.channels_last) for each in pyramid]

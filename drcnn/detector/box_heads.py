@@ -1,15 +1,19 @@
-"""The two kinds of head on pooled features: classifier and regressor, each with its own FC layers.
+"""The parts of a box head: trunks, classifier, regressor, and the stage that they form.
 
 Shapes: R RoIs, C channels, K foreground classes. The background is the LAST class, index K.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from drcnn.detector.pooling import POOLED_SIZE
 
-__all__ = ["STAGE_STDS", "Classifier", "Regressor", "TwoFC"]
+__all__ = ["STAGE_STDS", "Classifier", "ConvTrunk", "Regressor", "Stage", "TwoFC"]
 
 # Delta normalisation of regression stages 1 to 4 (spec 1.0; the fourth continues the pattern).
 STAGE_STDS = (
@@ -21,9 +25,16 @@ STAGE_STDS = (
 
 
 class TwoFC(nn.Sequential):
-    """Flatten, then twice a fully connected layer and ReLU: [R, C, 7, 7] to [R, width]."""
+    """Flatten, then twice a fully connected layer and ReLU: [R, C, 7, 7] to [R, width].
 
-    def __init__(self, channels: int, width: int) -> None:
+    Args:
+        channels: C.
+        width: of both layers.
+        xavier: xavier-uniform weights and zero biases, as the official stage-1 head; else PyTorch's own
+            start, as the official later regression stages have in effect (spec D11).
+    """
+
+    def __init__(self, channels: int, width: int, *, xavier: bool = True) -> None:
         super().__init__(
             nn.Flatten(),
             nn.Linear(channels * POOLED_SIZE**2, width),
@@ -31,51 +42,141 @@ class TwoFC(nn.Sequential):
             nn.Linear(width, width),
             nn.ReLU(inplace=True),
         )
-
-    def init_xavier(self) -> None:
-        """Initialise as the official stage-1 head: xavier-uniform weights, zero biases."""
+        self.width = width
         for layer in self:
-            if isinstance(layer, nn.Linear):
+            if xavier and isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
 
-class Classifier(nn.Module):
-    """Class logits [R, K + 1] of RoI features."""
+class ConvTrunk(nn.Module):
+    """Double-Head's convolutional branch: [R, C, 7, 7] to [R, 4C] (spec 1.8).
 
-    def __init__(self, channels: int, width: int, classes: int) -> None:
+    A residual block C to 4C, four bottlenecks 4C (C), average pooling.
+
+    Args:
+        channels: C.
+        norm: makes the normalisation layer of a channel count.
+    """
+
+    def __init__(self, channels: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.fcs = TwoFC(channels, width)
-        self.fcs.init_xavier()
+        self.width = 4 * channels
+        self.main = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            norm(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, self.width, 1, bias=False),
+            norm(self.width),
+        )
+        self.identity = nn.Sequential(nn.Conv2d(channels, self.width, 1, bias=False), norm(self.width))
+        self.relu = nn.ReLU(inplace=True)
+        self.bottlenecks = nn.Sequential(
+            *(Bottleneck(self.width, channels, norm_layer=norm) for _ in range(4))
+        )
+        self.pool = nn.AvgPool2d(POOLED_SIZE)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Apply to [R, C, 7, 7]."""
+        hidden = self.bottlenecks(self.relu(self.main(pooled) + self.identity(pooled)))
+        flat: Tensor = self.pool(hidden).flatten(1)
+        return flat
+
+
+class Classifier(nn.Module):
+    """Class logits [R, K + 1].
+
+    Args:
+        trunk: of its own, or ``nn.Identity`` behind a shared one.
+        width: of what the trunk gives.
+        classes: K.
+    """
+
+    def __init__(self, trunk: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.trunk = trunk
         self.predictor = nn.Linear(width, classes + 1)
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.zeros_(self.predictor.bias)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Apply to [R, C, 7, 7]."""
-        logits: Tensor = self.predictor(self.fcs(pooled))
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Apply to what the stage's stem gives."""
+        logits: Tensor = self.predictor(self.trunk(hidden))
         return logits
 
 
 class Regressor(nn.Module):
-    """Deltas [R, B, 4] of RoI features: B = K boxes for the first stage, 1 (class-agnostic) for later ones.
+    """Deltas [R, B, 4]: B = K boxes where class-specific, 1 where class-agnostic.
 
-    Attributes:
+    Args:
+        trunk: of its own, or ``nn.Identity`` behind a shared one.
+        width: of what the trunk gives.
+        boxes: B.
         stds: the stage's delta normalisation.
+        enlarge: factor by which RoIs grow about their centre before they are pooled for this regressor.
+        init_std: of the predictor's initial weights.
     """
 
-    def __init__(self, channels: int, width: int, boxes: int, *, stage: int) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        width: int,
+        boxes: int,
+        *,
+        stds: tuple[float, ...],
+        enlarge: float = 1.0,
+        init_std: float = 0.001,
+    ) -> None:
         super().__init__()
-        self.stds = STAGE_STDS[stage - 1]
-        self.fcs = TwoFC(channels, width)
-        if stage == 1:
-            # Later stages keep PyTorch's own initialisation, as the official code does in effect (spec D11).
-            self.fcs.init_xavier()
+        self.trunk = trunk
+        self.stds = stds
+        self.enlarge = enlarge
         self.predictor = nn.Linear(width, boxes * 4)
-        nn.init.normal_(self.predictor.weight, std=0.001)
+        nn.init.normal_(self.predictor.weight, std=init_std)
         nn.init.zeros_(self.predictor.bias)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Apply to [R, C, 7, 7]."""
-        deltas: Tensor = self.predictor(self.fcs(pooled))
-        return deltas.view(len(deltas), deltas.shape[1] // 4, 4)
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Apply to what the stage's stem gives."""
+        deltas: Tensor = self.predictor(self.trunk(hidden))
+        return deltas.view(len(deltas), self.predictor.out_features // 4, 4)
+
+
+class Stage(nn.Module):
+    """One stage of the heads.
+
+    Args:
+        classifier: none where only regression goes on (Section III-C).
+        regressor: of this stage.
+        iou: overlap from which a RoI is positive.
+        weight: of the stage's losses.
+        stem: a trunk that both branches share; nothing where each has its own.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier | None,
+        regressor: Regressor,
+        *,
+        iou: float = 0.5,
+        weight: float = 1.0,
+        stem: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.stem = stem or nn.Identity()
+        self.classifier = classifier
+        self.regressor = regressor
+        self.iou = iou
+        self.weight = weight
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [R, K + 1] of what the stem gave; the stage must have a classifier."""
+        logits: Tensor = cast(Classifier, self.classifier)(hidden)
+        return logits.float()
+
+    def regress(self, hidden: Tensor) -> Tensor:
+        """Return float32 deltas [R, B, 4] of what the stem gave."""
+        deltas: Tensor = self.regressor(hidden).float()
+        return deltas

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["anchor_grid", "clip_boxes", "decode", "encode", "pairwise_iou"]
+__all__ = ["anchor_grid", "clip_boxes", "decode", "encode", "paired_iou", "pairwise_iou"]
 
 # Decoded boxes grow or shrink by at most 1000/16 in one step (spec 1.0), so that exp() never overflows.
 MAX_LOG_SCALE = math.log(1000 / 16)
@@ -22,9 +22,14 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
     Two boxes without area overlap by 0.
     """
-    # By coordinate, not on [..., M, G, 2] pairs: a third of the memory for 268,569 COCO anchors.
-    ax1, ay1, ax2, ay2 = boxes[..., :, None, :].unbind(-1)
-    bx1, by1, bx2, by2 = others[..., None, :, :].unbind(-1)
+    return paired_iou(boxes[..., :, None, :], others[..., None, :, :])
+
+
+def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return the IoU of each box with its own other: [..., 4] and [..., 4] to [...]; shapes broadcast."""
+    # By coordinate, not on [..., 2] pairs: a third of the memory for 268,569 COCO anchors.
+    ax1, ay1, ax2, ay2 = boxes.unbind(-1)
+    bx1, by1, bx2, by2 = others.unbind(-1)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp_(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp_(min=0)
     intersection = width * height

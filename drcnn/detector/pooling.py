@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from drcnn.detector.roi_align import pyramid_roi_align
+
 __all__ = ["POOLED_SIZE", "pool", "pyramid_level"]
 
 POOLED_SIZE = 7
@@ -20,14 +22,23 @@ def pyramid_level(boxes: Tensor, levels: int = 4) -> Tensor:
     return torch.log2(side / 56 + 1e-6).floor().clamp(0, levels - 1).long()
 
 
-def pool(features: list[Tensor], rois: Tensor) -> Tensor:
-    """Return the features of each RoI, [R, C, 7, 7].
+def pool(features: list[Tensor], image: Tensor, boxes: Tensor, enlarge: Tensor | float = 1.0) -> Tensor:
+    """Return the features of R RoIs, [R, C, 7, 7].
 
     Args:
         features: maps [N, C, H, W] of P2, P3, P4, P5 (strides 4 to 32).
-        rois: float32[R, 5], image index and xyxy box in image pixels; R may be 0.
+        image: int64[R], position in the batch; R may be 0.
+        boxes: float32[R, 4], xyxy in image pixels.
+        enlarge: RoIs grow by this factor about their centre, [R, 1] or one for all; each stays on the level
+            of its own size (spec 1.8).
     """
-    level = pyramid_level(rois[:, 1:], len(features))
+    level = pyramid_level(boxes, len(features))
+    if isinstance(enlarge, Tensor) or enlarge != 1.0:
+        centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * enlarge
+        boxes = torch.cat((centre - half, centre + half), dim=1)
+    if boxes.device.type == "cpu":
+        return pyramid_roi_align(features, level, image, boxes, size=POOLED_SIZE)
+    rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
     # Sorted by level, each level's RoIs are one slice: a single read-back for all levels.
     order = level.argsort(stable=True)
     counts = torch.bincount(level, minlength=len(features)).tolist()

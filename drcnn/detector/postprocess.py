@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from drcnn.detector.soft_nms import soft_nms
+
 __all__ = ["Detections", "postprocess"]
 
 
 class Detections(NamedTuple):
-    """D detections of a batch, by falling score.
+    """D detections of a batch, each image's by falling score.
 
     Attributes:
         image: int64[D], position in the batch.
@@ -36,6 +38,7 @@ def postprocess(
     images: int,
     nms_threshold: float,
     max_detections: int,
+    soft: bool = False,
 ) -> Detections:
     """Suppress overlaps within each image and class; keep the best ``max_detections`` of each image.
 
@@ -45,7 +48,19 @@ def postprocess(
         images: size of the batch.
         nms_threshold: IoU above which the lower-scored box goes.
         max_detections: an image, over all classes.
+        soft: lower the scores of overlapping boxes instead (linear soft-NMS).
     """
+    if soft:
+        kept, decayed = soft_nms(
+            image,
+            boxes,
+            labels,
+            scores,
+            images=images,
+            threshold=nms_threshold,
+            max_detections=max_detections,
+        )
+        return Detections(image[kept], boxes[kept], labels[kept], decayed)
     group = labels * images + image
     kept = batched_nms(boxes, scores, group, nms_threshold)
     image = image[kept]

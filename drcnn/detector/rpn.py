@@ -5,11 +5,13 @@ Shapes: N images, L levels, A anchors of all levels, M candidates an image, P pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 from torchvision.ops import batched_nms
 
 from drcnn.batch import Batch
@@ -37,12 +39,26 @@ class RPNOutput(NamedTuple):
     logits: list[Tensor]
     deltas: list[Tensor]
 
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [N, S] and deltas [N, S, 4] of the anchors at ``index`` int64[N, S]."""
+        deltas = torch.cat(self.deltas, dim=1).gather(1, index[..., None].expand(-1, -1, 4))
+        return torch.cat(self.logits, dim=1).gather(1, index), deltas
+
 
 class RPNHead(nn.Module):
-    """3x3 convolution, then objectness and deltas of 3 anchors a cell; shared by all levels."""
+    """3x3 convolution, then objectness and deltas of 3 anchors a cell; shared by all levels.
 
-    def __init__(self, channels: int, anchors_per_cell: int = 3) -> None:
+    Args:
+        channels: of the pyramid.
+        beta: its regression loss is smooth L1 with this; 0 is L1.
+        ignore_crossing: anchors that cross the image's border take no part in its losses.
+    """
+
+    def __init__(self, channels: int, *, beta: float = 0.0, ignore_crossing: bool = False) -> None:
         super().__init__()
+        anchors_per_cell = self.anchors_per_cell = 3
+        self.beta = beta
+        self.ignore_crossing = ignore_crossing
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
         self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
@@ -53,11 +69,58 @@ class RPNHead(nn.Module):
     def forward(self, features: list[Tensor]) -> RPNOutput:
         """Apply to maps [N, C, H_l, W_l]; anchors unfold by row, column, ratio."""
         logits, deltas = [], []
-        for feature in features:
-            hidden = F.relu(self.conv(feature))
-            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
+        with record_function("RPN head"):
+            for feature in features:
+                hidden = F.relu(self.conv(feature))
+                logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
+                deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
         return RPNOutput(logits, deltas)
+
+    def at(self, features: list[Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``forward(features).at(index)`` gives, computed at these anchors only.
+
+        The loss looks at 256 anchors of an image's 50,000 or more. Through ``forward`` its gradient would be
+        a map of zeros with a few values, sent back through the dense 3x3 convolution on every level; from
+        the anchors' own 3x3 neighbourhoods it is the same gradient for next to nothing.
+
+        Args:
+            features: maps [N, C, H_l, W_l].
+            index: int64[N, S], into the anchors of all levels.
+        """
+        channels = features[0].shape[1]
+        table = torch.cat([each.permute(0, 2, 3, 1).flatten(1, 2) for each in features], dim=1)
+        rows, is_inside = self._neighbours(features, index // self.anchors_per_cell)
+        image = torch.arange(len(index), device=index.device)[:, None, None]
+        patches = table[image, rows] * is_inside[..., None]
+        kernel = self.conv.weight.permute(0, 2, 3, 1).reshape(-1, 9 * channels)
+        hidden = F.relu(F.linear(patches.flatten(2), kernel, self.conv.bias))
+        logits = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias)
+        deltas = F.linear(hidden, self.deltas.weight.flatten(1), self.deltas.bias)
+        ratio = (index % self.anchors_per_cell)[..., None]
+        deltas = deltas.unflatten(2, (self.anchors_per_cell, 4))  # type: ignore[no-untyped-call]
+        return (
+            logits.gather(2, ratio).squeeze(2),
+            deltas.gather(2, ratio[..., None].expand(-1, -1, 1, 4)).squeeze(2),
+        )
+
+    @staticmethod
+    def _neighbours(features: list[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells of the 3x3 windows around ``cell`` int64[N, S] of all levels, and which lie on the map.
+
+        Returns:
+            int64[N, S, 9], 0 where outside; bool[N, S, 9].
+        """
+        sizes = [each.shape[2:] for each in features]
+        counts = torch.tensor([height * width for height, width in sizes], device=cell.device)
+        level = torch.bucketize(cell, counts.cumsum(0), right=True)
+        first = (counts.cumsum(0) - counts)[level]
+        height, width = (torch.tensor(each, device=cell.device)[level] for each in zip(*sizes, strict=True))
+        step = torch.arange(-1, 2, device=cell.device)
+        down, across = step.repeat_interleave(3), step.repeat(3)
+        y = ((cell - first) // width)[..., None] + down
+        x = ((cell - first) % width)[..., None] + across
+        is_inside = (y >= 0) & (y < height[..., None]) & (x >= 0) & (x < width[..., None])
+        return (first[..., None] + y * width[..., None] + x) * is_inside, is_inside
 
 
 def anchors_for(features: list[Tensor], scale: float) -> list[Tensor]:
@@ -116,32 +179,48 @@ def propose(
     return [lists[threshold] for threshold in nms_thresholds]
 
 
-def rpn_losses(output: RPNOutput, anchors: list[Tensor], batch: Batch, *, samples: int) -> dict[str, Tensor]:
-    """Return ``loss_rpn_cls`` (binary cross entropy) and ``loss_rpn_reg`` (L1 on deltas).
+def rpn_losses(
+    predict: Callable[[Tensor], tuple[Tensor, Tensor]],
+    anchors: list[Tensor],
+    batch: Batch,
+    *,
+    samples: int,
+    beta: float = 0.0,
+    ignore_crossing: bool = False,
+) -> dict[str, Tensor]:
+    """Return ``loss_rpn_cls`` (binary cross entropy) and ``loss_rpn_reg`` (L1 on deltas, smooth below beta).
 
     Both are sums divided by the number of sampled anchors of all images: 256 an image, half positive at most.
+
+    Args:
+        predict: gives logits [N, S] and deltas [N, S, 4] at anchors int64[N, S] of all levels.
+        anchors: of each level, float32[A_l, 4].
+        batch: images with their ground truth.
+        samples: anchors an image.
+        beta: of the smooth L1 loss; 0 is L1.
+        ignore_crossing: leave out anchors that cross the image's border.
     """
     grid = torch.cat(anchors)
-    matches = _match(grid, anchors, batch)
+    matches = _match(grid, anchors, batch, ignore_crossing=ignore_crossing)
     keys = random_keys(batch.keys, RANDOM_PURPOSE, len(grid))
     chosen = sample_random(matches.positive, matches.negative, keys, count=samples, positive_fraction=0.5)
     divisor = chosen.taken.sum().clamp(min=1)
 
-    logits = torch.cat(output.logits, dim=1).float().gather(1, chosen.candidate)
+    logits, all_deltas = (each.float() for each in predict(chosen.candidate))
     bce = F.binary_cross_entropy_with_logits(logits, chosen.positive.float(), reduction="none")
 
     # Positives fill the first slots; only these regress. Elsewhere the target is the anchor itself, whose
     # deltas are 0, since an undefined target would poison the gradient even under a mask.
     slots = samples // 2
     index, positive = chosen.candidate[:, :slots], chosen.positive[:, :slots, None]
-    deltas = torch.cat(output.deltas, dim=1).float().gather(1, index[..., None].expand(-1, -1, 4))
+    deltas = all_deltas[:, : index.shape[1]]
     sampled_anchors = grid[index]
     if batch.boxes.shape[1] > 0:
         gt_index = matches.gt.gather(1, index)[..., None].expand(-1, -1, 4)
         targets = torch.where(positive, batch.boxes.gather(1, gt_index), sampled_anchors)
     else:
         targets = sampled_anchors
-    l1 = (deltas - encode(sampled_anchors, targets)).abs()
+    l1 = F.smooth_l1_loss(deltas, encode(sampled_anchors, targets), reduction="none", beta=beta)
     return {
         "loss_rpn_cls": (bce * chosen.taken).sum() / divisor,
         "loss_rpn_reg": (l1 * positive).sum() / divisor,
@@ -149,7 +228,7 @@ def rpn_losses(output: RPNOutput, anchors: list[Tensor], batch: Batch, *, sample
 
 
 @torch.no_grad()
-def _match(grid: Tensor, anchors: list[Tensor], batch: Batch) -> Matches:
+def _match(grid: Tensor, anchors: list[Tensor], batch: Batch, *, ignore_crossing: bool) -> Matches:
     """Match each image's anchors; only those whose cell lies on the image's own padding to 32 (spec 1.0)."""
     extent = (batch.sizes / 32).ceil() * 32
     stride = torch.cat([torch.full_like(a[:, 0], s) for a, s in zip(anchors, STRIDES, strict=True)])
@@ -157,6 +236,9 @@ def _match(grid: Tensor, anchors: list[Tensor], batch: Batch) -> Matches:
     on_image = (cell[:, 0] < (extent[:, 1:] / stride).ceil() * stride) & (
         cell[:, 1] < (extent[:, :1] / stride).ceil() * stride
     )
+    if ignore_crossing:
+        inside = (grid[:, 2:] < batch.sizes.flip(1)[:, None]).all(dim=2) & (grid[:, :2] >= 0).all(dim=1)
+        on_image = on_image & inside
     # An image at a time: the IoU matrix of a whole COCO batch would take gigabytes. The loop reads no values
     # back from the device.
     each = [

@@ -18,8 +18,10 @@ __all__ = ["load_backbone"]
 
 IMAGENET: dict[str, models.WeightsEnum] = {
     "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
+    "resnet34": models.ResNet34_Weights.IMAGENET1K_V1,
     "resnet50": models.ResNet50_Weights.IMAGENET1K_V1,
     "resnet101": models.ResNet101_Weights.IMAGENET1K_V1,
+    "resnext101_64x4d": models.ResNeXt101_64X4D_Weights.IMAGENET1K_V1,
     "mobilenet_v2": models.MobileNet_V2_Weights.IMAGENET1K_V1,
 }
 
@@ -62,6 +64,11 @@ def load_backbone(body: Body, name: str, weights: str) -> None:
 
 
 def _download(name: str) -> Mapping[str, Tensor]:
+    if name not in IMAGENET:
+        raise ConfigError(
+            f"detector.weights = 'imagenet': torchvision offers none for {name}; "
+            "give the path of a local file with torchvision's names (OpenMMLab's resnext101_32x4d has them)"
+        )
     try:
         state: Mapping[str, Tensor] = IMAGENET[name].get_state_dict(progress=False, check_hash=True)
     except OSError as error:

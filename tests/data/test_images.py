@@ -44,6 +44,14 @@ def test_sizes_are_mmdetections() -> None:
     assert resized_sizes([500], [375], short_side=None, long_side=10).tolist() == [[500, 375]]
 
 
+@given(st.lists(st.tuples(SIDES, SIDES, st.integers(8, 300)), min_size=1, max_size=8))
+def test_every_image_may_have_its_own_short_side(images: list[tuple[int, int, int]]) -> None:
+    widths, heights, sides = zip(*images, strict=True)
+    together = resized_sizes(widths, heights, short_side=sides, long_side=300)
+    for size, (width, height, side) in zip(together.tolist(), images, strict=True):
+        assert size == resized_sizes(width, height, short_side=side, long_side=300).tolist()
+
+
 @given(images_with_boxes(), SIDES, SIDES)
 def test_boxes_stay_inside_and_keep_their_share(
     sample: tuple[torch.Tensor, torch.Tensor], width: int, height: int

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from drcnn.batch import Batch
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.images import decode
-from drcnn.data.loader import make_loader, trainable_rows
+from drcnn.data.loader import _fraction, _Images, make_loader, trainable_rows
+from drcnn.data.plan import image_key
 from drcnn.data.prepare import PreparedData
 
 Configure = Callable[..., DataConfig]
@@ -105,6 +106,82 @@ def test_flips_mirror_image_and_boxes(digits: PreparedData, digits_config: DataC
     torch.testing.assert_close(
         batch.boxes[0, : len(annotations.boxes(row))], torch.tensor(annotations.boxes(row))
     )
+
+
+MULTI_SCALE = {"short_side": 64, "train_short_sides": (48, 64, 96), "long_side": 160, "flip": 0.0}
+
+
+def short_sides(batches: list[Batch]) -> dict[int, int]:
+    """Of every row, its shorter side as resized; the same wherever the row occurs."""
+    found: dict[int, set[int]] = {}
+    for batch in batches:
+        for row, size in zip(batch.rows.tolist(), batch.sizes.long().tolist(), strict=True):
+            found.setdefault(row, set()).add(min(size))
+    assert all(len(sides) == 1 for sides in found.values())
+    return {row: sides.pop() for row, sides in found.items()}
+
+
+def test_multi_scale_draws_a_side_for_each_image_and_epoch(digits: PreparedData, config: Configure) -> None:
+    data = config(**MULTI_SCALE)
+    epochs = [short_sides(load(digits.train, data, epoch=epoch)) for epoch in (1, 2)]
+    assert all(set(sides.values()) == {48, 64, 96} for sides in epochs)
+    assert epochs[0] != epochs[1]
+    assert epochs[0] == short_sides(load(digits.train, data, epoch=1))
+    assert epochs[0] != short_sides(load(digits.train, data, epoch=1, seed=6))
+
+
+def test_multi_scale_draws_uniformly(tmp_path: Path, config: Configure) -> None:
+    """Chi-squared of 4,000 rows over five sides; above 18.5 has a chance of one in a thousand."""
+    record = Record("", 100, 80, [[1, 2, 11, 12]], [0], image=b"")
+    records = [replace(record, id=str(row)) for row in range(4000)]
+    annotations = Annotations.load(table(tmp_path / "t.arrow", records))
+    data = config(short_side=60, train_short_sides=(40, 50, 60, 70, 80), flip=0.0)
+    for epoch in range(3):
+        images = _Images("", data, training=True, seed=1, epoch=epoch)
+        sides, counts = np.unique(images.sizes(annotations, np.arange(4000)).min(1), return_counts=True)
+        assert sides.tolist() == [40, 50, 60, 70, 80]
+        assert ((counts - 800) ** 2 / 800).sum() < 18.5
+
+
+def test_scale_and_flip_are_drawn_apart() -> None:
+    keys = [image_key(1, 1, row) for row in range(2000)]
+    scale, flip = (np.array([_fraction(key, purpose) for key in keys]) for purpose in ("scale", "flip"))
+    assert abs(np.corrcoef(scale, flip)[0, 1]) < 0.1
+    assert 0 <= min(scale.min(), flip.min()) <= max(scale.max(), flip.max()) < 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_multi_scale_is_the_same_for_workers_and_ranks(
+    digits: PreparedData, config: Configure, num_workers: int
+) -> None:
+    data = config(**{**MULTI_SCALE, "flip": 0.5})
+    alone = load(digits.train, data)
+    ranks = [load(digits.train, data, rank=rank, world_size=2, num_workers=num_workers) for rank in range(2)]
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        # Equal shapes on both ranks, those of the whole batch.
+        assert {part.images.shape[2:] for part in parts} == {whole.images.shape[2:]}
+        assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+        assert torch.equal(whole.sizes, torch.cat([part.sizes for part in parts]))
+        assert torch.equal(whole.scales, torch.cat([part.scales for part in parts]))
+
+
+def test_multi_scale_boxes_scale_along(digits: PreparedData, config: Configure) -> None:
+    annotations = Annotations.load(digits.train)
+    for batch in load(digits.train, config(**MULTI_SCALE)):
+        assert list(batch.images.shape[2:]) == ((batch.sizes.amax(0) / 32).ceil() * 32).tolist()
+        for index, row in enumerate(batch.rows.tolist()):
+            size = torch.tensor([annotations.heights[row], annotations.widths[row]])
+            torch.testing.assert_close(batch.sizes[index], size * batch.scales[index].flip(0))
+            boxes = torch.tensor(annotations.boxes(row)) * batch.scales[index].repeat(2)
+            torch.testing.assert_close(batch.boxes[index, : len(boxes)], boxes)
+
+
+def test_multi_scale_leaves_evaluation_alone(digits: PreparedData, config: Configure) -> None:
+    one, several = config(**{**MULTI_SCALE, "train_short_sides": None}), config(**MULTI_SCALE)
+    for left, right in zip(
+        load(digits.val, one, training=False), load(digits.val, several, training=False), strict=True
+    ):
+        assert same(left, right)
 
 
 def test_resizing_scales_boxes_as_said(digits: PreparedData, config: Configure) -> None:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torchvision import models
+from torchvision.models.resnet import Bottleneck
 
 from drcnn.config import Config, ConfigError, DetectorConfig
-from drcnn.detector.backbones import FrozenStatsBatchNorm2d, build_body
+from drcnn.detector.backbones import build_body
 from drcnn.detector.detector import build_detector
+from drcnn.detector.norms import FrozenStatsBatchNorm2d
 from drcnn.detector.weights import load_backbone
+from drcnn.presets import VARIANTS
 
 from .test_rpn import make_batch
 
@@ -31,18 +36,54 @@ def small(**changes: object) -> DetectorConfig:
     return Config().with_changes({**SMALL, **{f"detector.{k}": v for k, v in changes.items()}}).detector
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "mobilenet_v2"])
+BACKBONES = get_args(DetectorConfig.model_fields["backbone"].annotation)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
 def test_backbones_give_strides_4_to_32(name: str, norm: str) -> None:
-    body = build_body(name, width=1.0, norm=norm).eval()
-    with torch.no_grad():
+    with torch.device("meta"):
+        body = build_body(name, width=1.0, norm=norm).eval()
         maps = body(torch.zeros(1, 3, 64, 96))
     assert [tuple(m.shape[2:]) for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
     assert [m.shape[1] for m in maps] == body.channels
 
 
+def resnext101_32x4d() -> models.ResNet:
+    """torchvision has the blocks but no such network by name."""
+    return models.ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4)
+
+
 @pytest.mark.parametrize(
-    ("name", "make"), [("resnet18", models.resnet18), ("mobilenet_v2", models.mobilenet_v2)]
+    ("name", "make"),
+    [
+        ("resnet34", models.resnet34),
+        ("resnet50", models.resnet50),
+        ("resnet101", models.resnet101),
+        ("resnext101_32x4d", resnext101_32x4d),
+        ("resnext101_64x4d", models.resnext101_64x4d),
+    ],
+)
+def test_every_tensor_has_torchvisions_name_and_shape(name: str, make: Callable[[], models.ResNet]) -> None:
+    with torch.device("meta"):
+        ours, theirs = build_body(name, width=1.0, norm="frozen").state_dict(), make().state_dict()
+    expected = {key: value.shape for key, value in theirs.items() if not key.startswith("fc.")}
+    assert {key: value.shape for key, value in ours.items()} == expected
+
+
+def test_imagenet_weights_that_torchvision_lacks_are_named() -> None:
+    with torch.device("meta"):
+        body = build_body("resnext101_32x4d", width=1.0, norm="frozen")
+    with pytest.raises(
+        ConfigError, match=r"torchvision offers none for resnext101_32x4d.*local file"
+    ) as error:
+        load_backbone(body, "resnext101_32x4d", "imagenet")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("resnet18", models.resnet18), ("resnet34", models.resnet34), ("mobilenet_v2", models.mobilenet_v2)],
 )
 def test_torchvision_weights_load_and_give_torchvisions_features(
     name: str, make: type[torch.nn.Module], tmp_path: Path
@@ -55,10 +96,12 @@ def test_torchvision_weights_load_and_give_torchvisions_features(
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     body = build_body(name, width=1.0, norm="frozen")
     load_backbone(body, name, str(tmp_path / "weights.pth"))
-    images = torch.randn(2, 3, 64, 64)
+    # In double precision: folding the statistics into the weights changes the last digits.
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    network, body = network.double(), body.double()
     with torch.no_grad():
         last = body.train()(images)[-1]  # frozen statistics: training mode changes nothing
-        if name == "resnet18":
+        if name.startswith("resnet"):
             expected = torch.nn.Sequential(*list(network.children())[:-2])(images)
         else:
             expected = network.features(images)
@@ -115,7 +158,7 @@ def test_freezing_keeps_stages_out_of_training() -> None:
     assert all(p.grad is None for name, p in detector.pyramid.body.named_parameters() if name in frozen)
 
 
-@pytest.mark.parametrize("stages", [1, 3])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
     "boxes",
     [
@@ -126,9 +169,9 @@ def test_freezing_keeps_stages_out_of_training() -> None:
     ],
     ids=["no objects", "one empty image", "one pixel, batch of 1", "more boxes than samples"],
 )
-def test_odd_batches_train_every_parameter_finitely(stages: int, boxes: list[list[list[float]]]) -> None:
+def test_odd_batches_train_every_parameter_finitely(variant: str, boxes: list[list[list[float]]]) -> None:
     torch.manual_seed(0)
-    detector = build_detector(small(stages=stages, norm="group"), 3).train()
+    detector = build_detector(small(variant=variant, norm="group"), 3).train()
     losses = detector(make_batch(boxes, 64, 64))
     total = torch.stack(list(losses.values())).sum()
     total.backward()
@@ -137,6 +180,35 @@ def test_odd_batches_train_every_parameter_finitely(stages: int, boxes: list[lis
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
     detector.eval().detect(make_batch([[]] * len(boxes), 64, 64))
+
+
+@pytest.mark.parametrize("variant", ["double_head", "double_head_cascade"])
+def test_a_double_head_with_batch_norm_survives_a_batch_without_positives(variant: str) -> None:
+    """Its norm then sees no RoI at all; its statistics stay, and everything keeps a gradient."""
+    torch.manual_seed(0)
+    detector = build_detector(small(variant=variant, norm="batch"), 3).train()
+    before = {name: b.clone() for name, b in detector.heads.named_buffers() if "running" in name}
+    assert before
+    losses = detector(make_batch([[], []], 64, 64))
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in detector.parameters())
+    after = dict(detector.heads.named_buffers())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_sum_of_losses_has_the_expected_parts(variant: str) -> None:
+    detector = build_detector(small(variant=variant), 3).train()
+    losses = detector(make_batch([[[8.0, 8.0, 24.0, 24.0]]] * 2, 64, 64))
+    stages = detector.config.stages
+    classifiers = stages if variant in ("cascade_rcnn", "decoupled_cascade_cls") else 1
+    assert set(losses) == {
+        "loss_rpn_cls",
+        "loss_rpn_reg",
+        "loss_cls",
+        *(f"loss_cls_{stage}" for stage in range(2, classifiers + 1)),
+        *(f"loss_reg_{stage}" for stage in range(1, stages + 1)),
+    }
 
 
 def test_images_are_normalised_and_their_padding_is_neutral() -> None:

@@ -1,260 +1,340 @@
-"""The decoupled heads against hand-computed losses and a slow reference written from the specification."""
+"""The decoupled heads of every variant against hand-computed losses and loops over single RoIs."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
-from torchvision.ops import box_iou, nms, roi_align
+from torch import Tensor, nn
 
 from drcnn.batch import Batch
-from drcnn.detector.box_heads import STAGE_STDS, Classifier, Regressor
-from drcnn.detector.boxes import clip_boxes, decode, encode
-from drcnn.detector.pooling import pool, pyramid_level
-from drcnn.detector.roi_heads import DecoupledHeads
+from drcnn.detector.boxes import encode
+from drcnn.detector.decoupled_heads import DecoupledHeads
+from drcnn.detector.roi_heads import RoIHeads
+from drcnn.detector.roi_sampling import RandomSampler, RoIs
 from drcnn.detector.rpn import Proposals
 
+from .head_helpers import (
+    BATCH,
+    CLASSES,
+    PLENTY,
+    RISING_IOUS,
+    STDS,
+    WEIGHTS,
+    assert_same_detections,
+    assigned,
+    deltas_of,
+    listed,
+    make_features,
+    make_heads,
+    make_proposals,
+    moved,
+    objects,
+    own,
+    plain_decoupled_losses,
+    plain_detections,
+    pooled,
+    positives,
+)
 from .test_rpn import make_batch
 
-CHANNELS, WIDTH, CLASSES = 4, 8, 3
+# Two lists that differ, as NMS_cls and NMS_reg make them.
+CLS, REG = make_proposals(BATCH, seed=2), make_proposals(BATCH, count=80, seed=3)
 
 
-def make_heads(stages: int, *, seed: int = 0, scale: float = 1.0, **changes: Any) -> DecoupledHeads:
-    torch.manual_seed(seed)
-    settings: dict[str, Any] = {
-        "samples": 16,
-        "positive_fraction": 0.25,
-        "regression_weights": [0.5 * w for w in (1.0, 0.5, 0.25, 0.125)][:stages],
-        "score_thr": 0.05,
-        "nms_final": 0.5,
-        "max_detections": 100,
+def watch(module: nn.Module) -> list[Tensor]:
+    """Return what goes into a module, filled while it runs."""
+    seen: list[Tensor] = []
+    module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    return seen
+
+
+def gradient_of(loss: Tensor, heads: RoIHeads) -> set[str]:
+    """The parts ('stages.0.classifier') whose parameters a loss changes."""
+    heads.zero_grad()
+    loss.backward(retain_graph=True)
+    return {
+        ".".join(name.split(".")[:3])
+        for name, parameter in heads.named_parameters()
+        if parameter.grad is not None and parameter.grad.abs().sum() > 0
     }
-    heads = DecoupledHeads(
-        Classifier(CHANNELS, WIDTH, CLASSES),
-        [Regressor(CHANNELS, WIDTH, CLASSES if s == 1 else 1, stage=s) for s in range(1, stages + 1)],
-        **{**settings, **changes},
+
+
+@pytest.mark.parametrize(
+    ("variant", "stages", "ious"),
+    [
+        ("decoupled", 1, (0.5,)),
+        ("decoupled", 2, (0.5,) * 2),
+        ("decoupled", 3, (0.5,) * 3),
+        ("decoupled", 4, (0.5,) * 4),
+        ("decoupled_shared", 1, (0.5,)),
+        ("decoupled_cascade_cls", 2, RISING_IOUS[:2]),
+        ("decoupled_cascade_cls", 3, RISING_IOUS),
+    ],
+)
+def test_losses_equal_a_loop_over_rois(variant: str, stages: int, ious: tuple[float, ...]) -> None:
+    """L_cls is a mean; L_reg is λ·w_k·Σ|Δ - Δ*| over positives by 512·N, here 400·N (Eq. 8)."""
+    heads = make_heads(variant, stages=stages, roi_samples=PLENTY, lambda_reg=0.75)
+    features = make_features(2)
+    losses = heads.losses(features, CLS, REG, BATCH)
+    expected = plain_decoupled_losses(
+        heads, features, CLS, REG, BATCH, ious=ious, lambda_reg=0.75, samples=PLENTY
     )
-    for parameter in heads.parameters():  # the official start predicts nearly nothing; tests want variety
-        parameter.data.mul_(scale)
-    return heads
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        assert value > 0
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def make_features(images: int, seed: int = 1) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(images, CHANNELS, 48 >> level, 64 >> level, generator=generator) for level in range(2, 6)
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_double_head_losses_equal_a_loop_over_rois(stages: int) -> None:
+    """RoIs of the regressor are pooled 1.3 times as large, in all stages; the classifier's are not."""
+    heads = make_heads("double_head", stages=stages, roi_samples=PLENTY, lambda_reg=0.5)
+    features = make_features(2)
+    losses = heads.losses(features, CLS, REG, BATCH)
+    settings = {"ious": (0.5,) * stages, "lambda_reg": 0.5, "samples": PLENTY}
+    expected = plain_decoupled_losses(heads, features, CLS, REG, BATCH, **settings, enlarge=1.3)
+    unscaled = plain_decoupled_losses(heads, features, CLS, REG, BATCH, **settings)
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert not torch.isclose(losses["loss_reg_1"], unscaled["loss_reg_1"], rtol=1e-3)
+
+
+def test_the_loop_meets_rois_that_leave_and_that_change_their_object() -> None:
+    """Otherwise the tests above would not show whether moved RoIs are assigned again."""
+    heads, features = make_heads("decoupled", stages=2), make_features(2)
+    before = positives(assigned(listed(REG), BATCH, 0.5))
+    after = [
+        moved(roi, own(deltas_of(heads.stage(1), features, roi), roi.label), 1, BATCH.sizes) for roi in before
     ]
-
-
-def make_proposals(batch: Batch, count: int = 60, seed: int = 2, jitter: float = 6.0) -> Proposals:
-    """Boxes around the ground truth, with some far away, and the last slots empty."""
-    generator = torch.Generator().manual_seed(seed)
-    images = len(batch)
-    corners = torch.rand(images, count, 2, generator=generator) * torch.tensor([44.0, 32.0])
-    boxes = torch.cat((corners, corners + 6 + 14 * torch.rand(images, count, 2, generator=generator)), dim=-1)
-    for image in range(images):
-        for number, box in enumerate(batch.boxes[image, batch.labels[image] >= 0]):
-            rows = slice(number * 10, number * 10 + 10)
-            noise = (torch.rand(10, 4, generator=generator) - 0.5) * jitter
-            boxes[image, rows] = box + noise
-    boxes = clip_boxes(boxes, batch.sizes[:, None])
-    valid = torch.ones(images, count, dtype=torch.bool)
-    valid[:, -7:] = False
-    return Proposals(boxes, valid)
-
-
-BATCH = make_batch([[[8.0, 8.0, 24.0, 24.0], [30.0, 12.0, 56.0, 40.0]], [[10.0, 20.0, 40.0, 44.0]]])
-
-
-def positives_of(proposals: Proposals, batch: Batch) -> list[tuple[int, torch.Tensor, int]]:
-    """(image, box, ground-truth index) of every valid proposal with IoU >= 0.5, by a plain loop."""
-    found = []
-    for image in range(len(batch)):
-        gt = batch.boxes[image, batch.labels[image] >= 0]
-        for box, valid in zip(proposals.boxes[image], proposals.valid[image], strict=True):
-            if valid and len(gt):
-                iou = box_iou(box[None], gt)[0]
-                if iou.max() >= 0.5:
-                    found.append((image, box, int(iou.argmax())))
-    return found
-
-
-@pytest.mark.parametrize("stages", [1, 2, 3, 4])
-def test_regression_losses_equal_a_loop_over_rois(stages: int) -> None:
-    """Σ|Δ - Δ*| over positives, by 512·N (here 64·N), times λ·w_k; refined boxes are matched again."""
-    heads, features = make_heads(stages, scale=3.0, samples=64), make_features(2)
-    proposals = make_proposals(BATCH)
-    losses = heads.losses(features, proposals, proposals, BATCH)
-    rois = positives_of(proposals, BATCH)
-    assert len(rois) >= 12
-    for stage, regressor in enumerate(heads.regressors, start=1):
-        total, refined = torch.zeros(()), []
-        for image, box, gt_index in rois:
-            gt, label = BATCH.boxes[image, gt_index], int(BATCH.labels[image, gt_index])
-            level = int(pyramid_level(box[None]))
-            roi = torch.cat((torch.tensor([float(image)]), box))[None]
-            feature = roi_align(features[level], roi, 7, 1 / (4 << level), 0, aligned=True)
-            deltas = regressor(feature)[0, label if stage == 1 else 0]
-            total = total + (deltas - encode(box, gt, STAGE_STDS[stage - 1])).abs().sum()
-            moved = clip_boxes(decode(box, deltas, STAGE_STDS[stage - 1]), BATCH.sizes[image])
-            iou = box_iou(moved[None], BATCH.boxes[image, BATCH.labels[image] >= 0])[0]
-            if iou.max() >= 0.5:
-                refined.append((image, moved.detach(), int(iou.argmax())))
-        expected = total * heads.regression_weights[stage - 1] / (64 * 2)
-        torch.testing.assert_close(losses[f"loss_reg_{stage}"], expected, rtol=1e-4, atol=1e-5)
-        rois = refined
-    assert f"loss_reg_{stages + 1}" not in losses
+    stay = positives(assigned(after, BATCH, 0.5))
+    assert 5 < len(stay) < len(before)
+    # Crowded enough, and some go over to another object.
+    near = make_batch([[[8.0, 8.0, 32.0, 32.0], [13.0, 11.0, 37.0, 35.0], [8.0, 14.0, 30.0, 40.0]]])
+    crowd = make_proposals(near, jitter=8.0)
+    before = positives(assigned(listed(crowd), near, 0.5))
+    after = [
+        moved(roi, own(deltas_of(heads.stage(1), features, roi), roi.label), 1, near.sizes) for roi in before
+    ]
+    labels = [(old.label, new.label) for old, new in zip(before, assigned(after, near, 0.5), strict=True)]
+    assert any(new not in (old, CLASSES) for old, new in labels)
+    heads = make_heads("decoupled", stages=2, roi_samples=PLENTY)
+    losses = heads.losses(features, crowd, crowd, near)
+    expected = plain_decoupled_losses(
+        heads, features, crowd, crowd, near, ious=(0.5, 0.5), lambda_reg=1.0, samples=PLENTY
+    )
+    torch.testing.assert_close(losses["loss_reg_2"], expected["loss_reg_2"], rtol=1e-4, atol=1e-6)
 
 
 def test_lambda_is_the_paper_code_divisor() -> None:
     """λ = 0.5 is the official divisor of 1024·N, λ = 1 that of 512·N (spec 1.3)."""
-    features, proposals = make_features(2), make_proposals(BATCH)
-    one = make_heads(1, regression_weights=[1.0]).losses(features, proposals, proposals, BATCH)["loss_reg_1"]
-    half = make_heads(1, regression_weights=[0.5]).losses(features, proposals, proposals, BATCH)["loss_reg_1"]
-    torch.testing.assert_close(half, one / 2)
+    one, half = (
+        make_heads("decoupled", lambda_reg=value).losses(make_features(2), CLS, REG, BATCH)
+        for value in (1.0, 0.5)
+    )
+    torch.testing.assert_close(half["loss_reg_1"], one["loss_reg_1"] / 2)
+    assert half["loss_cls"] == one["loss_cls"]
+
+
+def test_stage_weights_multiply_every_loss_of_their_stage() -> None:
+    plain, weighted = (
+        make_heads("decoupled_cascade_cls", stage_weights=weights).losses(make_features(2), CLS, REG, BATCH)
+        for weights in ((1.0, 1.0, 1.0, 1.0), WEIGHTS)
+    )
+    for number, weight in enumerate(WEIGHTS[:3], start=1):
+        name = "loss_cls" if number == 1 else f"loss_cls_{number}"
+        torch.testing.assert_close(weighted[name], weight * plain[name])
+        torch.testing.assert_close(weighted[f"loss_reg_{number}"], weight * plain[f"loss_reg_{number}"])
 
 
 def test_classification_loss_is_the_mean_over_its_samples() -> None:
-    heads, features = make_heads(1), make_features(2)
-    for parameter in heads.classifier.predictor.parameters():
+    heads = make_heads("decoupled")
+    for parameter in heads.stage(1).classifier.predictor.parameters():
         parameter.data.zero_()
-    proposals = make_proposals(BATCH)
-    loss = heads.losses(features, proposals, proposals, BATCH)["loss_cls"]
+    loss = heads.losses(make_features(2), CLS, REG, BATCH)["loss_cls"]
     torch.testing.assert_close(loss, torch.tensor(float(CLASSES + 1)).log())
 
 
-def test_classifier_samples_have_ground_truth_and_one_positive_in_four() -> None:
-    heads = make_heads(1, samples=16)
-    proposals = make_proposals(BATCH)
-    rois, labels = heads._classification_samples(proposals, BATCH)
-    for image in range(2):
-        mine = labels[rois[:, 0] == image]
-        assert len(mine) == 16
-        assert int((mine < CLASSES).sum()) == 4
-    # With room for all, each ground-truth box itself is among the positives.
-    rois, labels = make_heads(1, samples=400)._classification_samples(proposals, BATCH)
-    for image in range(2):
-        for box, label in zip(BATCH.boxes[image], BATCH.labels[image], strict=True):
-            if label >= 0:
-                same = (rois[:, 0] == image) & (rois[:, 1:] == box).all(dim=1)
-                assert labels[same].tolist() == [label]
-
-
-def test_regressors_never_see_ground_truth_as_proposals() -> None:
+@pytest.mark.parametrize("variant", ["decoupled", "decoupled_cascade", "double_head_cascade"])
+def test_regressors_never_see_ground_truth_as_proposals(variant: str) -> None:
     far = Proposals(torch.tensor([[[0.0, 0, 5, 5]], [[0.0, 0, 5, 5]]]), torch.ones(2, 1, dtype=torch.bool))
-    losses = make_heads(3).losses(make_features(2), far, far, BATCH)
-    assert losses["loss_reg_1"] == losses["loss_reg_2"] == losses["loss_reg_3"] == 0
-    assert losses["loss_cls"] > 0
+    losses = make_heads(variant).losses(make_features(2), far, far, BATCH)
+    assert losses.pop("loss_cls") > 0
+    assert all(loss == 0 for loss in losses.values())
 
 
-def test_regression_samples_are_capped() -> None:
-    proposals = make_proposals(BATCH, jitter=2.0)
-    positives = make_heads(1, samples=4)._regression_samples(proposals, BATCH)
-    assert torch.bincount(positives.image).tolist() == [4, 4]
-
-
-@pytest.mark.parametrize("stages", [1, 3])
-def test_gradients_reach_exactly_their_own_branch(stages: int) -> None:
-    heads, features = make_heads(stages), make_features(2)
-    proposals = make_proposals(BATCH)
-
-    def moved(loss: torch.Tensor) -> set[str]:
-        heads.zero_grad()
-        loss.backward(retain_graph=True)
-        return {
-            name.rpartition(".")[0].split(".fcs")[0].split(".predictor")[0]
-            for name, p in heads.named_parameters()
-            if p.grad is not None and p.grad.abs().sum() > 0
-        }
-
-    losses = heads.losses(features, proposals, proposals, BATCH)
-    assert moved(losses["loss_cls"]) == {"classifier"}
-    for stage in range(1, stages + 1):
+@pytest.mark.parametrize("variant", ["decoupled", "decoupled_cascade", "decoupled_cascade_cls"])
+def test_gradients_reach_exactly_their_own_branch(variant: str) -> None:
+    heads = make_heads(variant)
+    losses = heads.losses(make_features(2), CLS, REG, BATCH)
+    for name, loss in losses.items():
+        kind, number = name.removeprefix("loss_").partition("_")[::2]
+        branch = {"cls": "classifier", "reg": "regressor"}[kind]
         # Boxes are detached between stages: a later stage's loss does not reach an earlier regressor.
-        assert moved(losses[f"loss_reg_{stage}"]) == {f"regressors.{stage - 1}"}
+        assert gradient_of(loss, heads) == {f"stages.{int(number or 1) - 1}.{branch}"}
+
+
+def test_both_branches_of_the_shared_head_train_its_stem() -> None:
+    heads = make_heads("decoupled_shared")
+    seen = watch(heads.stage(1).stem)
+    losses = heads.losses(make_features(2), CLS, REG, BATCH)
+    assert gradient_of(losses["loss_cls"], heads) == {"stages.0.stem", "stages.0.classifier"}
+    assert gradient_of(losses["loss_reg_1"], heads) == {"stages.0.stem", "stages.0.regressor"}
+    # One pass for both sets of RoIs: 16 samples of each image for the classifier, the positives of the other.
+    found = torch.tensor([roi.image for roi in positives(assigned(listed(REG), BATCH, 0.5))])
+    assert [len(maps) for maps in seen] == [2 * 16 + int(torch.bincount(found).clamp(max=16).sum())]
+
+
+def test_only_the_regressor_of_a_double_head_pools_enlarged_rois() -> None:
+    """And so its batch norm sees the regressor's RoIs and no others."""
+    heads, features = make_heads("double_head", roi_samples=PLENTY).train(), make_features(2)
+    to_classifier, to_regressor = watch(heads.stage(1).classifier), watch(heads.stage(1).regressor)
+    heads.losses(features, CLS, REG, BATCH)
+    found = positives(assigned(listed(REG), BATCH, 0.5))
+    expected = torch.cat([pooled(features, roi, 1.3) for roi in found])
+    (maps,) = to_regressor
+    assert len(maps) == len(expected)
+    assert_same_rows(maps, expected)
+    gt = sum(int((labels >= 0).sum()) for labels in BATCH.labels)
+    (maps,) = to_classifier
+    assert len(maps) == len(listed(CLS)) + gt
+    expected = torch.cat([pooled(features, roi) for roi in listed(CLS)])
+    assert distances(expected, maps).amin(dim=1).max() < 1e-3
+
+
+def distances(one: Tensor, other: Tensor) -> Tensor:
+    """The largest difference of each row from each other row."""
+    return torch.cdist(one.flatten(1), other.flatten(1), p=torch.inf)
+
+
+def assert_same_rows(one: Tensor, other: Tensor) -> None:
+    """In any order: each row of either is near one of the other's."""
+    distance = distances(one, other)
+    assert distance.amin(dim=0).max() < 1e-3
+    assert distance.amin(dim=1).max() < 1e-3
+
+
+def test_two_samplings_regress_the_positives_of_a_random_sample_with_ground_truth() -> None:
+    """Table I's toy: with room for all, the positives and the objects themselves (spec 1.9)."""
+    heads, features = make_heads("two_samplings", roi_samples=PLENTY), make_features(2)
+    losses = heads.losses(features, CLS, REG, BATCH)
+    total = torch.zeros(())
+    found = positives(assigned(listed(REG), BATCH, 0.5))
+    themselves = [
+        roi._replace(
+            gt=roi.box, label=int(BATCH.labels[roi.image][(BATCH.boxes[roi.image] == roi.box).all(1)])
+        )
+        for roi in objects(BATCH)
+    ]
+    for roi in found + themselves:
+        deltas = own(deltas_of(heads.stage(1), features, roi), roi.label)
+        total = total + (deltas - encode(roi.box, roi.gt, STDS[0])).abs().sum()
+    torch.testing.assert_close(losses["loss_reg_1"], total / (PLENTY * 2), rtol=1e-4, atol=1e-6)
+
+
+def test_two_samplings_take_one_in_four_and_draw_for_themselves() -> None:
+    heads = make_heads("two_samplings", roi_samples=16)
+    assert isinstance(heads, DecoupledHeads)
+    batch, proposals = repeated(BATCH, 50), repeated_proposals(REG, 50)
+    mine = heads.reg_sampler(proposals, batch, iou=0.5)
+    assert (torch.bincount(mine.image) == 4).all()  # a quarter of 16; there are more positives
+    assert (mine.labels >= 0).all()
+    assert mine.is_gt.any()
+    theirs = heads.cls_sampler(proposals, batch, iou=0.5)
+    theirs = theirs.at(theirs.positives())
+    # From the same list, streams of their own: the same four only by chance.
+    same = [torch.equal(boxes_of(mine, image), boxes_of(theirs, image)) for image in range(len(batch))]
+    assert sum(same) < 5
+
+
+def boxes_of(rois: RoIs, image: int) -> Tensor:
+    """An image's boxes in an order of their own."""
+    boxes = rois.boxes[rois.image == image]
+    return boxes[boxes[:, 0].argsort()]
+
+
+def repeated(batch: Batch, times: int) -> Batch:
+    """The same images many times, each with a key of its own."""
+    values = {name: torch.cat([value] * times) for name, value in vars(batch).items()}
+    return Batch(**{**values, "keys": torch.arange(len(batch) * times) * 7919})
+
+
+def repeated_proposals(proposals: Proposals, times: int) -> Proposals:
+    return Proposals(*(torch.cat([value] * times) for value in proposals))
 
 
 def test_class_specific_stage_trains_only_the_matched_classes() -> None:
-    heads, features, proposals = make_heads(1), make_features(2), make_proposals(BATCH)
-    heads.losses(features, proposals, proposals, BATCH)["loss_reg_1"].backward()
-    gradient = heads.regressors[0].predictor.weight.grad.unflatten(0, (CLASSES, 4)).abs().sum(dim=(1, 2))
+    heads = make_heads("decoupled")
+    heads.losses(make_features(2), CLS, REG, BATCH)["loss_reg_1"].backward()
+    weight = heads.stage(1).regressor.predictor.weight
+    gradient = weight.grad.unflatten(0, (CLASSES, 4)).abs().sum(dim=(1, 2))
     present = {int(label) for label in BATCH.labels.flatten() if label >= 0}
     assert {label for label in range(CLASSES) if gradient[label] > 0} == present
     assert present != set(range(CLASSES))
 
 
-def test_batches_without_objects_keep_the_graph_and_give_zero() -> None:
+@pytest.mark.parametrize("variant", ["decoupled_cascade", "decoupled_cascade_cls", "double_head_cascade"])
+def test_batches_without_objects_keep_the_graph_and_give_zero(variant: str) -> None:
     batch = make_batch([[], []])
     assert batch.boxes.shape == (2, 0, 4)
-    heads, features = make_heads(3), make_features(2)
+    heads = make_heads(variant).train()
     proposals = make_proposals(batch)
-    losses = heads.losses(features, proposals, proposals, batch)
+    losses = heads.losses(make_features(2), proposals, proposals, batch)
     assert [losses[f"loss_reg_{stage}"].item() for stage in (1, 2, 3)] == [0, 0, 0]
     assert math.isfinite(losses["loss_cls"].item())
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in heads.parameters())
 
 
-def test_samples_of_an_image_do_not_depend_on_its_company() -> None:
-    """The same image alone, first or second in a batch draws the same RoIs: so DDP changes nothing."""
-    heads, proposals = make_heads(1), make_proposals(BATCH)
-    rois, labels = heads._classification_samples(proposals, BATCH)
-    single = Batch(**{name: value[1:2] for name, value in vars(BATCH).items()})
-    alone, alone_labels = heads._classification_samples(
-        Proposals(proposals.boxes[1:], proposals.valid[1:]), single
-    )
-    assert torch.equal(rois[rois[:, 0] == 1][:, 1:], alone[:, 1:])
-    assert torch.equal(labels[rois[:, 0] == 1], alone_labels)
+@pytest.mark.parametrize("variant", ["decoupled", "two_samplings"])
+def test_samples_of_an_image_do_not_depend_on_its_company(variant: str) -> None:
+    """The same image alone or second in a batch draws the same RoIs: so DDP changes nothing."""
+    heads = make_heads(variant)
+    assert isinstance(heads, DecoupledHeads)
+    single = Batch(**{name: value[1:2, :1] if name in ("boxes", "labels") else value[1:2]
+                      for name, value in vars(BATCH).items()})  # fmt: skip
+    alone_cls = heads.cls_sampler(Proposals(CLS.boxes[1:], CLS.valid[1:]), single, iou=0.5)
+    alone_reg = heads.reg_sampler(Proposals(REG.boxes[1:], REG.valid[1:]), single, iou=0.5)
+    both_cls = heads.cls_sampler(CLS, BATCH, iou=0.5)
+    both_reg = heads.reg_sampler(REG, BATCH, iou=0.5)
+    for alone, both in ((alone_cls, both_cls), (alone_reg, both_reg)):
+        mine = both.at((both.image == 1).nonzero().squeeze(1))
+        assert len(mine.boxes) == len(alone.boxes) > 0
+        for name in ("boxes", "gt", "labels", "is_gt"):
+            if name == "gt":  # meaningful where positive
+                there = alone.labels >= 0
+                assert torch.equal(mine.gt[there], alone.gt[there])
+            else:
+                assert torch.equal(getattr(mine, name), getattr(alone, name))
+
+
+def test_stages_draw_from_streams_of_their_own() -> None:
+    sampler, batch = RandomSampler(16, 0.25), repeated(BATCH, 20)
+    first, second = (sampler(repeated_proposals(CLS, 20), batch, iou=0.5, stage=stage) for stage in (1, 2))
+    same = [torch.equal(boxes_of(first, image), boxes_of(second, image)) for image in range(len(batch))]
+    assert not any(same)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_inference_equals_a_loop_over_rois(stages: int) -> None:
-    heads, features = make_heads(stages, scale=3.0, score_thr=0.3).eval(), make_features(2)
-    for regressor in heads.regressors:
-        regressor.predictor.weight.data.mul_(30)
-    proposals = make_proposals(BATCH)
-    found = heads.detect(features, proposals, BATCH.sizes)
-    assert 0 < len(found.scores) < int(proposals.valid.sum()) * CLASSES
-    for image in range(2):
-        boxes_of: dict[int, list[torch.Tensor]] = {}
-        scores_of: dict[int, list[torch.Tensor]] = {}
-        for proposal, valid in zip(proposals.boxes[image], proposals.valid[image], strict=True):
-            if not valid:
-                continue
-            box = proposal
-            scores = F.softmax(heads.classifier(pooled_alone(features, image, box)), dim=1)[0, :CLASSES]
-            for number, regressor in enumerate(heads.regressors):
-                deltas = regressor(pooled_alone(features, image, box))[0]
-                if number < stages - 1:
-                    own = deltas[scores.argmax()] if number == 0 else deltas[0]
-                    box = clip_boxes(decode(box, own, regressor.stds), BATCH.sizes[image])
-            for label in range(CLASSES):
-                if scores[label] > 0.3:
-                    own = deltas[label] if stages == 1 else deltas[0]
-                    final = clip_boxes(decode(box, own, regressor.stds), BATCH.sizes[image])
-                    boxes_of.setdefault(label, []).append(final)
-                    scores_of.setdefault(label, []).append(scores[label])
-        for label, boxes in boxes_of.items():
-            kept = nms(torch.stack(boxes), torch.stack(scores_of[label]), 0.5)
-            mine = (found.image == image) & (found.labels == label)
-            torch.testing.assert_close(found.boxes[mine], torch.stack(boxes)[kept], rtol=1e-4, atol=1e-3)
-            torch.testing.assert_close(found.scores[mine], torch.stack(scores_of[label])[kept])
-
-
-def pooled_alone(features: list[torch.Tensor], image: int, box: torch.Tensor) -> torch.Tensor:
-    return pool(features, torch.cat((torch.tensor([float(image)]), box))[None])
+    heads, features = make_heads("decoupled", stages=stages, score_thr=0.4), make_features(2)
+    found = heads.detect(features, CLS, BATCH.sizes)
+    expected = plain_detections(
+        heads, features, CLS, BATCH.sizes, box_stage=stages, class_stages=(1,), score_thr=0.4
+    )
+    assert 0 < len(found.scores) < len(listed(CLS))
+    assert_same_detections(found, expected)
 
 
 def test_only_the_best_detections_of_each_image_stay() -> None:
-    heads, features = make_heads(1, score_thr=0.0, nms_final=1.0, max_detections=5), make_features(2)
-    found = heads.detect(features, make_proposals(BATCH), BATCH.sizes)
-    assert torch.bincount(found.image).tolist() == [5, 5]
-    everything = make_heads(1, score_thr=0.0, nms_final=1.0, max_detections=10_000).detect(
-        features, make_proposals(BATCH), BATCH.sizes
+    settings = {"score_thr": 0.0, "nms_final": 1.0}
+    few, many = (
+        make_heads("decoupled", **settings, max_detections=most).detect(make_features(2), CLS, BATCH.sizes)
+        for most in (5, 10_000)
     )
+    assert torch.bincount(few.image).tolist() == [5, 5]
     for image in range(2):
-        best = everything.scores[everything.image == image].sort(descending=True).values[:5]
-        torch.testing.assert_close(found.scores[found.image == image], best)
+        best = many.scores[many.image == image].sort(descending=True).values[:5]
+        torch.testing.assert_close(few.scores[few.image == image], best)

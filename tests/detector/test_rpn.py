@@ -102,7 +102,7 @@ def test_losses_by_hand() -> None:
     output = RPNOutput(
         [torch.zeros(1, len(a)) for a in anchors], [torch.zeros(1, len(a), 4) for a in anchors]
     )
-    losses = rpn_losses(output, anchors, batch, samples=64)
+    losses = rpn_losses(output.at, anchors, batch, samples=64)
     torch.testing.assert_close(losses["loss_rpn_cls"], torch.tensor(2.0).log())
     gt = batch.boxes[0, 0]
     centre = (grid[:, :2] + grid[:, 2:]) / 2
@@ -122,7 +122,7 @@ def test_losses_equal_dense_masks() -> None:
     output, anchors = random_output(3)
     batch = make_batch([[[4.0, 4.0, 20.0, 22.0], [30.0, 10.0, 60.0, 40.0]], []])
     many = sum(len(a) for a in anchors) * 2
-    losses = rpn_losses(output, anchors, batch, samples=many)  # enough slots to take every anchor
+    losses = rpn_losses(output.at, anchors, batch, samples=many)  # enough slots to take every anchor
     from drcnn.detector.matching import match_anchors
 
     grid = torch.cat(anchors)
@@ -155,3 +155,27 @@ def test_head_unfolds_channels_as_the_anchors_lie() -> None:
     flat = (row * 4 + column) * 3 + anchor
     torch.testing.assert_close(output.deltas[0][0, flat], raw[0, anchor * 4 : anchor * 4 + 4, row, column])
     torch.testing.assert_close(output.logits[0][0, flat], head.objectness(hidden)[0, anchor, row, column])
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_the_loss_at_single_anchors_equals_the_dense_head(seed: int) -> None:
+    """Same logits, deltas and gradients as the convolution over whole maps, also at their borders."""
+    torch.manual_seed(seed)
+    head = RPNHead(8)
+    for parameter in head.parameters():
+        parameter.data.normal_()
+    features = [torch.randn(2, 8, *shape, requires_grad=True) for shape in SHAPES]
+    index = torch.randint(0, sum(3 * h * w for h, w in SHAPES), (2, 40))
+    index[0, :3] = torch.tensor([0, 12 * 16 * 3 - 1, 12 * 16 * 3])  # corners of the first two levels
+    weights = torch.randn(2, 40, 5)
+
+    def gradients(logits: torch.Tensor, deltas: torch.Tensor) -> list[torch.Tensor]:
+        total = (torch.cat((logits[..., None], deltas), dim=2) * weights).sum()
+        return list(torch.autograd.grad(total, [*features, *head.parameters()]))
+
+    dense, sparse = head(features).at(index), head.at(features, index)
+    for one, other in zip(dense, sparse, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    for one, other in zip(gradients(*dense), gradients(*sparse), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)

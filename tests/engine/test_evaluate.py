@@ -9,8 +9,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from drcnn.config import EvaluationConfig
 from drcnn.data.annotations import Annotations, Record
-from drcnn.engine.evaluate import coco_metrics
+from drcnn.engine.evaluate import coco_metrics, make_metric, voc07_metrics
 
 
 def table(rows: list[tuple[str, list[float], int, float]]) -> pa.Table:
@@ -91,6 +92,25 @@ def test_detections_on_ignored_objects_do_not_count() -> None:
     with_ignored = coco_metrics(two_images(ignore=[False, True]), table(rows))
     assert with_ignored.summary["AP"] == pytest.approx(1.0)
     assert set(with_ignored.per_class) == {"cat"}
+
+
+def test_a_metric_serves_every_epoch() -> None:
+    """The objects are indexed once; one epoch's detections leave no trace in the next's figures."""
+    annotations = two_images(ignore=[False, True])
+    metric = make_metric(EvaluationConfig(), annotations)
+    found = perfect(annotations)
+    for rows in (found, [], found[:1], found):
+        assert metric(table(rows)) == coco_metrics(annotations, table(rows))
+
+
+def test_the_configured_metric_judges() -> None:
+    annotations = two_images()
+    rows = [*perfect(annotations)[:1], ("b", [0.0, 0.0, 1.0, 1.0], 0, 0.1)]  # one of two cats, at once
+    voc = make_metric(EvaluationConfig(metric="voc07"), annotations)(table(rows))
+    assert voc == voc07_metrics(annotations, table(rows))
+    assert voc.per_class["cat"] == pytest.approx(6 / 11)
+    coco = make_metric(EvaluationConfig(metric="coco"), annotations)(table(rows))
+    assert coco.per_class["cat"] == pytest.approx(51 / 101)
 
 
 def test_figures_are_pycocotools_own_summary(tmp_path: Path) -> None:

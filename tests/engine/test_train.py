@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import socket
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from safetensors.torch import load_file
 from drcnn.config import Config, ConfigError
 from drcnn.data.annotations import Annotations
 from drcnn.data.prepare import PreparedData
+from drcnn.detector.detector import DecoupledRCNN
 from drcnn.engine.checkpoint import CheckpointError, load_detector, read_state
-from drcnn.engine.evaluate import coco_metrics
+from drcnn.engine.evaluate import coco_metrics, voc07_metrics
 from drcnn.engine.schedule import learning_rate
 from drcnn.engine.train import RunOptions, TrainingDiverged, fit
 
@@ -133,6 +136,18 @@ def test_files_that_are_no_checkpoints_are_named(finished: Path, tmp_path: Path)
             read_state(path)
 
 
+def test_the_configured_metric_makes_the_figures(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    changes = {"evaluation.metric": "voc07", "training.epochs": 1}
+    (metrics,) = run(tiny_config.with_changes(changes), tiny_data, tmp_path)
+    detections = pq.read_table(tmp_path / "detections.parquet")
+    expected = voc07_metrics(Annotations.load(tiny_data.val), detections)
+    assert {name: metrics[f"val/{name}"] for name in expected.summary} == expected.summary
+    assert {name for name in metrics if name.startswith("val/")} == {f"val/{n}" for n in expected.summary}
+    assert read_state(tmp_path / "last.safetensors").per_class == expected.per_class
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_diverging_loss_stops_the_trial(
     tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
@@ -162,6 +177,13 @@ def test_bf16_trains(tiny_config: Config, tiny_data: PreparedData, tmp_path: Pat
     assert history[-1]["train/loss"] < history[0]["train/loss"]
 
 
+def start_two(worker: Callable[..., None], *arguments: object) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.start_processes(worker, (port, *arguments), nprocs=2, start_method="spawn")
+
+
 def _worker(rank: int, port: int, config: Config, data: PreparedData, folder: Path) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     history = run(config, data, folder)
@@ -183,32 +205,68 @@ def test_two_workers_train_as_one(
             "detector.norm": norm,
             "detector.stages": 2,
             "training.epochs": 1,
+            "training.batch_size": 8,
             "training.lr": 1e-4,
             "training.warmup_iterations": 0,
+            # An untrained detector's scores are nearly tied. So little hangs on their order here: no
+            # suppression, and of 5 x 50 proposals and the ground truth, 250 take part.
+            "detector.nms_cls": 1.0,
+            "detector.nms_reg": 1.0,
+            "detector.rpn_post_nms_train": 250,
+            "detector.roi_samples": 250,
+            "detector.cls_positive_fraction": 1.0,
         }
     )
     alone = comparable(run(config, tiny_data, tmp_path / "one"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     (tmp_path / "two").mkdir()
-    mp.start_processes(_worker, (port, config, tiny_data, tmp_path / "two"), nprocs=2, start_method="spawn")
+    start_two(_worker, config, tiny_data, tmp_path / "two")
     ranks = [comparable(json.loads((tmp_path / "two" / f"rank{rank}.json").read_text())) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
     for one, two in zip(alone, ranks[0], strict=True):
         assert set(one) == set(two)
         for name in one:
-            np.testing.assert_allclose(two[name], one[name], rtol=1e-3, atol=1e-5, err_msg=name)
+            # An untrained detector's AP is next to nothing, and one detection more or less is seen in it.
+            tolerance = 1e-3 if name.startswith("val/") else 1e-5
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-3, atol=tolerance, err_msg=name)
     one_file, two_file = (load_file(tmp_path / each / "last.safetensors") for each in ("one", "two"))
     assert set(one_file) == set(two_file)
     momentum = {name: tensor for name, tensor in one_file.items() if name.startswith("optimizer.")}
     assert len(momentum) > 100
-    # By norm: a flipped near-tie moves single elements by a per cent or two; a wrong average, or statistics
-    # of half the batch, would move whole tensors. A bias before a norm has no gradient but rounding.
+    # By norm: a tie that rounding decides the other way moves tensors by a per cent or two; a wrong average, or
+    # statistics of half the batch, would move all by tens. A bias before a norm has no gradient but rounding.
     largest = max(tensor.norm().item() for tensor in momentum.values())
     for name, tensor in momentum.items():
         difference = (two_file[name] - tensor).norm().item()
-        assert difference <= 0.02 * tensor.norm().item() + 1e-5 * largest, name
+        assert difference <= 0.05 * tensor.norm().item() + 1e-3 * largest, name
+
+
+def _worker_with_one_bad_loss(rank: int, port: int, config: Config, data: PreparedData, folder: Path) -> None:
+    # A worker that waits in vain for the other gives up after this time, and not after torch's half hour.
+    patience = timedelta(seconds=60)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=patience)
+    losses = DecoupledRCNN.forward
+    if rank == 1:
+        # Only the figure is spoilt, not the gradients: the other worker cannot tell by its own.
+        DecoupledRCNN.forward = lambda *arguments: {
+            name: loss + torch.full_like(loss, math.nan).detach() if name == "loss_cls" else loss
+            for name, loss in losses(*arguments).items()
+        }
+    outcome = "trained on"
+    try:
+        run(config, data, folder)
+    except TrainingDiverged as error:
+        outcome = f"TrainingDiverged: {error}"
+    (folder / f"rank{rank}.txt").write_text(outcome)
+    dist.destroy_process_group()
+
+
+def test_one_workers_bad_loss_stops_both(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    start_two(_worker_with_one_bad_loss, tiny_config, tiny_data, tmp_path)
+    outcomes = [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)]
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].startswith("TrainingDiverged: loss_cls not finite in epoch 1 at step 1;")
 
 
 def test_learning_rate_follows_the_paper() -> None:

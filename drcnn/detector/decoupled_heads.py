@@ -1,0 +1,107 @@
+"""Heads whose branches train on RoIs of their own: the paper's (Section III; spec 1.3 to 1.5, 1.7 to 1.9)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from drcnn.batch import Batch
+from drcnn.detector.box_heads import Stage
+from drcnn.detector.pooling import pool
+from drcnn.detector.roi_heads import Inference, RoIHeads, classification_loss, regression_loss
+from drcnn.detector.roi_sampling import (
+    RandomSampler,
+    RegressionSampler,
+    RoIs,
+    move,
+    own_class,
+    rematch,
+    to_proposals,
+)
+from drcnn.detector.rpn import Proposals
+
+__all__ = ["DecoupledHeads"]
+
+
+class DecoupledHeads(RoIHeads):
+    """Classifier on Proposals_cls, cascaded regressors on Proposals_reg.
+
+    The regressors' RoIs go from stage to stage: moved, assigned again, dropped where no longer positive. The
+    classifier's RoIs follow only where later stages have classifiers too (Table X).
+
+    Args:
+        stages: the first with a classifier.
+        inference: how detections are made.
+        cls_sampler: of the stages that have a classifier.
+        reg_sampler: of the first stage's regressor.
+        samples: RoIs an image and branch, 512 in the paper; N times this divides the regression losses.
+        lambda_reg: λ of Eq. 8.
+    """
+
+    def __init__(
+        self,
+        stages: list[Stage],
+        inference: Inference,
+        *,
+        cls_sampler: RandomSampler,
+        reg_sampler: RegressionSampler,
+        samples: int,
+        lambda_reg: float,
+    ) -> None:
+        super().__init__(stages, inference)
+        self.cls_sampler = cls_sampler
+        self.reg_sampler = reg_sampler
+        self.samples = samples
+        self.lambda_reg = lambda_reg
+
+    def losses(
+        self, features: list[Tensor], proposals_cls: Proposals, proposals_reg: Proposals, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Return ``loss_cls`` and ``loss_reg_1`` ...: their sum is the heads' loss (Eq. 8).
+
+        L_cls is a mean over its samples. L_reg of stage k is λ·w_k·Σ|Δ - Δ*| / (512·N): over positives only,
+        with a divisor that does not depend on how many there are (spec 1.3, D3).
+        """
+        losses = {}
+        reg = self.reg_sampler(proposals_reg, batch, iou=self.stage(1).iou)
+        for number in range(1, len(self.stages) + 1):
+            stage = self.stage(number)
+            if stage.classifier is None:
+                hidden_reg = stage.stem(pool(features, reg.image, reg.boxes, stage.regressor.enlarge))
+            else:
+                cls = self.cls_sampler(proposals_cls, batch, iou=stage.iou, stage=number)
+                hidden_cls, hidden_reg = self._both_hidden(features, cls, reg, stage)
+                loss_cls = classification_loss(stage.classify(hidden_cls), cls)
+                losses["loss_cls" if number == 1 else f"loss_cls_{number}"] = stage.weight * loss_cls
+                if number < len(self.stages) and self.stage(number + 1).classifier is not None:
+                    proposals_cls = self._moved(hidden_cls, cls, stage, batch)
+
+            deltas = own_class(stage.regress(hidden_reg), reg.labels)
+            total = regression_loss(deltas, reg, stage.regressor.stds)
+            weight = self.lambda_reg * stage.weight
+            losses[f"loss_reg_{number}"] = weight * total / (self.samples * len(batch))
+            if number < len(self.stages):
+                boxes = move(reg, deltas, stage.regressor.stds, batch)
+                reg = rematch(reg, boxes, batch, iou=self.stage(number + 1).iou)
+        return losses
+
+    def _both_hidden(
+        self, features: list[Tensor], cls: RoIs, reg: RoIs, stage: Stage
+    ) -> tuple[Tensor, Tensor]:
+        """Pool both branches' RoIs at once, and pass them through what the branches share."""
+        image, boxes = torch.cat((cls.image, reg.image)), torch.cat((cls.boxes, reg.boxes))
+        enlarge: Tensor | float = stage.regressor.enlarge
+        if enlarge != 1.0:
+            enlarge = torch.where(
+                torch.arange(len(image), device=image.device) < len(cls.image), 1.0, enlarge
+            )
+            enlarge = enlarge[:, None]
+        hidden = stage.stem(pool(features, image, boxes, enlarge))
+        return hidden[: len(cls.image)], hidden[len(cls.image) :]
+
+    @torch.no_grad()
+    def _moved(self, hidden: Tensor, cls: RoIs, stage: Stage, batch: Batch) -> Proposals:
+        """Move the classifier's samples, for the next classifier; nothing is learned from that."""
+        deltas = own_class(stage.regress(hidden), cls.labels.clamp(min=0))
+        boxes = move(cls, deltas, stage.regressor.stds, batch)
+        return to_proposals(cls, boxes, batch, slots=self.cls_sampler.samples)

@@ -1,0 +1,184 @@
+"""The RoIs that a stage of the heads trains on, and what becomes of them between stages (spec 1.1 to 1.9).
+
+Shapes: N images, P padded proposals an image, G padded ground-truth boxes, R RoIs of the whole batch, K
+foreground classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from drcnn.batch import Batch
+from drcnn.detector.boxes import clip_boxes, decode
+from drcnn.detector.matching import Matches, match_proposals
+from drcnn.detector.random_keys import random_keys
+from drcnn.detector.rpn import Proposals
+from drcnn.detector.sampling import Sample, sample_positives, sample_random
+
+__all__ = [
+    "RandomPositives",
+    "RandomSampler",
+    "RegressionSampler",
+    "RoIs",
+    "move",
+    "own_class",
+    "rematch",
+    "sample_positives_only",
+    "to_proposals",
+]
+
+# Streams of random keys; the RPN's is 1. Each stage has its own.
+PURPOSE_REG = 3
+PURPOSE_STAGE = 16
+
+
+class RoIs(NamedTuple):
+    """R sampled RoIs of a batch, image by image.
+
+    Attributes:
+        image: int64[R], position in the batch.
+        boxes: float32[R, 4].
+        gt: float32[R, 4], the matched ground-truth box; meaningful where positive.
+        labels: int64[R], class of the matched box; -1 for background.
+        slot: int64[R], place among the image's RoIs.
+        is_gt: bool[R], the RoI is a ground-truth box that was added to the proposals.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    gt: Tensor
+    labels: Tensor
+    slot: Tensor
+    is_gt: Tensor
+
+    def at(self, positions: Tensor) -> RoIs:
+        """Return the RoIs at ``positions`` int64[P]."""
+        return RoIs(*(value[positions] for value in self))
+
+    def positives(self) -> Tensor:
+        """Return int64[P], the positions of the positive RoIs."""
+        return (self.labels >= 0).nonzero().squeeze(1)
+
+
+class RegressionSampler(Protocol):
+    """Chooses the first regression stage's RoIs, all of them positive."""
+
+    def __call__(self, proposals: Proposals, batch: Batch, *, iou: float) -> RoIs:
+        """Sample, positive from an overlap of ``iou`` on."""
+        ...
+
+
+class RandomSampler:
+    """Ground truth added, positives up to a fraction, filled with negatives: 1:3 in the paper.
+
+    Args:
+        samples: RoIs an image, 512 in the paper.
+        positive_fraction: of these at most.
+        purpose: of its random keys.
+    """
+
+    def __init__(self, samples: int, positive_fraction: float, purpose: int = 2) -> None:
+        self.samples = samples
+        self.positive_fraction = positive_fraction
+        self.purpose = purpose
+
+    @torch.no_grad()
+    def __call__(self, proposals: Proposals, batch: Batch, *, iou: float, stage: int = 1) -> RoIs:
+        """Sample a stage's RoIs, positive from an overlap of ``iou`` on."""
+        gt_valid = batch.labels >= 0
+        # Ground truth last: then how far it is padded does not shift the proposals' random keys.
+        candidates = Proposals(
+            torch.cat((proposals.boxes, batch.boxes), dim=1), torch.cat((proposals.valid, gt_valid), dim=1)
+        )
+        matches = match_proposals(candidates.boxes, candidates.valid, batch.boxes, gt_valid, iou)
+        keys = random_keys(batch.keys, self.purpose + PURPOSE_STAGE * (stage - 1), candidates.boxes.shape[1])
+        chosen = sample_random(
+            matches.positive,
+            matches.negative,
+            keys,
+            count=self.samples,
+            positive_fraction=self.positive_fraction,
+        )
+        return _gather(chosen, candidates, matches, batch, first_gt=proposals.boxes.shape[1])
+
+
+class RandomPositives:
+    """Table I's toy: the regressor too samples at random with ground truth, and learns from the positives.
+
+    Args:
+        samples: RoIs an image; ``positive_fraction`` of these at most are positive.
+    """
+
+    def __init__(self, samples: int, positive_fraction: float) -> None:
+        self._sampler = RandomSampler(samples, positive_fraction, purpose=PURPOSE_REG)
+
+    def __call__(self, proposals: Proposals, batch: Batch, *, iou: float) -> RoIs:
+        """Sample, positive from an overlap of ``iou`` on."""
+        rois = self._sampler(proposals, batch, iou=iou)
+        return rois.at(rois.positives())
+
+
+@torch.no_grad()
+def sample_positives_only(proposals: Proposals, batch: Batch, *, samples: int, iou: float) -> RoIs:
+    """Return every positive proposal, ``samples`` an image at most; no ground truth added (spec D9)."""
+    matches = match_proposals(proposals.boxes, proposals.valid, batch.boxes, batch.labels >= 0, iou)
+    keys = random_keys(batch.keys, PURPOSE_REG, proposals.boxes.shape[1])
+    chosen = sample_positives(matches.positive, keys, count=samples)
+    return _gather(chosen, proposals, matches, batch, first_gt=proposals.boxes.shape[1])
+
+
+def _gather(chosen: Sample, candidates: Proposals, matches: Matches, batch: Batch, *, first_gt: int) -> RoIs:
+    """Collect what the filled slots hold."""
+    image, slot = chosen.taken.nonzero(as_tuple=True)
+    index = chosen.candidate[image, slot]
+    boxes = candidates.boxes[image, index]
+    if batch.boxes.shape[1] == 0:
+        gt, labels = boxes, torch.full_like(image, -1)
+    else:
+        matched = matches.gt[image, index]
+        gt = batch.boxes[image, matched]
+        labels = batch.labels[image, matched].masked_fill(~chosen.positive[image, slot], -1)
+    return RoIs(image, boxes, gt, labels, slot, index >= first_gt)
+
+
+@torch.no_grad()
+def move(rois: RoIs, deltas: Tensor, stds: tuple[float, ...], batch: Batch) -> Tensor:
+    """Return the RoIs' boxes [R, 4] moved by ``deltas`` [R, 4] and cut to their images."""
+    return clip_boxes(decode(rois.boxes, deltas.detach(), stds), batch.sizes[rois.image])
+
+
+@torch.no_grad()
+def rematch(rois: RoIs, boxes: Tensor, batch: Batch, *, iou: float) -> RoIs:
+    """Assign moved regression samples again and drop what is no longer positive (Eq. 7, spec D8).
+
+    The official code also carries its padding negatives along, unmoved. They stay negative and carry no
+    loss, so here they are not carried.
+    """
+    if len(rois.image) == 0:
+        return rois
+    gt, labels = batch.boxes[rois.image], batch.labels[rois.image]
+    is_there = torch.ones_like(rois.image, dtype=torch.bool)[:, None]
+    matches = match_proposals(boxes[:, None], is_there, gt, labels >= 0, iou)
+    keep = matches.positive.squeeze(1).nonzero().squeeze(1)
+    matched = matches.gt[keep, 0]
+    return rois.at(keep)._replace(boxes=boxes[keep], gt=gt[keep, matched], labels=labels[keep, matched])
+
+
+@torch.no_grad()
+def to_proposals(rois: RoIs, boxes: Tensor, batch: Batch, *, slots: int) -> Proposals:
+    """Return moved RoIs as the next stage's proposals, without the ground truth added before (spec 1.6)."""
+    padded = boxes.new_zeros(len(batch), slots, 4)
+    valid = torch.zeros(len(batch), slots, dtype=torch.bool, device=boxes.device)
+    padded[rois.image, rois.slot] = boxes
+    valid[rois.image, rois.slot] = ~rois.is_gt
+    return Proposals(padded, valid)
+
+
+def own_class(deltas: Tensor, labels: Tensor) -> Tensor:
+    """Select [R, 4] of [R, B, 4]: the class's own deltas, or the only ones of a class-agnostic stage."""
+    if deltas.shape[1] == 1:
+        return deltas[:, 0]
+    return deltas.gather(1, labels[:, None, None].expand(-1, 1, 4)).squeeze(1)

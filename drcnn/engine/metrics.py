@@ -1,0 +1,53 @@
+"""What every metric of a split returns, and the summary that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["IOU_THRESHOLDS", "Metrics", "mean_of_present", "summarise"]
+
+# 0.50, 0.55 ... 0.95. As quotients: 0.5 + 4 * 0.05 is not 0.7, and a box of IoU 7/10 would miss it.
+IOU_THRESHOLDS: NDArray[np.float64] = np.arange(50, 100, 5) / 100
+# Positions in these.
+AT_IOU = {"AP50": 0, "AP60": 2, "AP70": 4, "AP75": 5, "AP80": 6, "AP90": 8}
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Average precision as fractions of 1.
+
+    Attributes:
+        summary: AP, AP50 ... AP90; from COCO's metric also AP_small, AP_medium and AP_large, where the split
+            has such objects.
+        per_class: AP of each class that the split has.
+    """
+
+    summary: dict[str, float]
+    per_class: dict[str, float]
+
+
+def summarise(ap: NDArray[np.float64], classes: Sequence[str]) -> Metrics:
+    """Return the means over classes, and of each class over the thresholds.
+
+    Args:
+        ap: float64[10, K], average precision at each of ``IOU_THRESHOLDS`` of each class; not a number where
+            a class has no object to find.
+        classes: the K names.
+    """
+    summary = {"AP": mean_of_present(ap)}
+    summary |= {name: mean_of_present(ap[at]) for name, at in AT_IOU.items()}
+    per_class = {name: mean_of_present(ap[:, label]) for label, name in enumerate(classes)}
+    return Metrics(
+        {name: value for name, value in summary.items() if not np.isnan(value)},
+        {name: value for name, value in per_class.items() if not np.isnan(value)},
+    )
+
+
+def mean_of_present(values: NDArray[np.float64]) -> float:
+    """Return the mean of what is a number; not a number if nothing is."""
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else float("nan")

@@ -1,0 +1,50 @@
+"""The workers of one trial: the processes of ``torch.distributed``, or this one alone without it.
+
+Except for the first two, every function must be called by all workers, at the same point of their work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["from_first", "gather", "rank", "sum_", "world_size"]
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """This worker's number, from 0; the first one writes the trial's files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many workers the trial has."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_(values: Tensor) -> Tensor:
+    """Replace a tensor by its sum over the workers, in place, and return it."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather(value: T) -> list[T]:
+    """Return every worker's value, by rank; values are pickled."""
+    if world_size() == 1:
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return cast(list[T], values)
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """Call ``make`` on the first worker only, and return its result (pickled) on all."""
+    result = [make() if rank() == 0 else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(result)
+    return cast(T, result[0])
