@@ -23,7 +23,7 @@ from ray.util import get_node_ip_address
 
 from studies.progress import Progress
 from studies.search import StudySearch, scheduler
-from studies.study import StudyError
+from studies.study import SearchStudy, StudyError
 from studies.tracking import Tracker
 from studies.trial import train_here, train_in_group
 from studies.trials import Plan, Trial, clear_verdict, outcome, write_verdict
@@ -90,7 +90,10 @@ def share(machines: Machines, cpus: float, gpus: float) -> Share:
 
 @contextmanager
 def connect(machines: Machines) -> Iterator[Share]:
-    """Start a Ray of our own or join a cluster; leave it in the end."""
+    """Start a Ray of our own or join a cluster; leave it in the end. One that the caller started is kept."""
+    if ray.is_initialized():
+        yield _given(machines)
+        return
     os.environ.update(ENVIRONMENT)
     # What matters is in the table; a failed trial's traceback is in its error.json.
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -117,10 +120,14 @@ def connect(machines: Machines) -> Iterator[Share]:
     else:
         ray.init(address=machines.address, **quiet)
     try:
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield share(machines, resources.get("CPU", 0), resources.get("GPU", 0))
+        yield _given(machines)
     finally:
         ray.shutdown()
+
+
+def _given(machines: Machines) -> Share:
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return share(machines, resources.get("CPU", 0), resources.get("GPU", 0))
 
 
 def run(
@@ -133,24 +140,39 @@ def run(
     tracker: Tracker,
     progress: Progress,
 ) -> None:
-    """Train what is left; returns when every trial ended, whichever way."""
+    """Train or evaluate what is left; returns when every trial ended, whichever way.
+
+    Args:
+        plan: the study.
+        left: its trials, of one sort: all train, or all evaluate; or a search that gives one after another.
+        finished: trials that a search's early stopping knows already.
+        machines: what the command line says.
+        given: what each worker gets.
+        tracker: told what happens, like ``progress``.
+        progress: the live table.
+    """
     for trial in left.trials() if isinstance(left, StudySearch) else left:
         if outcome(trial.folder).status == "failed" or not isinstance(left, StudySearch):
             clear_verdict(trial.folder)
     storage = plan.folder.resolve() / "ray"
     param_space, searcher, samples = None, None, 1
-    fixed = {"options": options(given), "group": _group(machines, given, storage)}
+    timed = isinstance(plan.study, SearchStudy) and plan.study.minimise is not None
+    fixed = {"options": options(given), "group": _group(machines, given, storage), "timed": timed}
+    evaluates, asha = False, None
     if isinstance(left, StudySearch):
         searcher, samples = left, -1
         param_space = fixed
+        asha = scheduler(plan, list(finished))
     else:
+        # Also those that confirm a search: none of them is cut.
         param_space = {"trial": tune.grid_search(list(left)), **fixed}
+        evaluates = left[0].model is not None
     tuner = tune.Tuner(
-        _trainable(machines, given),
+        _trainable(machines, given, in_actor=evaluates),
         param_space=param_space,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler(plan, list(finished)),
+            scheduler=asha,
             num_samples=samples,
             max_concurrent_trials=given.concurrent,
             reuse_actors=True,
@@ -159,7 +181,7 @@ def run(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            callbacks=[_Watch(plan, tracker, progress)],
+            callbacks=[_Watch(tracker, progress, cuts=asha is not None)],
             # For killed processes; an error that would repeat itself is not raised (see trial).
             failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,
@@ -187,8 +209,8 @@ def _group(machines: Machines, given: Share, storage: Path) -> dict[str, Any]:
     }
 
 
-def _trainable(machines: Machines, given: Share) -> Any:
-    if machines.workers == 1:
+def _trainable(machines: Machines, given: Share, *, in_actor: bool) -> Any:
+    if machines.workers == 1 or in_actor:
         return tune.with_resources(train_here, {"CPU": given.cpus, "GPU": given.gpus})
     # The trial's actor only waits: on a full cluster a whole CPU for it would be one that a worker lacks,
     # and the group would never start. It stays on the head, which no spot market takes away.
@@ -198,8 +220,8 @@ def _trainable(machines: Machines, given: Share) -> Any:
 class _Watch(tune.Callback):
     """Tells MLflow and the table what happens to each trial, and records how it ended."""
 
-    def __init__(self, plan: Plan, tracker: Tracker, progress: Progress) -> None:
-        self._cuts = getattr(plan.study, "prune", None) is not None
+    def __init__(self, tracker: Tracker, progress: Progress, *, cuts: bool) -> None:
+        self._cuts = cuts
         self._tracker = tracker
         self._progress = progress
 

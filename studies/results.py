@@ -1,11 +1,9 @@
-"""A study's results: ``results.parquet``, and the table printed beside the paper's."""
+"""A study's results: ``results.parquet``, and the tables printed beside the paper's."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +12,17 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from drcnn.config import Config
 from drcnn.files import replacing
+from studies.naming import trial_name
+from studies.outcomes import Outcome, outcome
+from studies.paper_tables import PaperRow, paper_rows, row_of
 from studies.progress import percent
-from studies.study import PaperTable, StudyError
-from studies.trials import Trial, outcome
+from studies.statistics import mean_interval
+from studies.trials import Plan, Trial
 
-__all__ = ["best", "paper_rows", "print_results", "write_results"]
+__all__ = ["best", "print_means", "print_results", "write_results"]
 
-PAPER = Path(__file__).parent / "paper"
 SHOWN = ("AP", "AP50", "AP80", "AP90")
-ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI")
-FIGURES = ("AP", "AP50", "AP60", "AP70", "AP80", "AP90")
-
-
-@dataclass(frozen=True)
-class PaperRow:
-    """A row of one of the paper's tables: the settings it is for, and its figures (0 to 100)."""
-
-    table: str
-    settings: dict[str, float]
-    figures: dict[str, float]
-
-    def is_for(self, config: Config) -> bool:
-        """Whether this configuration has all the row's settings."""
-        leaves = {key.rpartition(".")[2]: value for key, value in config.flat()}
-        return all(math.isclose(leaves[key], value) for key, value in self.settings.items())
-
-
-def paper_rows(tables: Sequence[PaperTable]) -> list[PaperRow]:
-    """Read the paper's tables, in order.
-
-    Raises:
-        StudyError: a table does not exist, or a column is neither a figure nor a setting.
-    """
-    known = {key.rpartition(".")[2] for key, _ in Config().flat()}
-    rows = []
-    for table in tables:
-        path = PAPER / table.table
-        if not path.is_file():
-            raise StudyError(f"paper table {table.table!r} does not exist; expected one of {_names()}")
-        with path.open(newline="", encoding="utf-8") as file:
-            for record in csv.DictReader(file):
-                figures = {key: float(value) for key, value in record.items() if key in FIGURES}
-                settings = {key: float(value) for key, value in record.items() if key not in FIGURES}
-                if not settings.keys() <= known:
-                    raise StudyError(f"{path}: {sorted(settings.keys() - known)[0]!r} is no setting")
-                rows.append(PaperRow(f"Table {ROMAN[int(path.stem[-2:])]}", settings, figures))
-    return rows
 
 
 def best(trials: Sequence[Trial], metric: str) -> Trial | None:
@@ -85,7 +46,9 @@ def write_results(path: Path, trials: Sequence[Trial]) -> None:
             {
                 "trial_id": trial.id,
                 "name": trial.name,
-                **trial.varied,
+                # Of an evaluation: the trial that trained its detector.
+                "model_id": trial.model.id if trial.model else None,
+                **{key: _storable(value) for key, value in trial.varied.items()},
                 "seed": trial.config.seed,
                 "status": found.status,
                 "epoch": int(found.metrics.get("epoch", 0)),
@@ -103,41 +66,95 @@ def write_results(path: Path, trials: Sequence[Trial]) -> None:
         pq.write_table(table, draft)
 
 
-def print_results(console: Console, trials: Sequence[Trial], tables: Sequence[PaperTable]) -> None:
+def _storable(value: Any) -> Any:
+    """A list as text: not every row has one, and a column has one type."""
+    return str(list(value)) if isinstance(value, list | tuple) else value
+
+
+def print_results(console: Console, plan: Plan, trials: Sequence[Trial]) -> None:
     """Print every trial's last figures, with the paper's and the difference where it has the setting."""
-    rows = paper_rows(tables)
-    table = Table(title="Results, AP × 100" + (" (paper's figure, difference)" if rows else ""))
+    rows = paper_rows(plan.study.paper, plan.on_profile)
+    table = _table("Results, AP × 100", rows, "status")
+    found = {trial.id: outcome(trial.folder) for trial in trials}
+    timed = any(each.latency is not None for each in found.values())
+    if timed:
+        table.add_column("ms/image", justify="right")
+    for trial in trials:
+        row, its = row_of(rows, trial.config), found[trial.id]
+        cells = [_cell(its.metrics, key, row) for key in SHOWN]
+        source = [row.table if row else "–"] if rows else []
+        latency = ["–" if its.latency is None else f"{its.latency:.1f}"] if timed else []
+        table.add_row(trial.name, its.status, *cells, *source, *latency)
+    console.print(table)
+    if max(map(len, _settings(trials).values()), default=0) > 1:
+        print_means(console, plan, trials)
+    if rows and trials:
+        config = trials[0].config
+        data = " and ".join(dict.fromkeys(row.data for row in rows))
+        console.print(
+            f"The paper's figures are for {data} with its own backbones; these are for "
+            f"{config.data.source} with {' and '.join(_backbones(trials))}: "
+            "compare how they change, not their level.",
+            soft_wrap=True,
+        )
+    for note in (table.note for table in plan.study.paper if table.note):
+        console.print(note, soft_wrap=True)
+
+
+def print_means(console: Console, plan: Plan, trials: Sequence[Trial]) -> None:
+    """Print each setting's mean over its finished seeds, with its 95 % interval."""
+    rows = paper_rows(plan.study.paper, plan.on_profile)
+    table = _table("Mean over seeds ± 95 % interval, AP × 100", rows, "seeds")
+    for group in _settings(trials).values():
+        found = [outcome(trial.folder) for trial in group]
+        finished = [each for each in found if each.status == "finished"]
+        row = row_of(rows, group[0].config)
+        cells = [_mean_cell(finished, key, row) for key in SHOWN]
+        name = trial_name(group[0].varied, 0).rpartition("seed=")[0].strip() or "the one setting"
+        table.add_row(
+            name, f"{len(finished)} of {len(group)}", *cells, *([row.table if row else "–"] if rows else [])
+        )
+    console.print(table)
+
+
+def _table(title: str, rows: Sequence[PaperRow], second: str) -> Table:
+    table = Table(title=title + (" (paper's figure, difference)" if rows else ""))
     table.add_column("trial", no_wrap=True)
-    table.add_column("status")
+    table.add_column(second)
     for key in SHOWN:
         table.add_column(key, justify="right", no_wrap=True)
     if rows:
         table.add_column("paper's", no_wrap=True)
+    return table
+
+
+def _settings(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """Trials that differ in their seed only, together."""
+    groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        found = outcome(trial.folder)
-        row = next((row for row in rows if row.is_for(trial.config)), None)
-        cells = [_cell(found.metrics, key, row) for key in SHOWN]
-        table.add_row(trial.name, found.status, *cells, *([row.table if row else "–"] if rows else []))
-    console.print(table)
-    if rows and trials:
-        config = trials[0].config
-        console.print(
-            "The paper's figures are for VOC07+12 with a ResNet-101; these are for "
-            f"{config.data.source} with {config.detector.backbone}: "
-            "compare how they change, not their level.",
-            soft_wrap=True,
-        )
-    for note in (table.note for table in tables if table.note):
-        console.print(note, soft_wrap=True)
+        groups.setdefault(trial.config.model_copy(update={"seed": 0}).to_yaml(), []).append(trial)
+    return groups
 
 
-def _cell(metrics: dict[str, float], key: str, row: PaperRow | None) -> str:
+def _backbones(trials: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.config.detector.backbone for trial in trials))
+
+
+def _cell(metrics: Mapping[str, float], key: str, row: PaperRow | None) -> str:
     ours = percent(metrics, f"val/{key}")
-    if row is None or ours == "–":
+    theirs = row.figures.get(key) if row else None
+    if theirs is None or ours == "–":
         return ours
-    theirs = row.figures[key]
     return f"{ours} ({theirs:.1f}, {100 * metrics[f'val/{key}'] - theirs:+.1f})"
 
 
-def _names() -> str:
-    return ", ".join(path.name for path in sorted(PAPER.glob("*.csv")))
+def _mean_cell(found: Sequence[Outcome], key: str, row: PaperRow | None) -> str:
+    values = [each.metrics.get(f"val/{key}", math.nan) for each in found]
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return "–"
+    interval = mean_interval(values)
+    half = "" if math.isnan(interval.low) else f" ± {100 * (interval.high - interval.mean):.1f}"
+    theirs = row.figures.get(key) if row else None
+    beside = "" if theirs is None else f" ({theirs:.1f}, {100 * interval.mean - theirs:+.1f})"
+    return f"{100 * interval.mean:.1f}{half}{beside}"

@@ -4,6 +4,7 @@
     NAME --dry-run         the trials it would run
     NAME --smoke           two tiny trials, to see that everything works
     NAME --seeds 3         three replicates a setting
+    report NAME            the report again, of what is in the output folder
 
 Exit status: 0 all trials finished, 1 some failed (it says which and why), 2 bad input, 130 interrupted.
 """
@@ -40,15 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     given = _parser().parse_args(arguments)
     if given.list:
-        for name in shipped():
-            print(f"{name:16} {load(name)[1].title}")
+        _list(given.profile)
         return 0
     try:
         if given.name is None:
             raise StudyError("which study? give a NAME (--list shows all)")
+        if given.name == "report" and given.of is None:
+            raise StudyError("report of which study? give: report NAME")
+        if given.name != "report" and given.of is not None:
+            raise StudyError(f"{given.name} {given.of}: one study at a time")
         signal.signal(signal.SIGINT, _interrupt)
         signal.signal(signal.SIGTERM, _interrupt)
-        return _execute(given)
+        return _report(given) if given.name == "report" else _execute(given)
     except (StudyError, ConfigError, DataError) as error:
         print(f"run_study: {error}", file=sys.stderr)
         return 2
@@ -57,11 +61,25 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def _list(profile: str) -> None:
+    """Show every study of the catalogue: its trials on this profile, what it is, and what it answers."""
+    print(f"{'study':10} {'trials':>6}  {'answers':17}  title ({profile} profile)")
+    for name in shipped():
+        study = load(name)[1]
+        print(f"{name:10} {study.count(profile):>6}  {study.answers:17}  {study.title}")
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """The first signal ends the study in order; a second one ends the process."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: os._exit(130))
     raise KeyboardInterrupt("nothing was begun")
+
+
+def _report(given: argparse.Namespace) -> int:
+    from studies.report_command import report
+
+    return report(given.of, Path(given.output))
 
 
 def _execute(given: argparse.Namespace) -> int:
@@ -94,8 +112,9 @@ def _parser() -> _Parser:
         prog="run_study", description="Run a study; run the same command again to go on after a stop."
     )
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="a study of the catalogue, or a path to a .yaml file"
+        "name", nargs="?", metavar="NAME", help="a study of the catalogue, a .yaml file, or 'report'"
     )
+    parser.add_argument("of", nargs="?", metavar="NAME", help="after 'report': the study")
     parser.add_argument("--list", action="store_true", help="show the studies there are")
     parser.add_argument("--profile", choices=("laptop", "paper"), default="laptop")
     parser.add_argument("--data", metavar="SOURCE", default="digits", help="digits, voc:DIR or coco:DIR")
@@ -110,7 +129,7 @@ def _parser() -> _Parser:
         metavar="KEY=VALUE",
         help="change a setting of every trial",
     )
-    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="replicates of each setting")
+    parser.add_argument("--seeds", type=_count, metavar="N", help="replicates of each setting")
     parser.add_argument("--workers-per-trial", type=_count, default=1, metavar="N")
     parser.add_argument("--gpus-per-worker", type=_share, metavar="F", help="default: 1 where there are GPUs")
     parser.add_argument("--max-concurrent", type=_count, metavar="N", help="default: as many trials as fit")

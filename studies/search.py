@@ -31,13 +31,15 @@ __all__ = ["StudySearch", "scheduler", "search_key"]
 TRIAL_ID = "trial_id"
 # A small space may be used up; give up after so many repeats in a row.
 MAX_REPEATS = 50
+# Fewer finished trials than this say nothing about which setting matters.
+FEWEST = 4
 
 
 def search_key(plan: Plan, sample: Trial) -> str:
     """What a search is known by: its definition, base configuration and data."""
     tree = plan.base.model_dump(mode="json")
     tree["data"]["source"] = sample.data.fingerprint
-    definition = plan.study.model_dump(mode="json", exclude={"title", "paper"})
+    definition = plan.study.model_dump(mode="json", exclude={"title", "answers", "paper", "confirm"})
     text = json.dumps([definition, tree], sort_keys=True)
     return f"{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -51,13 +53,15 @@ class StudySearch(OptunaSearch):
         self._budget = plan.study.trials
         self._trials: dict[str, Trial] = {}
         self._failed: set[str] = set()
+        # With a second objective Optuna's TPE looks for the settings that no other beats in both.
+        self._objectives = [plan.study.metric, *([plan.study.minimise] if plan.study.minimise else [])]
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan.folder.mkdir(parents=True, exist_ok=True)
         path = (plan.folder / "optuna.db").resolve()
         super().__init__(
             space={name: _distribution(space) for name, space in plan.study.space.items()},
-            metric=plan.study.metric,
-            mode="max",
+            metric=self._objectives if plan.study.minimise else plan.study.metric,
+            mode=["max", "min"] if plan.study.minimise else "max",
             study_name=key,
             storage=optuna.storages.RDBStorage(f"sqlite:///{path}"),
             seed=plan.study.seed,
@@ -78,6 +82,13 @@ class StudySearch(OptunaSearch):
                 found.setdefault(asked.user_attrs[TRIAL_ID], self._make(asked.params))
         return list(found.values())
 
+    def has_ended(self, found: Outcome) -> bool:
+        """Whether nothing is left to do for a trial: trained or cut, and measured where that is asked for."""
+        if found.status == "finished":
+            return all(key in found.metrics for key in self._objectives[1:])
+        # Another study's early end says nothing about two objectives.
+        return found.status == "pruned" and len(self._objectives) == 1
+
     def left(self) -> int:
         """How many more trials may be started; one that failed is tried again by the next launch only."""
         ids = _ids(self._optuna, TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
@@ -93,7 +104,7 @@ class StudySearch(OptunaSearch):
             asked = self._ot_trials[trial_id]
             asked.set_user_attr(TRIAL_ID, trial.id)
             found = outcome(trial.folder)
-            if trial.id not in taken and not found.done:
+            if trial.id not in taken and not self.has_ended(found):
                 self._trials[trial_id] = trial
                 return {"trial": trial}
             del self._ot_trials[trial_id]
@@ -103,14 +114,48 @@ class StudySearch(OptunaSearch):
                 self._tell(asked, found)
         return str(Searcher.FINISHED)
 
+    def record(self) -> dict[str, Any]:
+        """What Optuna knows: its trials in order, the settings' importances, the best trial or the front.
+
+        Importances are of the metric alone, and need a few finished trials that differ.
+        """
+        trials = [trial for trial in self._optuna.get_trials(deepcopy=False) if TRIAL_ID in trial.user_attrs]
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        return {
+            "objectives": self._objectives,
+            "history": [
+                {
+                    "trial_id": trial.user_attrs[TRIAL_ID],
+                    "state": trial.state.name.lower(),
+                    "values": trial.values if trial.state == TrialState.COMPLETE else None,
+                    "params": trial.params,
+                }
+                for trial in trials
+            ],
+            "importances": self._importances(complete),
+            "best": list(dict.fromkeys(trial.user_attrs[TRIAL_ID] for trial in self._optuna.best_trials))
+            if complete
+            else [],
+        }
+
+    def _importances(self, complete: list[FrozenTrial]) -> dict[str, float]:
+        if len(complete) < FEWEST or len({trial.values[0] for trial in complete}) < 2:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        found = optuna.importance.get_param_importances(
+            self._optuna, evaluator=evaluator, target=lambda trial: trial.values[0]
+        )
+        return dict(found)
+
     def save(self, checkpoint_path: str) -> None:
         """Leave Tune the file it expects; the search's record is Optuna's storage."""
         Path(checkpoint_path).touch()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch's value on; its step is our own epoch, which a resumed trial does not start again."""
-        value = result.get(self.metric, math.nan)
-        if not math.isnan(value):
+        value = result.get(self._objectives[0], math.nan)
+        # Optuna takes no values of epochs where there are two objectives.
+        if not math.isnan(value) and len(self._objectives) == 1:
             self._ot_trials[trial_id].report(value, int(result["epoch"]))
 
     def on_trial_complete(
@@ -119,18 +164,19 @@ class StudySearch(OptunaSearch):
         """Tell Optuna how a trial ended: finished says its folder; otherwise it failed or was cut."""
         trial = self._trials.pop(trial_id)
         found = outcome(trial.folder)
-        if not found.done:
-            found = Outcome("failed" if error or found.status == "failed" else "pruned", found.history)
+        if not self.has_ended(found):
+            was_cut = found.status == "unfinished" and not error and len(self._objectives) == 1
+            found = Outcome("pruned" if was_cut else "failed", found.history)
         if found.status == "failed":
             self._failed.add(trial.id)
         self._tell(self._ot_trials.pop(trial_id), found)
 
     def _tell(self, asked: optuna.Trial, found: Outcome) -> None:
-        value = found.metrics.get(self.metric, math.nan)
-        if found.status == "failed" or (found.status == "finished" and math.isnan(value)):
+        values = [found.metrics.get(key, math.nan) for key in self._objectives]
+        if found.status == "failed" or (found.status == "finished" and any(map(math.isnan, values))):
             self._optuna.tell(asked, state=TrialState.FAIL)
         elif found.status == "finished":
-            self._optuna.tell(asked, value, state=TrialState.COMPLETE)
+            self._optuna.tell(asked, values, state=TrialState.COMPLETE)
         else:
             # Optuna takes a pruned trial's value from what was reported; fill in what a kill swallowed.
             for record in found.history:
@@ -139,7 +185,7 @@ class StudySearch(OptunaSearch):
 
     def _report(self, asked: optuna.Trial, record: dict[str, float]) -> None:
         known = self._optuna.get_trials(deepcopy=False)[asked.number].intermediate_values
-        value = record.get(self.metric, math.nan)
+        value = record.get(self._objectives[0], math.nan)
         if int(record["epoch"]) not in known and not math.isnan(value):
             asked.report(value, int(record["epoch"]))
 

@@ -6,29 +6,29 @@ time; the same request goes on with what is left.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import shutil
+import json
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
 
-from drcnn.config import ConfigError, DataConfig
-from drcnn.data.annotations import DataError
-from drcnn.data.prepare import PreparedData, prepare
+from drcnn.files import write_text
 from studies import provenance
+from studies.confirm import compared, replicates_of_best
+from studies.outcomes import outcome
 from studies.progress import Progress
+from studies.report_command import keep_request, plan_of, try_report
 from studies.request import Request, resolve
-from studies.results import best, print_results, write_results
-from studies.study import GridStudy, SearchStudy, StudyError
-from studies.trials import Plan, Trial, check_search, expand, outcome
+from studies.results import best, print_means, print_results, write_results
+from studies.study import SearchStudy, StudyError
+from studies.trials import Plan, Trial, expand, models, search_points
+from studies.workspace import alone, no_trace_of_bad_input, prepared_data, put_aside
 
 if TYPE_CHECKING:
     from studies.search import StudySearch
@@ -47,76 +47,25 @@ def execute(request: Request) -> int:
         StudyError, ConfigError, DataError: the request cannot be met; nothing was written.
         KeyboardInterrupt: a signal came; the message says what is kept.
     """
-    name, study, base = resolve(request)
-    with _no_trace_of_bad_input(request.output), _data(request) as data:
-        plan = Plan(name, study, base, request.output.resolve(), data)
-        trials = expand(plan, request.seeds) if isinstance(study, GridStudy) else [check_search(plan)]
+    found = resolve(request)
+    with (
+        no_trace_of_bad_input(request.output),
+        prepared_data(request.output, dry_run=request.dry_run) as prepare,
+    ):
+        plan = plan_of(found, request, prepare)
+        is_search = isinstance(plan.study, SearchStudy)
+        trials = search_points(plan) if is_search else expand(plan, request.seeds)
         for message in trials[0].data.skipped:
             print(f"skipped: {message}")
         if request.dry_run:
-            _print_plan(plan, trials)
+            from studies.preview import preview
+
+            preview(plan, trials, request)
             return 0
         console = Console(width=None if sys.stdout.isatty() else 160)
-        with _alone(plan):
+        with alone(plan):
+            keep_request(plan, request)
             return _Launch(plan, request, trials, console).run()
-
-
-@contextmanager
-def _no_trace_of_bad_input(output: Path) -> Iterator[None]:
-    """Remove an output folder that this launch made, if it turns out that the request cannot be met."""
-    is_new = not output.exists()
-    try:
-        yield
-    except (StudyError, ConfigError, DataError):
-        if is_new and not (output / "trials").exists():
-            shutil.rmtree(output, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def _data(request: Request) -> Iterator[Callable[[DataConfig], PreparedData]]:
-    """Give what prepares data, once, in the output folder; a dry run makes no output folder."""
-    known: dict[DataConfig, PreparedData] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        is_dry = request.dry_run and not request.output.exists()
-        cache = Path(scratch) if is_dry else request.output.resolve() / "data"
-
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StudyError(f"--output {request.output}: cannot write there: {error.strerror}") from None
-
-        def of(data: DataConfig) -> PreparedData:
-            if data not in known:
-                known[data] = prepare(data, cache)
-            return known[data]
-
-        yield of
-
-
-@contextmanager
-def _alone(plan: Plan) -> Iterator[None]:
-    """Hold the study's lock: two launches of one study in one folder would write each other's record."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    with (plan.folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(
-                f"{plan.name} is running already in {plan.output}; wait, or give another --output"
-            ) from None
-        yield
-
-
-def _print_plan(plan: Plan, trials: Sequence[Trial]) -> None:
-    if isinstance(plan.study, SearchStudy):
-        print(f"{plan.name}: {plan.study.trials} trials, chosen by TPE from:")
-        for key, space in plan.study.space.items():
-            print(f"  {key}: {space.model_dump(exclude_defaults=True)}")
-        return
-    print(f"{plan.name}: {len(trials)} trials of {trials[0].config.training.epochs} epochs")
-    for trial in trials:
-        print(f"  {trial.id}  {trial.name}  {outcome(trial.folder).status}")
 
 
 class _Launch:
@@ -125,8 +74,12 @@ class _Launch:
     def __init__(self, plan: Plan, request: Request, trials: list[Trial], console: Console) -> None:
         self._plan, self._request, self._console = plan, request, console
         self._sample = trials[0]
-        self._trials = trials if isinstance(plan.study, GridStudy) else []
         self._search: StudySearch | None = None
+        # Those of the study's table, those that train what these evaluate, those that confirm a search.
+        self._trials = [] if isinstance(plan.study, SearchStudy) else trials
+        self._models = models(self._trials)
+        self._confirming: list[Trial] = []
+        self._before: dict[str, Trial] = {}
         self._uri = request.tracking_uri or f"sqlite:///{plan.output / 'mlflow.db'}"
 
     def run(self) -> int:
@@ -135,13 +88,14 @@ class _Launch:
         try:
             self._open(tracker)
             self._take_up()
-            before = [trial for trial in self._trials if self._is_done(trial)]
-            for trial in before:
-                tracker.finish(trial)
-            self._train(before, tracker)
+            self._note_done(self._all(), tracker)
+            self._work(tracker)
+            sentences = compared(self._plan, self._confirming) if self._confirming else []
+            self._write_tables()
+            reports, report_line = try_report(self._plan, [*self._trials, *self._confirming])
         except KeyboardInterrupt:
             self._end(tracker, "KILLED")
-            done = sum(self._is_done(trial) for trial in self._trials)
+            done = sum(self._is_done(trial) for trial in self._all())
             raise KeyboardInterrupt(
                 f"{done} finished trials and the last epochs of the others are kept in {self._plan.output}; "
                 "the same command goes on"
@@ -149,10 +103,14 @@ class _Launch:
         except BaseException:
             self._end(tracker, "FAILED")
             raise
-        failed = [trial for trial in self._trials if not self._is_done(trial)]
-        self._end(tracker, "FAILED" if failed else "FINISHED")
-        self._show(before, failed)
+        failed = [trial for trial in self._all() if not self._is_done(trial)]
+        self._end(tracker, "FAILED" if failed else "FINISHED", reports)
+        self._show(failed, sentences)
+        self._console.out(report_line, highlight=False)
         return 1 if failed else 0
+
+    def _all(self) -> list[Trial]:
+        return [*self._models, *self._trials, *self._confirming]
 
     def _tracker(self) -> Tracker:
         from mlflow.exceptions import MlflowException
@@ -168,7 +126,7 @@ class _Launch:
             raise StudyError(f"--tracking-uri {self._uri}: {' '.join(str(error).split())[:300]}") from None
 
     def _open(self, tracker: Tracker) -> None:
-        ids = [self._plan.name, *sorted(trial.id for trial in self._trials or [self._sample])]
+        ids = [self._plan.name, *sorted(trial.id for trial in self._all() or [self._sample])]
         tracker.open(
             hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16],
             f"{self._plan.name} {time.strftime('%Y-%m-%d %H:%M')}",
@@ -194,9 +152,9 @@ class _Launch:
             self._open_search()
         if self._request.fresh:
             stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"
-            _put_aside([trial.folder for trial in self._trials], self._plan.output / "trials" / stamp)
-            record = [self._plan.folder / "optuna.db", self._plan.folder / "results.parquet"]
-            _put_aside(record, self._plan.folder / stamp)
+            put_aside([trial.folder for trial in self._all()], self._plan.output / "trials" / stamp)
+            names = ("optuna.db", "search.json", "confirm.json", "results.parquet")
+            put_aside([self._plan.folder / name for name in names], self._plan.folder / stamp)
             if self._search is not None:
                 self._open_search()
 
@@ -205,62 +163,102 @@ class _Launch:
 
         self._search = StudySearch(self._plan, search_key(self._plan, self._sample))
         self._trials = self._search.trials()
+        self._confirming = self._replicates() if self._search.left() <= 0 else []
 
-    def _train(self, before: Sequence[Trial], tracker: Tracker) -> None:
-        left = [trial for trial in self._trials if trial not in before]
-        todo = self._search.left() if self._search else len(left)
-        if not todo:
-            return
-        from studies.launch import Machines, connect, run
+    def _replicates(self) -> list[Trial]:
+        return replicates_of_best(self._plan, self._trials, self._request.seeds)
 
-        asked = self._request
-        machines = Machines(asked.address, asked.workers, asked.gpus_per_worker, asked.max_concurrent)
-        with connect(machines) as given, Progress(self._console, todo) as progress:
-            run(
-                self._plan,
-                self._search or left,
-                before,
-                machines=machines,
-                given=given,
-                tracker=tracker,
-                progress=progress,
-            )
+    def _note_done(self, trials: Sequence[Trial], tracker: Tracker) -> None:
+        for trial in trials:
+            if trial.id not in self._before and self._is_done(trial):
+                self._before[trial.id] = trial
+                tracker.finish(trial)
+
+    def _work(self, tracker: Tracker) -> None:
+        """Do what is left, one sort of trials after another."""
+        with ExitStack() as stack:
+            given = None
+            for left in self._batches(tracker):
+                from studies.launch import Machines, connect, run
+
+                asked = self._request
+                machines = Machines(asked.address, asked.workers, asked.gpus_per_worker, asked.max_concurrent)
+                given = given or stack.enter_context(connect(machines))
+                todo = len(left) if isinstance(left, list) else left.left()
+                with Progress(self._console, todo) as progress:
+                    run(
+                        self._plan,
+                        left,
+                        list(self._before.values()),
+                        machines=machines,
+                        given=given,
+                        tracker=tracker,
+                        progress=progress,
+                    )
+
+    def _batches(self, tracker: Tracker) -> Iterator[list[Trial] | StudySearch]:
+        """Each time asked: what can be done next. Detectors are trained before they are evaluated."""
+        listed = self._all() if self._search is None else []
         if self._search is not None:
+            if self._search.left() > 0:
+                yield self._search
             self._trials = self._search.trials()
+            self._confirming = listed = self._replicates()
+            self._note_done(listed, tracker)
+        for evaluates in (False, True):
+            left = [trial for trial in listed if (trial.model is not None) == evaluates]
+            left = [trial for trial in left if not self._is_done(trial)]
+            if left:
+                yield left
 
     def _is_done(self, trial: Trial) -> bool:
-        """A trial cut by a search is done for a search; a grid trains it to its end."""
-        status = outcome(trial.folder).status
-        return status == "finished" or (status == "pruned" and self._search is not None)
+        """A trial cut by a search is done for the search; others are trained to their end."""
+        found = outcome(trial.folder)
+        confirms = any(trial.id == each.id for each in self._confirming)
+        if self._search is not None and not confirms:
+            return self._search.has_ended(found)
+        return found.status == "finished"
 
-    def _end(self, tracker: Tracker, status: str) -> None:
-        """Write the table and close the runs, however it ended."""
+    def _end(self, tracker: Tracker, status: str, reports: Sequence[Path] = ()) -> None:
+        """Write the tables and close the runs, however it ended."""
+        files = [*self._write_tables(), *reports]
+        shown = [*self._trials, *self._confirming]
+        tracker.close(status, self._all(), best(shown, self._plan.study.metric), files)
+
+    def _write_tables(self) -> list[Path]:
+        """Write what is known, and say where."""
+        folder, files = self._plan.folder, []
         if self._search is not None:
             self._trials = self._search.trials()
-        table = self._plan.folder / "results.parquet"
-        if self._trials:
-            write_results(table, self._trials)
-        tracker.close(
-            status, self._trials, best(self._trials, self._plan.study.metric), [table] if self._trials else []
-        )
+            files.append(folder / "search.json")
+            write_text(files[-1], json.dumps(self._search.record(), indent=1))
+        if shown := [*self._trials, *self._confirming]:
+            files.append(folder / "results.parquet")
+            write_results(files[-1], shown)
+        if self._confirming and (folder / "confirm.json").exists():
+            files.append(folder / "confirm.json")
+        return files
 
-    def _show(self, before: Sequence[Trial], failed: Sequence[Trial]) -> None:
+    def _show(self, failed: Sequence[Trial], sentences: Sequence[str]) -> None:
         from studies.tracking import ui_command
 
-        print_results(self._console, self._trials, self._plan.study.paper)
-        trained = len(self._trials) - len(before) - len(failed)
-        cut = sum(outcome(trial.folder).status == "pruned" for trial in self._trials)
         say = self._console.out
-        counts = f"{trained} trained, {len(before)} reused, {len(failed)} failed"
+        print_results(self._console, self._plan, self._trials)
+        if self._confirming:
+            say("Confirmed with other seeds than the search's:", highlight=False)
+            print_means(self._console, self._plan, self._confirming)
+            for sentence in sentences:
+                say(sentence, highlight=False)
+        new = [t for t in self._all() if t.id not in self._before and t not in failed]
+        evaluated = sum(trial.model is not None for trial in new)
+        cut = sum(outcome(trial.folder).status == "pruned" for trial in self._trials)
+        counts = (
+            f"{len(new) - evaluated} trained, "
+            + (f"{evaluated} evaluated, " if evaluated else "")
+            + f"{len(self._before)} reused, {len(failed)} failed"
+        )
         say(f"{counts} ({cut} cut early)" if cut else counts, highlight=False)
         for trial in failed:
             say(f"  {trial.name}: {outcome(trial.folder).error or 'did not run'}", highlight=False)
         say(f"Table: {self._plan.folder / 'results.parquet'}", highlight=False)
         say(f"MLflow: {ui_command(self._uri)}", highlight=False)
-
-
-def _put_aside(paths: Sequence[Path], folder: Path) -> None:
-    for path in paths:
-        if path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            path.rename(folder / path.name)

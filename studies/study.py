@@ -1,29 +1,43 @@
 """The study file: what a study varies, over which base, and how it is judged.
 
-A study is one YAML file, in ``studies/catalog`` or anywhere else. A **grid** lists its settings (``rows``),
-or a product of values (``grid``), or both; a **search** names a space and lets Optuna choose::
+A study is one YAML file, in ``studies/catalog`` or anywhere else. A **grid** trains every setting that it
+lists (``rows``), or a product of values (``grid``), or both. **evaluate** lists settings in the same way, but
+those of inference (``INFERENCE``) are tried on a detector that is trained once for all of them. A **search**
+names a space and lets Optuna choose::
 
     title: Stages of the box regressor
+    answers: Table IV
     kind: grid
     base: {detector.nms_reg: 0.85}
     grid: {detector.stages: [1, 2, 3, 4]}
+    replicates: 3
     paper: [{table: table_04.csv}]
+    laptop: {}
+
+The settings are the paper's. Where one is too large for a laptop, ``laptop`` names what stands for it there::
+
+    laptop: {detector.backbone: {resnet50: {detector.backbone: mobilenet_v2, detector.backbone_width: 0.35}}}
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from drcnn.config import ConfigError, parse_assignments
+from studies.space import Confirm, Frozen, Pruning, Space
 
 __all__ = [
+    "INFERENCE",
+    "Changes",
+    "Confirm",
+    "EvaluateStudy",
     "GridStudy",
     "PaperTable",
     "Pruning",
@@ -32,90 +46,111 @@ __all__ = [
     "Study",
     "StudyError",
     "load",
+    "parse",
     "shipped",
 ]
 
 CATALOG = Path(__file__).parent / "catalog"
 Changes = dict[str, Any]
 
+# Settings that a trained detector does not depend on.
+INFERENCE = (
+    "detector.rpn_pre_nms_test",
+    "detector.rpn_post_nms_test",
+    "detector.nms_test",
+    "detector.test_stage",
+    "detector.test_classifier",
+    "detector.score_thr",
+    "detector.nms_final",
+    "detector.soft_nms",
+    "detector.max_detections",
+)
+
 
 class StudyError(ValueError):
     """A study that does not exist or cannot be used; the message is one line."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PaperTable(_Frozen):
+class PaperTable(Frozen):
     """A table of the paper to print beside the results."""
 
-    table: str = Field(description="file in studies/paper; its columns beside AP... name settings")
+    table: str = Field(description="file in studies/paper; its columns beside the figures are settings")
     note: str = Field("", description="what keeps its rows from being the same experiment")
 
 
-class _Base(_Frozen):
+class _Base(Frozen):
     title: str
+    answers: str = Field("", description="the paper's table, or the question")
     metric: str = Field("val/AP", pattern="^val/")
-    base: Changes = {}
+    base: Changes = Field({}, description="settings of all its trials")
     paper: tuple[PaperTable, ...] = ()
+    laptop: dict[str, dict[bool | int | float | str, Changes]] = Field(
+        {}, description="by setting and value: the settings that stand for it on the laptop profile"
+    )
+
+    @model_validator(mode="after")
+    def _knows_its_keys(self) -> Self:
+        inner = [key for values in self.laptop.values() for changes in values.values() for key in changes]
+        _refuse_unknown([*self.base, *self.laptop, *inner])
+        return self
+
+    def on(self, profile: str, changes: Mapping[str, Any]) -> Changes:
+        """The changes with what stands for them on this profile."""
+        if profile != "laptop":
+            return dict(changes)
+        found: Changes = {}
+        for key, value in changes.items():
+            known = self.laptop.get(key, {})
+            found |= known[value] if isinstance(value, Hashable) and value in known else {key: value}
+        return found
 
 
-class GridStudy(_Base):
-    """Settings listed one by one, or as a product of values; each is trained to its end."""
-
-    kind: Literal["grid"]
+class _Listed(_Base):
     rows: tuple[Changes, ...] = ()
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field({}, description="a product of values")
+    replicates: int = Field(1, gt=0, description="seeds of each setting, unless --seeds says otherwise")
 
     @model_validator(mode="after")
     def _has_settings(self) -> Self:
         if not self.rows and not self.grid:
-            raise ValueError("a grid study needs 'rows' (a list of settings) or 'grid' (a product of values)")
-        _refuse_unknown([*self.base, *self.grid, *itertools.chain.from_iterable(self.rows)])
+            raise ValueError(
+                "this kind of study needs 'rows' (a list of settings) or 'grid' (a product of values)"
+            )
+        _refuse_unknown([*self.grid, *itertools.chain.from_iterable(self.rows)])
         return self
 
-    def settings(self) -> list[Changes]:
+    def settings(self, profile: str = "paper") -> list[Changes]:
         """The changes of each setting, without repeats: the rows, then the product."""
         product = itertools.product(*self.grid.values()) if self.grid else ()
-        settings = [*self.rows, *(dict(zip(self.grid, values, strict=True)) for values in product)]
+        written = [*self.rows, *(dict(zip(self.grid, values, strict=True)) for values in product)]
+        settings = [self.on(profile, setting) for setting in written]
         return [setting for place, setting in enumerate(settings) if setting not in settings[:place]]
 
-    def varied(self) -> list[str]:
+    def varied(self, profile: str = "paper") -> list[str]:
         """The dotted keys that its settings name, in order of appearance."""
-        return list(dict.fromkeys(key for setting in self.settings() for key in setting))
+        return list(dict.fromkeys(key for setting in self.settings(profile) for key in setting))
+
+    def count(self, profile: str) -> int:
+        """How many rows its table has."""
+        return len(self.settings(profile)) * self.replicates
 
 
-class Space(_Frozen):
-    """Values that a search may choose from: a range (whole numbers if both ends are) or a list."""
+class GridStudy(_Listed):
+    """Settings listed one by one, or as a product of values; each is trained to its end."""
 
-    low: int | float | None = None
-    high: int | float | None = None
-    step: int | float | None = Field(None, gt=0)
-    log: bool = False
-    choices: tuple[bool | int | float | str, ...] = ()
+    kind: Literal["grid"]
+
+
+class EvaluateStudy(_Listed):
+    """Settings of inference, tried on detectors that are trained once: no training for each setting."""
+
+    kind: Literal["evaluate"]
 
     @model_validator(mode="after")
-    def _is_range_or_list(self) -> Self:
-        is_range = self.low is not None and self.high is not None
-        if is_range == bool(self.choices):
-            raise ValueError("give either 'low' and 'high', or 'choices'")
-        if self.low is not None and self.high is not None and self.low >= self.high:
-            raise ValueError(f"low {self.low} is not below high {self.high}")
-        if self.log and (self.step is not None or (self.low is not None and self.low <= 0)):
-            raise ValueError("a log range starts above 0 and has no step")
+    def _tries_inference(self) -> Self:
+        if not set(self.varied()) & set(INFERENCE):
+            raise ValueError(f"a study of kind evaluate varies at least one of {', '.join(INFERENCE)}")
         return self
-
-    def ends(self) -> tuple[Any, ...]:
-        """The values at which to check that a configuration is allowed."""
-        return self.choices or (self.low, self.high)
-
-
-class Pruning(_Frozen):
-    """Asynchronous successive halving (ASHA): weak trials are cut early."""
-
-    grace_epochs: int = Field(1, gt=0, description="no trial is cut before this epoch")
-    keep: float = Field(3, gt=1, description="about 1 in this many goes on at each rung")
 
 
 class SearchStudy(_Base):
@@ -126,23 +161,37 @@ class SearchStudy(_Base):
     space: dict[str, Space] = Field(min_length=1)
     first: tuple[Changes, ...] = ()
     prune: Pruning | None = None
+    minimise: Literal["perf/ms_per_image"] | None = Field(
+        None, description="a second objective, traded against the metric: time of inference"
+    )
+    confirm: Confirm | None = None
     seed: int = Field(1, description="of the sampler; the trials' own is the setting 'seed'")
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        _refuse_unknown([*self.base, *self.space])
+        _refuse_unknown([*self.space, *(self.confirm.against if self.confirm else ())])
         for point in self.first:
             if set(point) != set(self.space):
                 raise ValueError(f"each point of 'first' gives exactly {', '.join(self.space)}; got {point}")
+        if self.minimise and self.prune:
+            raise ValueError("'prune' compares one metric; with 'minimise' there are two: leave one out")
         return self
 
-    def varied(self) -> list[str]:
-        """The dotted keys of the space."""
-        return list(self.space)
+    def count(self, profile: str) -> int:
+        """How many trials it chooses, and how many confirm the best."""
+        return self.trials + ((self.confirm.top + 1) * self.confirm.seeds if self.confirm else 0)
+
+    def varied(self, profile: str = "paper") -> list[str]:
+        """The dotted keys of the space, and those that stand for them."""
+        named: list[str] = []
+        for key, space in self.space.items():
+            for value in space.choices or (None,):
+                named.extend(self.on(profile, {key: value}))
+        return list(dict.fromkeys(named))
 
 
-Study = GridStudy | SearchStudy
-_ADAPTER: TypeAdapter[Study] = TypeAdapter(Annotated[GridStudy | SearchStudy, Field(discriminator="kind")])
+Study = GridStudy | EvaluateStudy | SearchStudy
+_ADAPTER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="kind")])
 
 
 def shipped() -> dict[str, Path]:
@@ -216,7 +265,7 @@ def _lines(
             yield from _lines(value, (*place, index))
 
 
-def _refuse_unknown(keys: list[str] | Mapping[str, Any]) -> None:
+def _refuse_unknown(keys: Iterable[str]) -> None:
     try:
         # Values are checked later, in the whole configuration that they become part of.
         parse_assignments([f"{key}=null" for key in keys])

@@ -19,7 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
-from studies.trials import Outcome, Trial, outcome
+from studies.outcomes import LATENCY, Outcome, outcome
+from studies.trials import Trial
 
 __all__ = ["Tracker", "ui_command"]
 
@@ -32,8 +33,8 @@ STATUS = "drcnn.status"
 # What of a trial's folder is kept with its run.
 ARTIFACTS = ("config.yaml", "result.json", "error.json", "detections.parquet", "last.safetensors")
 MAX_METRICS = 40
-# A figure that no epoch lacks: the steps of its history are the epochs logged before.
-EVERY_EPOCH = "train/loss"
+# A figure that no epoch and no evaluation lacks: the steps of its history are the epochs logged before.
+EVERY_EPOCH = "perf/eval_seconds"
 
 
 class Tracker:
@@ -173,6 +174,10 @@ class Tracker:
         if trial.data.skipped:
             self._client.log_text(run_id, "\n".join(trial.data.skipped) + "\n", "skipped.txt")
         tags = [RunTag(STATUS, found.status)]
+        if found.latency is not None:
+            now = int(time.time() * 1000)
+            measured = Metric(LATENCY, found.latency, now, int(found.metrics["epoch"]))
+            self._client.log_batch(run_id, metrics=[measured])
         if found.error:
             tags.append(RunTag(MLFLOW_RUN_NOTE, found.error[:5000]))
         self._client.log_batch(run_id, tags=tags)

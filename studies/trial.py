@@ -1,8 +1,9 @@
 """What runs on Ray: one trial, in Tune's own actor or in a group of Ray Train workers inside it.
 
-Both call the same ``fit`` on the trial's folder, so a trial gives the same figures either way, up to the
-order of floating-point sums, and may be continued either way. Nothing but metrics goes through Ray: an
-epoch's checkpoint is in the folder when the epoch is reported.
+A trial trains, or evaluates what another has trained. Both ways of training call the same ``fit`` on the
+trial's folder, so a trial gives the same figures either way, up to the order of floating-point sums, and may
+be continued either way. Nothing but metrics goes through Ray: an epoch's checkpoint is in the folder when the
+epoch is reported.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ Report = Callable[[dict[str, float]], None]
 
 
 def train_here(config: Mapping[str, Any]) -> None:
-    """Tune function of a trial with one worker: trains in the trial's actor."""
-    with _only_one(config["trial"].folder):
-        _train(config["trial"], config["options"], tune.report)
+    """Tune function of a trial with one worker: trains or evaluates in the trial's actor."""
+    trial: Trial = config["trial"]
+    with _only_one(trial.folder):
+        _guarded(trial, lambda: _work(trial, config["options"], tune.report))
+        if config["timed"] and outcome(trial.folder).status == "finished":
+            _guarded(trial, lambda: _time(trial, config["options"]))
 
 
 def train_in_group(config: Mapping[str, Any]) -> None:
@@ -88,14 +92,46 @@ def _worker(config: Mapping[str, Any]) -> None:
 
 
 def _train(trial: Trial, options: Mapping[str, Any], report: Report) -> None:
-    from drcnn.engine.train import RunOptions, TrainingDiverged, fit
+    _guarded(trial, lambda: _work(trial, options, report))
+
+
+def _work(trial: Trial, options: Mapping[str, Any], report: Report) -> None:
+    from drcnn.engine.train import RunOptions, fit
 
     # Finished meanwhile by another study, or failed in a way that would only repeat itself.
-    if outcome(trial.folder).status in {"finished", "failed"}:
+    found = outcome(trial.folder)
+    if found.status == "finished":
+        report(found.metrics)
+    if found.status in {"finished", "failed"}:
         return
-    try:
+    if trial.model is None:
         fit(trial.config, trial.data, trial.folder, report=report, options=RunOptions(**options))
-    except (TrainingDiverged, DataError, ConfigError) as error:
+        return
+    from studies.evaluation import evaluate
+
+    trained = outcome(trial.model.folder)
+    if trained.status != "finished":
+        why = trained.error or trained.status
+        write_verdict(trial.folder, "failed", f"the detector was not trained ({trial.model.name}: {why})")
+        return
+    report(evaluate(trial, RunOptions(**options)))
+
+
+def _time(trial: Trial, options: Mapping[str, Any]) -> None:
+    from drcnn.engine.train import RunOptions
+    from studies.evaluation import measure_latency
+
+    measure_latency(trial, RunOptions(**options))
+
+
+def _guarded(trial: Trial, work: Callable[[], None]) -> None:
+    """Do a trial's work; record a failure that would only repeat itself."""
+    from drcnn.engine.checkpoint import CheckpointError
+    from drcnn.engine.train import TrainingDiverged
+
+    try:
+        work()
+    except (TrainingDiverged, DataError, ConfigError, CheckpointError) as error:
         write_verdict(trial.folder, "failed", f"{type(error).__name__}: {error}")
     except OSError:
         # Storage has bad moments: Tune tries again, as it does after a killed process.

@@ -1,35 +1,61 @@
-"""Trials: what a study's settings become, and what their folders hold.
+"""Trials: what a study's settings become.
 
 A trial's identity is a hash of everything that decides its result: the whole configuration with its seed, and
 fingerprints in place of the paths of data and weights. Its folder, ``OUTPUT/trials/<id>``, is shared by all
-studies of that OUTPUT and is the only record that resuming reads. Ray's own state is never read again: what
-is on disk here says which trials are finished, and ``fit`` continues the others from their last epoch.
+studies of that OUTPUT: what one has trained, no other trains again. An evaluation of a trained trial with
+other settings of inference is a trial too; its identity is the trained one's and those settings.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
-
+from drcnn import presets
 from drcnn.config import Config, ConfigError, DataConfig
-from drcnn.files import write_text
-from studies.study import GridStudy, SearchStudy, Study
+from studies.naming import telling, trial_name
+from studies.outcomes import Outcome, clear_verdict, outcome, write_verdict
+from studies.study import INFERENCE, Changes, EvaluateStudy, SearchStudy, Study
 
 if TYPE_CHECKING:
     from drcnn.data.prepare import PreparedData
 
-__all__ = ["Outcome", "Plan", "Trial", "check_search", "clear_verdict", "expand", "outcome", "write_verdict"]
+__all__ = [
+    "Outcome",
+    "Plan",
+    "Trial",
+    "check_search",
+    "clear_verdict",
+    "expand",
+    "models",
+    "outcome",
+    "search_points",
+    "write_verdict",
+]
+
+# Settings whose values may be names that bring others.
+NAMED = ("detector.variant", "training.schedule")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration to train; ``varied`` holds the settings that its study varies."""
+    """One configuration to train, or to evaluate.
+
+    Attributes:
+        id: the hash of all that decides the result.
+        name: for tables.
+        config: complete.
+        varied: the settings that tell its study's trials apart.
+        data: its prepared splits.
+        folder: its own.
+        model: the trained trial whose last epoch this one evaluates with other settings of inference; none:
+            it trains its own. Its folder is inside the model's.
+    """
 
     id: str
     name: str
@@ -37,52 +63,133 @@ class Trial:
     varied: dict[str, Any]
     data: PreparedData
     folder: Path
+    model: Trial | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study with all that the command line fixed; makes its trials."""
+    """A study with all that the command line fixed; makes its trials.
+
+    Attributes:
+        name: of the study.
+        study: what it varies.
+        base: the configuration under every trial.
+        output: absolute folder of all studies.
+        prepare: makes the data ready.
+        profile: decides which settings stand for the study's.
+        fixed: settings that have the last word over what a named variant of the study brings.
+    """
 
     name: str
     study: Study
     base: Config
     output: Path
     prepare: Callable[[DataConfig], PreparedData]
+    profile: str = "laptop"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """Where the study keeps what is not a trial's."""
         return self.output / self.name
 
-    def trial(self, changes: Mapping[str, Any], seed: int) -> Trial:
-        """The trial of one setting.
+    def on_profile(self, changes: Mapping[str, Any]) -> Changes:
+        """The settings that stand for these on this profile."""
+        return self.study.on(self.profile, changes)
+
+    def config(self, changes: Mapping[str, Any], seed: int) -> Config:
+        """The whole configuration of one setting.
+
+        Raises:
+            ConfigError: a value is not allowed.
+        """
+        brought = presets.expand(self.on_profile(changes))
+        # The names themselves are in the base: again here, they would undo the study's own settings.
+        fixed = {key: value for key, value in self.fixed.items() if key not in NAMED}
+        return self.base.with_changes({**brought, **fixed, "seed": seed})
+
+    def trial(self, changes: Mapping[str, Any], seed: int, shown: Sequence[str] | None = None) -> Trial:
+        """The trial of one setting; of kind evaluate, with the one that trains its detector.
+
+        Args:
+            changes: the setting.
+            seed: of the training.
+            shown: keys to name it by; none takes those of the study.
 
         Raises:
             ConfigError: a value is not allowed, or a weights file does not exist.
         """
-        config = self.base.with_changes({**changes, "seed": seed})
+        shown = self.shown() if shown is None else shown
+        trial = self._trained(self.config(changes, seed), shown)
+        if not isinstance(self.study, EvaluateStudy):
+            return trial
+        trained = {key: value for key, value in changes.items() if key not in INFERENCE}
+        model = self._trained(self.config(trained, seed), [key for key in shown if key not in INFERENCE])
+        if model.id == trial.id:
+            return trial
+        settings = dict(trial.config.flat())
+        own = json.dumps([model.id, *(settings[key] for key in INFERENCE)])
+        own = hashlib.sha256(own.encode()).hexdigest()[:16]
+        return replace(trial, id=own, folder=model.folder / "evaluations" / own, model=model)
+
+    def of_config(self, config: Config, seed: int) -> Trial:
+        """The trial of a whole configuration with another seed."""
+        return self._trained(config.model_copy(update={"seed": seed}), self.shown())
+
+    def shown(self) -> list[str]:
+        """The keys that name the study's trials."""
+        if isinstance(self.study, SearchStudy):
+            return self._shown_of_search(self.study)
+        flats = [dict(self.config(setting, 1).flat()) for setting in self.study.settings(self.profile)]
+        # The paper's own keys; those that stand for them on a laptop come in where they are needed.
+        return telling(self.study.varied(), flats)
+
+    def _shown_of_search(self, study: SearchStudy) -> list[str]:
+        keys: list[str] = []
+        for key, space in study.space.items():
+            flats = [dict(self.config({key: value}, 1).flat()) for value in space.choices]
+            keys.extend(telling([key], flats) if flats else [key])
+        return list(dict.fromkeys(keys))
+
+    def _trained(self, config: Config, shown: Sequence[str]) -> Trial:
         settings = dict(config.flat())
-        varied = {key: settings[key] for key in self.study.varied()}
+        varied = {key: settings[key] for key in shown}
         data = self.prepare(config.data)
         trial_id = _identity(config, data.fingerprint)
-        return Trial(trial_id, _name(varied, seed), config, varied, data, self.output / "trials" / trial_id)
+        name = trial_name(varied, config.seed)
+        return Trial(trial_id, name, config, varied, data, self.output / "trials" / trial_id)
 
 
-def expand(plan: Plan, seeds: int) -> list[Trial]:
-    """All trials of a grid: every setting with each of its seeds.
+def expand(plan: Plan, seeds: int | None = None) -> list[Trial]:
+    """All trials of a study that lists its settings: each with each of its seeds.
+
+    Args:
+        plan: the study.
+        seeds: of each setting; none takes the study's own number.
 
     Raises:
         ConfigError: a setting is not allowed; the message names it.
     """
-    assert isinstance(plan.study, GridStudy)
+    assert not isinstance(plan.study, SearchStudy)
+    settings = plan.study.settings(plan.profile)
+    for setting in settings:
+        with _naming(plan, f"setting {setting}"):
+            plan.config(setting, plan.base.seed)
+    shown = plan.shown()
     trials = []
-    for setting in plan.study.settings():
-        for replicate in range(seeds):
-            try:
-                trials.append(plan.trial(setting, plan.base.seed + replicate))
-            except ConfigError as error:
-                raise ConfigError(f"{plan.name}, setting {setting}: {error}") from None
-    return trials
+    for setting in settings:
+        first = setting.get("seed", plan.base.seed)
+        for replicate in range(seeds or plan.study.replicates):
+            with _naming(plan, f"setting {setting}"):
+                trials.append(plan.trial(setting, first + replicate, shown))
+    return list({trial.id: trial for trial in trials}.values())
+
+
+def models(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that train what others of these evaluate, and are not among these themselves."""
+    own = {trial.id for trial in trials}
+    found = {trial.model.id: trial.model for trial in trials if trial.model is not None}
+    return [model for model in found.values() if model.id not in own]
 
 
 def check_search(plan: Plan) -> Trial:
@@ -94,17 +201,35 @@ def check_search(plan: Plan) -> Trial:
     Raises:
         ConfigError: a value is not allowed; the message names it.
     """
-    assert isinstance(plan.study, SearchStudy)
-    middle = (
-        plan.study.first[0] if plan.study.first else {k: s.ends()[0] for k, s in plan.study.space.items()}
-    )
-    points = [*plan.study.first, *({**middle, k: e} for k, s in plan.study.space.items() for e in s.ends())]
+    return search_points(plan)[0]
+
+
+def search_points(plan: Plan) -> list[Trial]:
+    """A trial inside a search's space, and those at its ends.
+
+    Raises:
+        ConfigError: a value is not allowed; the message names it.
+    """
+    study = plan.study
+    assert isinstance(study, SearchStudy)
+    middle = study.first[0] if study.first else {key: space.ends()[0] for key, space in study.space.items()}
+    points = [middle, *study.first, *({**middle, k: e} for k, s in study.space.items() for e in s.ends())]
+    trials = []
     for point in points:
-        try:
-            plan.trial(point, plan.base.seed)
-        except ConfigError as error:
-            raise ConfigError(f"{plan.name}, point {point}: {error}") from None
-    return plan.trial(middle, plan.base.seed)
+        with _naming(plan, f"point {point}"):
+            trials.append(plan.trial(point, plan.base.seed))
+    if study.confirm is not None:
+        with _naming(plan, f"confirm.against {study.confirm.against}"):
+            plan.trial(study.confirm.against, plan.base.seed)
+    return trials
+
+
+@contextmanager
+def _naming(plan: Plan, what: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{plan.name}, {what}: {error}") from None
 
 
 def _identity(config: Config, data_fingerprint: str) -> str:
@@ -120,94 +245,3 @@ def _identity(config: Config, data_fingerprint: str) -> str:
                 "expected 'imagenet', 'none' or the path of a file"
             ) from None
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _name(varied: Mapping[str, Any], seed: int) -> str:
-    parts = [f"{key.rpartition('.')[2]}={_short(value)}" for key, value in varied.items() if key != "seed"]
-    return " ".join([*parts, f"seed={seed}"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-Status = Literal["finished", "pruned", "failed", "unfinished"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial's folder says about it."""
-
-    status: Status
-    history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float | None = None
-    error: str | None = None
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The figures of the last epoch; empty before the first."""
-        return self.history[-1] if self.history else {}
-
-    @property
-    def done(self) -> bool:
-        """Nothing is left to train."""
-        return self.status in {"finished", "pruned"}
-
-
-def outcome(folder: Path) -> Outcome:
-    """Read what a trial's folder says; a missing or empty folder is a trial not yet begun."""
-    result = _read(folder / "result.json")
-    if result is not None:
-        return Outcome(result["status"], result.get("history", []), result.get("seconds"))
-    history = _history(folder / "last.safetensors")
-    error = _read(folder / "error.json")
-    if error is not None:
-        return Outcome("failed", history, error=error["message"])
-    return Outcome("unfinished", history)
-
-
-def write_verdict(
-    folder: Path, status: Literal["pruned", "failed"], message: str = "", trace: str = ""
-) -> None:
-    """Record why a trial that ``fit`` did not finish will not go on.
-
-    A trial that finished meanwhile stays finished; the first of several errors stays.
-    """
-    before = outcome(folder)
-    if before.done or before.status == status:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    if status == "failed":
-        write_text(
-            folder / "error.json",
-            json.dumps({"message": " ".join(message.split()), "traceback": trace}),
-        )
-        return
-    last = before.metrics
-    record = {"status": status, "epoch": last.get("epoch", 0), "metrics": last, "history": before.history}
-    write_text(folder / "result.json", json.dumps(record))
-
-
-def clear_verdict(folder: Path) -> None:
-    """Forget that a trial failed or was cut, so that it goes on from its last epoch."""
-    (folder / "error.json").unlink(missing_ok=True)
-    if outcome(folder).status == "pruned":
-        (folder / "result.json").unlink()
-
-
-def _history(checkpoint: Path) -> list[dict[str, float]]:
-    """The epochs in a checkpoint's header: read here without torch, which the driver has no other use for."""
-    if not checkpoint.exists():
-        return []
-    with safe_open(checkpoint, "np") as file:
-        history: list[dict[str, float]] = json.loads(file.metadata()["state"])["history"]
-    return history
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    assert isinstance(record, dict), f"{path} holds no JSON object"
-    return record

@@ -232,8 +232,8 @@ def test_two_workers_train_as_one(
     assert set(one_file) == set(two_file)
     momentum = {name: tensor for name, tensor in one_file.items() if name.startswith("optimizer.")}
     assert len(momentum) > 100
-    # By norm: a tie that rounding decides the other way moves tensors by a per cent or two; a wrong average, or
-    # statistics of half the batch, would move all by tens. A bias before a norm has no gradient but rounding.
+    # By norm: a tie that rounding decides the other way moves tensors by a per cent or two; a wrong average,
+    # or statistics of half the batch, would move all by tens. A bias before a norm has only rounding.
     largest = max(tensor.norm().item() for tensor in momentum.values())
     for name, tensor in momentum.items():
         difference = (two_file[name] - tensor).norm().item()

@@ -41,18 +41,19 @@ def output(tmp_path: Path, migrated: Path) -> Path:
 def make_plan(tmp_path: Path) -> Callable[..., Plan]:
     """Plans of a study (a name or YAML text) whose data need not exist."""
 
-    def make(study: str, fingerprint: str = "f" * 16, **changes: Any) -> Plan:
+    def make(study: str, fingerprint: str = "f" * 16, profile: str = "laptop", **changes: Any) -> Plan:
         name, found = (
             load(study) if "\n" not in study else ("mine", parse(textwrap.dedent(study), "mine.yaml"))
         )
-        layers = {**recipe("laptop", "digits"), **TINY, **found.base}
-        dotted = {key.replace("__", "."): value for key, value in changes.items()}
-        base = Config().with_changes({**layers, **dotted})
+        small = TINY if profile == "laptop" else {}
+        base = Config().with_changes(recipe(profile, "digits" if profile == "laptop" else "coco:absent"))
+        fixed = {key.replace("__", "."): value for key, value in changes.items()}
+        base = base.with_changes({**small, **found.on(profile, found.base), **fixed})
 
         def prepare(data: DataConfig) -> PreparedData:
             return PreparedData("train.arrow", "val.arrow", ("0", "1"), fingerprint, ())
 
-        return Plan(name, found, base, tmp_path / "runs", prepare)
+        return Plan(name, found, base, tmp_path / "runs", prepare, profile, fixed)
 
     return make
 

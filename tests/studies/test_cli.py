@@ -11,8 +11,9 @@ from studies.run_study import main
 def test_list_names_every_study_and_its_title(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("nms_sweep ") and "Table III" in line for line in lines)
-    assert any(line.startswith("search ") for line in lines)
+    assert any(line.split()[:2] == ["nms_sweep", "8"] and "Table III" in line for line in lines)
+    assert any(line.split()[:2] == ["search", "28"] for line in lines)
+    assert any(line.split()[:2] == ["table_10", "12"] and "Table X" in line for line in lines)
 
 
 def test_dry_run_shows_the_trials_and_writes_nothing(
@@ -24,7 +25,22 @@ def test_dry_run_shows_the_trials_and_writes_nothing(
     text = capsys.readouterr().out
     assert "16 trials" in text
     assert "nms_reg=0.85 nms_cls=0.7 seed=2" in text
+    assert "0 of 16 done" in text
+    assert "Time left: about" in text
+    assert "0 GPU hours" in text
+    assert "a few steps measured now" in text
     assert not output.exists()
+
+
+def test_dry_run_of_a_search_counts_its_confirmation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["search", "--dry-run", "--seeds", "2", "--output", str(tmp_path / "runs")]
+    assert main([*arguments, "--set", *assignments()]) == 0
+    text = capsys.readouterr().out
+    assert "search: 16 trials" in text
+    assert "then, with 2 seeds each, the best 3 and" in text
+    assert "Time left: about" in text
 
 
 @pytest.mark.parametrize(
@@ -47,8 +63,12 @@ def test_dry_run_shows_the_trials_and_writes_nothing(
         (["nms_sweep", "--gpus-per-worker", "1.5"], ["--gpus-per-worker", "1.5"]),
         (["nms_sweep", "--gpus-per-worker", "1000"], ["--gpus-per-worker", "GPUs"]),
         (["nms_sweep", "--seeds", "x"], ["--seeds", "'x'"]),
-        (["search", "--seeds", "2"], ["--seeds", "search"]),
+        (["pareto", "--seeds", "2"], ["--seeds", "search"]),
+        (["pareto", "--workers-per-trial", "2"], ["--workers-per-trial 2", "perf/ms_per_image"]),
         (["nms_sweep", "--fresch"], ["--fresch"]),
+        (["report"], ["report NAME"]),
+        (["report", "nms_sweep"], ["nms_sweep", "no launch", "none"]),
+        (["nms_sweep", "search"], ["one study at a time"]),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

@@ -95,14 +95,22 @@ def test_smoke_runs_the_papers_study_in_small(output: Path) -> None:
     parents, children = runs(output, "nms_sweep-smoke")
     assert len(parents) == 1
     assert sorted(run.info.run_name for run in children) == [
-        "nms_reg=0.7 nms_cls=0.7 seed=1",
-        "nms_reg=0.7 nms_cls=0.9 seed=1",
+        "nms_cls=0.7 seed=1",
+        "nms_cls=0.9 seed=1",
     ]
     client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
     files = {file.path for file in client.list_artifacts(children[0].info.run_id)}
     assert files == {"config.yaml", "result.json", "detections.parquet", "last.safetensors"}
     kept = {file.path for file in client.list_artifacts(parents[0].info.run_id)}
-    assert {"best", "results.parquet", "base.yaml", "study.yaml", "environment.txt"} <= kept
+    assert {
+        "best",
+        "results.parquet",
+        "report.md",
+        "report.html",
+        "base.yaml",
+        "study.yaml",
+        "environment.txt",
+    } <= kept
     assert len(children[0].data.metrics) <= 40
 
     again, text, _ = Launch(output, "nms_sweep", "--smoke", "--set", *assignments()).end()

@@ -7,6 +7,7 @@ import optuna
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from studies.outcomes import write_latency
 from studies.search import StudySearch, scheduler
 from studies.trials import Plan, Trial, check_search, write_verdict
 
@@ -114,3 +115,56 @@ def test_asha_cuts_weak_trials_and_remembers_earlier_launches(
 @pytest.mark.parametrize("text", [SEARCH.replace("prune: {grace_epochs: 1, keep: 2}\n", "")])
 def test_without_prune_nothing_is_cut(make_plan: Callable[..., Plan], text: str) -> None:
     assert scheduler(make_plan(text), []) is None
+
+
+TWO = """\
+title: t
+kind: search
+trials: 3
+minimise: perf/ms_per_image
+space: {detector.stages: {low: 1, high: 4}}
+first: [{detector.stages: 3}]
+"""
+
+
+def test_two_objectives_need_both_figures(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(TWO)
+    known = plan.trial({"detector.stages": 3}, 1)
+    finish(known.folder, [0.1, 0.4])
+    search = StudySearch(plan, "key")
+    slow = ask(search, "a")
+    assert slow.id == known.id, "trained by another study, but never timed"
+    write_latency(slow.folder, 30.0, "cpu")
+    search.on_trial_result("a", {"val/AP": 0.4, "epoch": 2.0})
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    fast = ask(search, "b")
+    finish(fast.folder, [0.2])
+    write_latency(fast.folder, 10.0, "cpu")
+    search.on_trial_complete("b", {"val/AP": 0.2})
+    assert states(plan) == ["COMPLETE", "COMPLETE"]
+    record = search.record()
+    assert [each["values"] for each in record["history"]] == [[0.4, 30.0], [0.2, 10.0]]
+    assert set(record["best"]) == {slow.id, fast.id}, "neither beats the other in both"
+
+    untimed = ask(search, "c")
+    finish(untimed.folder, [0.3])
+    search.on_trial_complete("c", {"val/AP": 0.3})
+    assert states(plan)[-1] != "COMPLETE"
+
+
+def test_the_record_names_the_best_and_what_mattered(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key")
+    assert search.record()["best"] == []
+    for tune_id, value in zip("abcd", [0.1, 0.4, 0.2, 0.3], strict=True):
+        trial = ask(search, tune_id)
+        finish(trial.folder, [value])
+        search.on_trial_complete(tune_id, {"val/AP": value})
+    record = search.record()
+    assert record["best"] == [record["history"][1]["trial_id"]]
+    assert set(record["importances"]) == {"detector.nms_reg", "detector.stages"}
+    assert sum(record["importances"].values()) == pytest.approx(1)

@@ -9,6 +9,7 @@ from studies.study import GridStudy, SearchStudy, StudyError, load, parse, shipp
 
 GRID = "title: t\nkind: grid\n"
 SEARCH = "title: t\nkind: search\ntrials: 3\n"
+EVALUATE = "title: t\nkind: evaluate\n"
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -60,6 +61,20 @@ def test_a_product_is_appended_to_the_rows_without_repeats() -> None:
         (SEARCH + "space: {detector.stages: {low: 1}}\n", ["mine.yaml:4", "'high'"]),
         (SEARCH + "space: {detector.stages: {low: 0, high: 4, log: true}}\n", ["log"]),
         (SEARCH + "space: {seed: {low: 1, high: 4}}\nfirst: [{detector.stages: 1}]\n", ["first", "seed"]),
+        (EVALUATE + "rows: [{detector.stages: 1}]\n", ["evaluate", "detector.nms_test"]),
+        (GRID + "replicates: 0\ngrid: {seed: [1]}\n", ["mine.yaml:3", "replicates"]),
+        (
+            GRID + "grid: {seed: [1]}\nlaptop:\n  detector.stages: {2: {detector.stage: 1}}\n",
+            ["detector.stage'", "detector.stages"],
+        ),
+        (
+            SEARCH + "space: {seed: {low: 1, high: 4}}\nminimise: perf/ms_per_image\nprune: {}\n",
+            ["prune", "minimise"],
+        ),
+        (
+            SEARCH + "space: {seed: {low: 1, high: 4}}\nconfirm: {top: 1, seeds: 1, against: {seed: 1}}\n",
+            ["mine.yaml:5", "confirm.seeds"],
+        ),
         ("title: t\nkind: search\ntrials: 0\nspace: {seed: {low: 1, high: 4}}\n", ["mine.yaml:3", "trials"]),
     ],
 )
@@ -79,3 +94,24 @@ def test_unknown_names_and_unreadable_files_are_told(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(GRID + "grid: {seed: [1]}\n")
     assert load(str(own))[0] == "own"
+
+
+def test_on_a_laptop_other_settings_stand_for_the_papers() -> None:
+    study = parse(
+        GRID + "grid: {detector.backbone: [resnet50, resnet101], detector.stages: [1]}\n"
+        "laptop: {detector.backbone: {resnet50: {detector.backbone_width: 0.35}}}\n",
+        "mine.yaml",
+    )
+    assert isinstance(study, GridStudy)
+    assert study.settings("laptop")[0] == {"detector.backbone_width": 0.35, "detector.stages": 1}
+    assert study.settings("laptop")[1] == study.settings("paper")[1]
+    assert study.varied() == ["detector.backbone", "detector.stages"]
+    assert study.count("laptop") == 2
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_study_says_what_it_answers(name: str) -> None:
+    study = load(name)[1]
+    assert study.answers
+    if name.startswith("table_"):
+        assert [table.table for table in study.paper] == [f"{name}.csv"]

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drcnn.cli import main
+from drcnn.engine import bench_scenes
+from drcnn.engine.bench import BENCHED
+from drcnn.engine.bench_scenes import scenes
+
+SMALL = ["detector.backbone=resnet18", "detector.fc_width=32", "detector.roi_samples=64"]
+SMALL += ["detector.rpn_pre_nms_train=100", "detector.rpn_pre_nms_test=100"]
+
+
+def test_scenes_hold_their_objects() -> None:
+    batch = scenes(2, 224, 416)
+    assert batch.images.shape == (2, 3, 224, 416)
+    for image, boxes, labels in zip(batch.images, batch.boxes, batch.labels, strict=True):
+        assert int((labels >= 0).sum()) >= 2
+        for box in boxes[labels >= 0].long():
+            x1, y1, x2, y2 = box.tolist()
+            # Ink: not the even ground that a scene begins as.
+            assert image[:, y1:y2, x1:x2].float().std() > 5
+
+
+def test_bench_measures_every_detector_and_reuses_its_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_scenes, "TRAIN_IMAGES", 8)
+    arguments = ["bench", "--size", "192", "256", "--images", "1", "--repeats", "2", "--json"]
+    arguments += ["--output", str(tmp_path), "--set", *SMALL]
+    assert main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["detectors"]) == {"torchvision", *BENCHED}
+    for summary in result["detectors"].values():
+        for kind in ("train", "inference"):
+            assert summary[kind]["seconds"] > 0
+            assert summary[kind]["images_per_s"] == pytest.approx(1 / summary[kind]["seconds"])
+    for kind in ("train", "inference"):
+        assert result["detectors"]["torchvision"][kind]["of_torchvision"] == 1
+        assert result["detectors"]["fpn"][kind]["of_fpn"] == 1
+    assert {"backbone", "FPN", "heads", "backward", "optimizer"} <= set(result["parts"]["fpn"]["train"])
+    (weights,) = tmp_path.glob("*/last.safetensors")
+    before = weights.stat().st_mtime_ns
+    assert main([each for each in arguments if each != "--json"]) == 0
+    assert "decoupled_cascade" in capsys.readouterr().out
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_bench_refuses_what_torchvision_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drcnn.engine.bench.brief_weights", lambda *_: {})
+    assert main(["bench", "--output", str(tmp_path), "--set", "detector.backbone=resnext101_32x4d"]) == 2
+    assert "no backbone resnext101_32x4d" in capsys.readouterr().err
