@@ -34,7 +34,8 @@ def plan_of(found: Resolved, request: Request, prepare: Callable[[DataConfig], P
 
 def keep_request(plan: Plan, request: Request) -> None:
     """Remember what a launch was asked for."""
-    kept = asdict(request) | {"output": str(plan.output)}
+    # A tracking server's address may hold a password, and a report does not need it.
+    kept = asdict(request) | {"output": str(plan.output), "tracking_uri": None}
     if request.study.endswith((".yaml", ".yml")):
         kept["study"] = str(Path(request.study).resolve())
     write_text(plan.folder / REQUEST, json.dumps(kept, indent=1))

@@ -208,7 +208,11 @@ def _difference(settings: Sequence[Sequence[Replicate]], metric: str) -> Differe
     # All of ``between`` is uncertain, also the part that ``within`` takes away: few seeds may have shown too
     # little of it. Counting only what remains would find 9 % false differences in 3 seeds, instead of 5.
     uncertainty = (shares * between) ** 2 / freedom + by_images**2 / images_freedom
-    return _student(value, variance, variance**2 / uncertainty if uncertainty else images_freedom)
+    if not uncertainty:
+        return _student(value, variance, images_freedom)
+    # Never fewer than the seeds': where detectors are nearly equal, the formula would go to 0 and the interval
+    # to infinity.
+    return _student(value, variance, max(float(freedom), variance**2 / uncertainty))
 
 
 def _student(value: float, variance: float, freedom: float) -> Difference:

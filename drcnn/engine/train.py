@@ -180,6 +180,7 @@ class _Trial:
             "perf/epoch_seconds": trained - started,
             "perf/eval_seconds": evaluated - trained,
             "perf/peak_memory_gib": self._peak_memory(),
+            "perf/gpus": float(world_size()) if self.device.type == "cuda" else 0.0,
         }
         self.state.epoch = epoch
         self.state.history.append(metrics)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -165,8 +164,8 @@ def test_weights_of_another_length_are_refused() -> None:
         split.ap(np.ones(11))
 
 
-def test_a_thousand_resamples_take_seconds() -> None:
-    """A tenth of COCO's size: 500 images, 8 classes of 450 objects; the whole takes 10 s on one core."""
+def test_a_thousand_resamples_at_once_are_each_alone() -> None:
+    """A tenth of COCO's size, 500 images and 8 classes: more than fits one block of the computation."""
     rng = np.random.default_rng(0)
     records, rows = [], []
     for number in range(500):
@@ -183,6 +182,7 @@ def test_a_thousand_resamples_take_seconds() -> None:
         Annotations.from_records(records, classes=[str(label) for label in range(8)]), table(rows)
     )
     weights = rng.multinomial(500, np.full(500, 1 / 500), size=1000)
-    start = time.process_time()
-    split.ap(weights)
-    assert time.process_time() - start < 12  # two minutes for the whole
+    together = split.ap(weights)
+    assert together.shape == (1000, 10)
+    for draw in (0, 1, 499, 998, 999):
+        np.testing.assert_allclose(together[draw], split.ap(weights[draw]), rtol=0, atol=1e-12)

@@ -131,6 +131,15 @@ def test_variance_of_the_images_is_not_counted_again_as_variance_of_the_seeds() 
     assert by_images < (found.high - found.low) / 2 / 2.776 < 0.85 * math.hypot(by_images, by_seeds)
 
 
+def test_nearly_equal_detectors_keep_a_finite_interval() -> None:
+    """The same detectors tested in two ways that hardly differ: seeds vary much, their difference does not."""
+    a = [replicate(value, 0.02, number) for number, value in enumerate((0.500, 0.510, 0.520))]
+    b = [replicate(value + 1e-4, 0.02, number) for number, value in enumerate((0.500, 0.510, 0.520))]
+    found = paired_bootstrap(a, b)["AP"]
+    assert found.value == pytest.approx(-1e-4)
+    assert found.high - found.low < 0.1
+
+
 def test_settings_may_have_different_numbers_of_seeds() -> None:
     found = paired_bootstrap([replicate(v, 0.0, 1) for v in (0.50, 0.52, 0.54)], [replicate(0.5, 0.0, 1)])[
         "AP"
