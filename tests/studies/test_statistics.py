@@ -132,7 +132,7 @@ def test_variance_of_the_images_is_not_counted_again_as_variance_of_the_seeds() 
 
 
 def test_nearly_equal_detectors_keep_a_finite_interval() -> None:
-    """The same detectors tested in two ways that hardly differ: seeds vary much, their difference does not."""
+    """The same detectors tested in two ways: seeds vary much, the difference does not."""
     a = [replicate(value, 0.02, number) for number, value in enumerate((0.500, 0.510, 0.520))]
     b = [replicate(value + 1e-4, 0.02, number) for number, value in enumerate((0.500, 0.510, 0.520))]
     found = paired_bootstrap(a, b)["AP"]
