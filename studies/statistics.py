@@ -210,7 +210,7 @@ def _difference(settings: Sequence[Sequence[Replicate]], metric: str) -> Differe
     uncertainty = (shares * between) ** 2 / freedom + by_images**2 / images_freedom
     if not uncertainty:
         return _student(value, variance, images_freedom)
-    # Never fewer than the seeds': where detectors are nearly equal, the formula would go to 0 and the interval
+    # Never fewer than the seeds': where detectors are nearly equal, the formula would go to 0, the interval
     # to infinity.
     return _student(value, variance, max(float(freedom), variance**2 / uncertainty))
 

@@ -32,6 +32,8 @@ def pool(features: list[Tensor], image: Tensor, boxes: Tensor, enlarge: Tensor |
         enlarge: RoIs grow by this factor about their centre, [R, 1] or one for all; each stays on the level
             of its own size (spec 1.8).
     """
+    # A diverging detector's boxes are no numbers, and no index either: its loss is to tell, not a crash here.
+    boxes = boxes.nan_to_num()
     level = pyramid_level(boxes, len(features))
     if isinstance(enlarge, Tensor) or enlarge != 1.0:
         centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * enlarge

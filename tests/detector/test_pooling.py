@@ -65,3 +65,11 @@ def test_enlarged_rois_are_pooled_around_their_centre_from_their_own_level(
         if each[number] == 1:
             alone = pool(features, image[:1], boxes[number : number + 1])
         torch.testing.assert_close(mixed[number : number + 1], alone, rtol=1e-3, atol=1e-3)
+
+
+def test_boxes_that_are_no_numbers_do_not_crash() -> None:
+    features = [torch.full((1, 2, 64 >> level, 64 >> level), torch.nan) for level in range(4)]
+    boxes = torch.tensor([[torch.nan] * 4, [0.0, 0.0, torch.nan, 20.0], [4.0, 4.0, 30.0, 30.0]])
+    pooled = pool(features, torch.zeros(3, dtype=torch.int64), boxes)
+    assert pooled.shape == (3, 2, 7, 7)
+    assert pooled[2].isnan().all()
