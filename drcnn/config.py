@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from drcnn.presets import expand
+from drcnn.presets import PRESETS, expand
 
 __all__ = [
     "Config",
@@ -345,5 +345,7 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     given = first["input"]
+    if key in PRESETS:
+        message += f"; or one of the named settings {', '.join(PRESETS[key])}"
     shown = "" if isinstance(given, dict | BaseModel) else f" = {given!r}"
     return f"{key}{shown}: {message}"

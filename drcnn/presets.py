@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["SCHEDULES", "VARIANTS", "expand"]
+__all__ = ["PRESETS", "SCHEDULES", "VARIANTS", "expand"]
 
 
 def _one_list(variant: str, stages: int = 1) -> dict[str, Any]:
@@ -79,14 +79,14 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     },
 }
 
-_PRESETS = {"detector.variant": VARIANTS, "training.schedule": SCHEDULES}
+PRESETS = {"detector.variant": VARIANTS, "training.schedule": SCHEDULES}
 
 
 def expand(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``changes`` with the names of variants and schedules replaced by what they stand for."""
     expanded: dict[str, Any] = {}
     given = dict(changes)
-    for key, presets in _PRESETS.items():
+    for key, presets in PRESETS.items():
         name = given.get(key)
         if isinstance(name, str) and name in presets:
             expanded |= presets[name]

@@ -7,6 +7,15 @@ from drcnn.presets import SCHEDULES
 from drcnn.recipes import recipe
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "known"),
+    [("detector.variant", "cascade_rcn", "cascade_rcnn"), ("training.schedule", "coco_3x", "coco_2x")],
+)
+def test_an_unknown_name_of_a_preset_is_told_the_known_ones(key: str, value: str, known: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} = '{value}'.*named settings.*{known}"):
+        Config().with_changes({key: value})
+
+
 def test_defaults_are_the_papers_voc_setting() -> None:
     config = Config()
     detector = config.detector

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 # AdamW gets there in half the steps of SGD. A convolutional regressor that averages over its RoI in the end
 # finds out more slowly where in the RoI the object lies.
 RATE = 0.002
-STEPS, STEPS_OF_DOUBLE_HEAD = 280, 450
+STEPS, STEPS_OF_DOUBLE_HEAD = 280, 700
 SETTINGS = {
     **recipe("laptop", "digits"),
     "detector.fpn_channels": 32,
