@@ -8,6 +8,7 @@ import platform
 import shlex
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -127,7 +128,7 @@ def origin(plan: Plan, settings: Sequence[Setting]) -> list[Block]:
     seeds = sorted({run.trial.config.seed for run in runs})
     prints = sorted({run.trial.data.fingerprint for run in runs})
     items = (
-        f"Study `{plan.name}`, profile `{plan.profile}`, kept in `{literal(str(plan.output))}`.",
+        f"Study `{plan.name}`, profile `{plan.profile}`, kept in `{literal(_shown(plan.output))}`.",
         f"Code that wrote this report: commit `{commit or 'unknown'}`{changed}.",
         f"Python {platform.python_version()}, {versions}; {platform.machine()}, {platform.system()}.",
         f"Fingerprint of the data (images, objects, splits): {', '.join(f'`{each}`' for each in prints)}.",
@@ -166,7 +167,7 @@ def _command(plan: Plan) -> str:
     except (OSError, ValueError):
         return f"python studies/run_study.py {shlex.quote(plan.name)} --profile {plan.profile}"
     words = ["python", "studies/run_study.py", asked["study"], "--profile", asked["profile"]]
-    words += ["--data", asked["source"], "--output", str(plan.output)]
+    words += ["--data", asked["source"], "--output", _shown(plan.output)]
     if asked["assignments"]:
         words += ["--set", *asked["assignments"]]
     if asked["seeds"]:
@@ -176,6 +177,11 @@ def _command(plan: Plan) -> str:
     if asked["on_bad_data"] == "skip":
         words += ["--on-bad-data", "skip"]
     return shlex.join([*words, "--smoke"] if asked["smoke"] else words)
+
+
+def _shown(path: Path) -> str:
+    """A path as it would be typed here: without what leads to the current folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _percent(value: float) -> str:
