@@ -49,6 +49,7 @@ def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
     """
     assert trial.model is not None
     started = time.perf_counter()
+    options.apply()
     device = torch.device(options.device)
     detector, state = load_detector(trial.model.folder / "last.safetensors", device, trial.config.detector)
     annotations = Annotations.load(trial.data.val)
@@ -87,8 +88,7 @@ def measure_latency(trial: Trial, options: RunOptions) -> None:
     if outcome(trial.folder).latency is not None:
         return
     device = torch.device(options.device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options.apply()
     detector, _ = load_detector(trial.folder / "last.safetensors", device)
     batches = [batch.to(device) for batch in islice(_loader(trial, options, batch_size=1), TIMED_IMAGES)]
     with _turn():

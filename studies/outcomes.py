@@ -15,10 +15,12 @@ from safetensors import safe_open
 
 from drcnn.files import write_text
 
-__all__ = ["LATENCY", "Outcome", "clear_verdict", "outcome", "write_latency", "write_verdict"]
+__all__ = ["LATENCY", "VERDICTS", "Outcome", "clear_verdict", "outcome", "write_latency", "write_verdict"]
 
 # A figure beside those of an epoch: the time of inference, where a study asked for it.
 LATENCY = "perf/ms_per_image"
+# Files that say how a trial ended.
+VERDICTS = ("result.json", "error.json")
 
 Status = Literal["finished", "pruned", "failed", "unfinished"]
 

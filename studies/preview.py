@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
+from studies.capacity import NodeShape, Share, share
 from studies.estimate import estimate
-from studies.launch import Machines, Share, share
 from studies.outcomes import outcome
 from studies.request import Request
 from studies.study import SearchStudy
@@ -70,13 +70,13 @@ def _count(study: SearchStudy, request: Request) -> int:
 
 
 def _share(request: Request) -> Share:
-    """What each trial would get here; of a cluster, one trial's share is all that is known."""
-    gpus = torch.cuda.device_count()
-    machines = Machines(request.address, request.workers, request.gpus_per_worker, request.max_concurrent)
-    if request.address == "local":
-        return share(machines, os.cpu_count() or 1, gpus)
-    each = request.gpus_per_worker
-    return Share(request.max_concurrent or 1, 1, (1.0 if gpus else 0.0) if each is None else each)
+    """What each trial would get."""
+    if not request.machines.is_cluster:
+        return share(request.machines, [NodeShape(os.cpu_count() or 1, torch.cuda.device_count())])
+    from studies.connection import connect
+
+    with connect(request.machines) as given:
+        return given
 
 
 def _hours(seconds: float, given: Share) -> str:

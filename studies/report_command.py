@@ -34,8 +34,8 @@ def plan_of(found: Resolved, request: Request, prepare: Callable[[DataConfig], P
 
 def keep_request(plan: Plan, request: Request) -> None:
     """Remember what a launch was asked for."""
-    # A tracking server's address may hold a password, and a report does not need it.
-    kept = asdict(request) | {"output": str(plan.output), "tracking_uri": None}
+    # Addresses may hold passwords, and a report does not need them.
+    kept = asdict(request) | {"output": str(plan.output), "tracking_uri": None, "storage": None}
     if request.study.endswith((".yaml", ".yml")):
         kept["study"] = str(Path(request.study).resolve())
     write_text(plan.folder / REQUEST, json.dumps(kept, indent=1))
@@ -77,7 +77,10 @@ def report(name: str, output: Path) -> int:
             **kept,
             "output": output,
             "assignments": tuple(kept["assignments"]),
-            # Of the launch only.
+            # Of the launch only; a report is written wherever OUTPUT is.
+            "address": "local",
+            "workers": 1,
+            "gpus_per_worker": None,
             "dry_run": False,
             "fresh": False,
         }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drcnn.config import Config, parse_assignments
 from drcnn.recipes import recipe
+from studies.machines import Machines
 from studies.paper_tables import paper_rows
 from studies.study import Changes, SearchStudy, Study, StudyError, load
 
@@ -36,10 +37,16 @@ class Request:
     gpus_per_worker: float | None = None
     max_concurrent: int | None = None
     address: str = "local"
+    storage: str | None = None
     tracking_uri: str | None = None
     dry_run: bool = False
     smoke: bool = False
     fresh: bool = False
+
+    @property
+    def machines(self) -> Machines:
+        """Where and how widely to run."""
+        return Machines(self.address, self.workers, self.gpus_per_worker, self.max_concurrent)
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,12 @@ def _check(study: Study, request: Request) -> None:
             )
     if request.output.exists() and not request.output.is_dir():
         raise StudyError(f"--output {request.output}: is a file, expected a folder")
-    if request.address != "local":
+    if request.machines.is_cluster:
+        if not request.output.is_absolute():
+            raise StudyError(
+                f"--output {request.output}: on a cluster give an absolute path: of a folder that all nodes "
+                "share or, with --storage, of one that each node has for itself"
+            )
         return
     cores = os.cpu_count() or 1
     if request.workers > cores:

@@ -98,7 +98,9 @@ def _execute(given: argparse.Namespace) -> int:
         gpus_per_worker=given.gpus_per_worker,
         max_concurrent=given.max_concurrent,
         address=given.address,
-        tracking_uri=given.tracking_uri,
+        storage=given.storage,
+        # The driver alone writes to MLflow: what is in the address is no business of the workers.
+        tracking_uri=given.tracking_uri or os.environ.pop("MLFLOW_TRACKING_URI", None),
         output=Path(given.output),
         dry_run=given.dry_run,
         smoke=given.smoke,
@@ -117,7 +119,9 @@ def _parser() -> _Parser:
     parser.add_argument("of", nargs="?", metavar="NAME", help="after 'report': the study")
     parser.add_argument("--list", action="store_true", help="show the studies there are")
     parser.add_argument("--profile", choices=("laptop", "paper"), default="laptop")
-    parser.add_argument("--data", metavar="SOURCE", default="digits", help="digits, voc:DIR or coco:DIR")
+    parser.add_argument(
+        "--data", metavar="SOURCE", default="digits", help="digits, voc:DIR or coco:DIR (or s3://...)"
+    )
     parser.add_argument(
         "--on-bad-data", choices=("fail", "skip"), default="fail", help="what unusable images do"
     )
@@ -133,11 +137,16 @@ def _parser() -> _Parser:
     parser.add_argument("--workers-per-trial", type=_count, default=1, metavar="N")
     parser.add_argument("--gpus-per-worker", type=_share, metavar="F", help="default: 1 where there are GPUs")
     parser.add_argument("--max-concurrent", type=_count, metavar="N", help="default: as many trials as fit")
-    parser.add_argument("--address", default="local", help="local, auto or ray://HOST:PORT")
+    parser.add_argument("--address", default="local", help="local, or auto: the cluster that this runs on")
     parser.add_argument(
-        "--tracking-uri", metavar="URI", help="of MLflow; default: mlflow.db in the output folder"
+        "--tracking-uri",
+        metavar="URI",
+        help="of MLflow; default: $MLFLOW_TRACKING_URI, else mlflow.db in the output folder",
     )
-    parser.add_argument("--output", default="runs", metavar="DIR")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="on a cluster one that nodes share")
+    parser.add_argument(
+        "--storage", metavar="URI", help="s3://BUCKET/PREFIX or the like, where nodes share no folder"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the trials, write nothing")
     parser.add_argument(
         "--smoke", action="store_true", help="two tiny trials, kept apart from the study's own"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,18 +25,24 @@ from studies import provenance
 from studies.confirm import compared, replicates_of_best
 from studies.outcomes import outcome
 from studies.progress import Progress
+from studies.remote_data import fetch, localised
 from studies.report_command import keep_request, plan_of, try_report
 from studies.request import Request, resolve
 from studies.results import best, print_means, print_results, write_results
+from studies.storage import open_storage
 from studies.study import SearchStudy, StudyError
+from studies.supplies import Supplies
 from studies.trials import Plan, Trial, expand, models, search_points
 from studies.workspace import alone, no_trace_of_bad_input, prepared_data, put_aside
 
 if TYPE_CHECKING:
+    from studies.capacity import Share
     from studies.search import StudySearch
     from studies.tracking import Tracker
 
 __all__ = ["execute"]
+
+logger = logging.getLogger(__name__)
 
 
 def execute(request: Request) -> int:
@@ -52,6 +60,9 @@ def execute(request: Request) -> int:
         no_trace_of_bad_input(request.output),
         prepared_data(request.output, dry_run=request.dry_run) as prepare,
     ):
+        request, supplies = _supplied(request)
+        if supplies.remotes:
+            found = resolve(request)
         plan = plan_of(found, request, prepare)
         is_search = isinstance(plan.study, SearchStudy)
         trials = search_points(plan) if is_search else expand(plan, request.seeds)
@@ -63,16 +74,59 @@ def execute(request: Request) -> int:
             preview(plan, trials, request)
             return 0
         console = Console(width=None if sys.stdout.isatty() else 160)
-        with alone(plan):
+        with alone(plan), _joined(request, supplies, trials[0], console) as given:
             keep_request(plan, request)
-            return _Launch(plan, request, trials, console).run()
+            return _Launch(plan, request, trials, console, supplies, given).run()
+
+
+def _supplied(request: Request) -> tuple[Request, Supplies]:
+    """The request with data of an object store fetched here, and where the nodes get theirs."""
+    output = request.output.resolve()
+    source, remotes = localised(request.source, output / "data")
+    fetch(remotes)
+    return replace(request, source=source), Supplies(open_storage(request.storage, output), remotes)
+
+
+@contextmanager
+def _joined(request: Request, supplies: Supplies, sample: Trial, console: Console) -> Iterator[Share | None]:
+    """Join the cluster that is asked for, and check all of its nodes; a Ray of our own starts when needed."""
+    if not request.machines.is_cluster:
+        yield None
+        return
+    from studies.cluster import check_cluster
+    from studies.connection import connect
+    from studies.node import Needs
+
+    weights = sample.config.detector.weights
+    with connect(request.machines) as given:
+        supplies.offer([sample])
+        needs = Needs(
+            request.output.resolve(),
+            token="" if request.storage else ".shared",
+            storage=supplies.storage,
+            remotes=supplies.remotes,
+            data=sample.data,
+            weights=None if weights in {"imagenet", "none"} else Path(weights),
+        )
+        check_cluster(needs, console)
+        yield given
 
 
 class _Launch:
     """A launch whose request is known to be good."""
 
-    def __init__(self, plan: Plan, request: Request, trials: list[Trial], console: Console) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        request: Request,
+        trials: list[Trial],
+        console: Console,
+        supplies: Supplies,
+        given: Share | None,
+    ) -> None:
         self._plan, self._request, self._console = plan, request, console
+        self._supplies, self._given = supplies, given
+        self._ended: set[Path] | None = None
         self._sample = trials[0]
         self._search: StudySearch | None = None
         # Those of the study's table, those that train what these evaluate, those that confirm a search.
@@ -148,11 +202,18 @@ class _Launch:
 
     def _take_up(self) -> None:
         """Find the search's trials so far; with ``--fresh``, put aside whatever there is."""
+        if not (self._plan.folder / "results.parquet").exists():
+            # On a new head: what launches from another one left in the storage.
+            self._supplies.storage.pull(self._plan.folder)
+        self._fetch_ended(self._all())
         if isinstance(self._plan.study, SearchStudy):
             self._open_search()
         if self._request.fresh:
             stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"
-            put_aside([trial.folder for trial in self._all()], self._plan.output / "trials" / stamp)
+            folders = [trial.folder for trial in self._all()]
+            put_aside(folders, self._plan.output / "trials" / stamp)
+            for folder in [*folders, self._plan.folder]:
+                self._supplies.storage.forget(folder)
             names = ("optuna.db", "search.json", "confirm.json", "results.parquet")
             put_aside([self._plan.folder / name for name in names], self._plan.folder / stamp)
             if self._search is not None:
@@ -163,7 +224,17 @@ class _Launch:
 
         self._search = StudySearch(self._plan, search_key(self._plan, self._sample))
         self._trials = self._search.trials()
+        self._fetch_ended(self._trials)
         self._confirming = self._replicates() if self._search.left() <= 0 else []
+        self._fetch_ended(self._confirming)
+
+    def _fetch_ended(self, trials: Sequence[Trial]) -> None:
+        """Fetch those that ended on another machine; the others are fetched where they are trained."""
+        if self._ended is None:
+            self._ended = self._supplies.storage.ended()
+        for trial in trials:
+            if trial.folder in self._ended:
+                self._supplies.storage.pull(trial.folder)
 
     def _replicates(self) -> list[Trial]:
         return replicates_of_best(self._plan, self._trials, self._request.seeds)
@@ -177,13 +248,14 @@ class _Launch:
     def _work(self, tracker: Tracker) -> None:
         """Do what is left, one sort of trials after another."""
         with ExitStack() as stack:
-            given = None
+            given = self._given
             for left in self._batches(tracker):
-                from studies.launch import Machines, connect, run
+                from studies.connection import connect
+                from studies.launch import run
 
-                asked = self._request
-                machines = Machines(asked.address, asked.workers, asked.gpus_per_worker, asked.max_concurrent)
+                machines = self._request.machines
                 given = given or stack.enter_context(connect(machines))
+                self._supplies.offer(left if isinstance(left, list) else [self._sample])
                 todo = len(left) if isinstance(left, list) else left.left()
                 with Progress(self._console, todo) as progress:
                     run(
@@ -192,6 +264,7 @@ class _Launch:
                         list(self._before.values()),
                         machines=machines,
                         given=given,
+                        supplies=self._supplies,
                         tracker=tracker,
                         progress=progress,
                     )
@@ -222,8 +295,15 @@ class _Launch:
     def _end(self, tracker: Tracker, status: str, reports: Sequence[Path] = ()) -> None:
         """Write the tables and close the runs, however it ended."""
         files = [*self._write_tables(), *reports]
+        self._keep_record()
         shown = [*self._trials, *self._confirming]
         tracker.close(status, self._all(), best(shown, self._plan.study.metric), files)
+
+    def _keep_record(self) -> None:
+        try:
+            self._supplies.storage.push(self._plan.folder)
+        except OSError as error:
+            logger.warning("--storage: the study's tables are not kept there: %s", error)
 
     def _write_tables(self) -> list[Path]:
         """Write what is known, and say where."""

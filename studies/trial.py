@@ -22,6 +22,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
+from studies.supplies import Supplies
 from studies.trials import Trial, outcome, write_verdict
 
 __all__ = ["train_here", "train_in_group"]
@@ -32,10 +33,15 @@ Report = Callable[[dict[str, float]], None]
 def train_here(config: Mapping[str, Any]) -> None:
     """Tune function of a trial with one worker: trains or evaluates in the trial's actor."""
     trial: Trial = config["trial"]
+    supplies: Supplies = config["supplies"]
     with _only_one(trial.folder):
-        _guarded(trial, lambda: _work(trial, config["options"], tune.report))
+        with _verdict_on_failure(trial, supplies):
+            supplies.bring(trial)
+            _work(trial, config["options"], _pushing(trial, supplies, tune.report))
         if config["timed"] and outcome(trial.folder).status == "finished":
-            _guarded(trial, lambda: _time(trial, config["options"]))
+            with _verdict_on_failure(trial, supplies):
+                _time(trial, config["options"])
+        supplies.storage.push(trial.folder)
 
 
 def train_in_group(config: Mapping[str, Any]) -> None:
@@ -44,17 +50,21 @@ def train_in_group(config: Mapping[str, Any]) -> None:
     The workers' placement group is not Tune's. When this actor is killed, Ray Train's cleaner removes
     it with the help of the dashboard, which must therefore be running.
     """
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from studies.interface import TorchOnNodeAddress
 
     trial: Trial = config["trial"]
     group: Mapping[str, Any] = config["group"]
+    supplies: Supplies = config["supplies"]
     with _only_one(trial.folder):
+        supplies.storage.pull(trial.folder)
         if outcome(trial.folder).status != "unfinished":
             return
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"trial": trial, "options": config["options"]},
-            torch_config=TorchConfig(backend="nccl" if group["gpus"] else "gloo"),
+            train_loop_config={"trial": trial, "options": config["options"], "supplies": supplies},
+            torch_config=TorchOnNodeAddress(backend="nccl" if group["gpus"] else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=group["workers"],
                 use_gpu=group["gpus"] > 0,
@@ -69,30 +79,37 @@ def train_in_group(config: Mapping[str, Any]) -> None:
                 callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call]
                 # A killed worker restarts the group from the trial's last epoch. Without the second limit a
                 # group that cannot get its workers would be tried for ever, silently.
-                failure_config=FailureConfig(max_failures=2, controller_failure_limit=3),
+                failure_config=FailureConfig(max_failures=group["retries"], controller_failure_limit=3),
             ),
         )
         try:
             trainer.fit()
         except Exception:
             # A failure that would only repeat itself is recorded by the worker that saw it.
+            supplies.storage.pull(trial.folder)
             if outcome(trial.folder).status != "failed":
                 raise
 
 
 def _worker(config: Mapping[str, Any]) -> None:
-    """One worker of a group: fails at once, on all ranks alike, where its trial failed for good before."""
+    """One worker of a group; returns at once if its trial failed for good before the group was restarted."""
+    import torch.distributed as dist
+
     trial: Trial = config["trial"]
+    supplies: Supplies = config["supplies"]
+    with _verdict_on_failure(trial, supplies):
+        if ray.train.get_context().get_local_rank() == 0:
+            supplies.bring(trial)
+        # The node's other workers read what its first one brought.
+        dist.barrier()
+    if outcome(trial.folder).error is not None:
+        return
+    with _verdict_on_failure(trial, supplies):
+        _work(trial, config["options"], _pushing(trial, supplies, ray.train.report))
     failure = outcome(trial.folder).error
-    if failure is None:
-        _train(trial, config["options"], ray.train.report)
-        failure = outcome(trial.folder).error
     if failure is not None:
+        # The others may wait for this worker's gradients: the group has to end.
         raise RuntimeError(failure)
-
-
-def _train(trial: Trial, options: Mapping[str, Any], report: Report) -> None:
-    _guarded(trial, lambda: _work(trial, options, report))
 
 
 def _work(trial: Trial, options: Mapping[str, Any], report: Report) -> None:
@@ -124,22 +141,58 @@ def _time(trial: Trial, options: Mapping[str, Any]) -> None:
     measure_latency(trial, RunOptions(**options))
 
 
-def _guarded(trial: Trial, work: Callable[[], None]) -> None:
-    """Do a trial's work; record a failure that would only repeat itself."""
+def _pushing(trial: Trial, supplies: Supplies, report: Report) -> Report:
+    """Report an epoch when its files are kept; the first worker has written them."""
+    from drcnn.engine.workers import rank
+
+    def push_and_report(metrics: dict[str, float]) -> None:
+        if rank() == 0:
+            supplies.storage.push(trial.folder)
+        report(metrics)
+
+    return push_and_report
+
+
+@contextmanager
+def _verdict_on_failure(trial: Trial, supplies: Supplies) -> Iterator[None]:
+    """Record a failure that would only repeat itself; raise what may go well the next time."""
     from drcnn.engine.checkpoint import CheckpointError
     from drcnn.engine.train import TrainingDiverged
 
+    def fail(error: Exception, trace: str = "") -> None:
+        write_verdict(trial.folder, "failed", f"{type(error).__name__}: {error}{_advice(error)}", trace)
+        supplies.storage.push(trial.folder, ["error.json"])
+
     try:
-        work()
+        yield
     except (TrainingDiverged, DataError, ConfigError, CheckpointError) as error:
-        write_verdict(trial.folder, "failed", f"{type(error).__name__}: {error}")
+        fail(error)
     except OSError:
         # Storage has bad moments: Tune tries again, as it does after a killed process.
         raise
     except Exception as error:
         # Raised for Tune to drop this process, whose GPU may be in a bad state; the retry finds the verdict.
-        write_verdict(trial.folder, "failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+        if not _lost_a_peer(error):
+            fail(error, traceback.format_exc())
         raise
+
+
+def _advice(error: Exception) -> str:
+    if type(error).__name__ != "OutOfMemoryError":
+        return ""
+    return " -- lower training.batch_size, or give the trial more of a GPU with --gpus-per-worker"
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    """Whether another worker of the group is gone, its node perhaps: no fault of the trial's."""
+    import torch.distributed as dist
+
+    from drcnn.engine.workers import world_size
+
+    if world_size() == 1:
+        return False
+    # Gloo raises plain RuntimeErrors, and names only its source file in them.
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL"))
 
 
 @contextmanager

@@ -63,11 +63,20 @@ class RunOptions:
         device: 'cpu' or 'cuda'.
         threads: of torch on the CPU; 0 leaves torch's own choice.
         loader_workers: processes that decode images.
+        gpu_share: of the GPU's memory, the part that this process may take; other trials have the rest.
     """
 
     device: str = "cpu"
     threads: int = 0
     loader_workers: int = 0
+    gpu_share: float = 1.0
+
+    def apply(self) -> None:
+        """Set what is the whole process's: torch's threads, and its part of the GPU's memory."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        if self.device == "cuda":
+            torch.cuda.set_per_process_memory_fraction(self.gpu_share)
 
 
 def fit(
@@ -97,8 +106,7 @@ def fit(
     """
     if config.training.amp == "fp16" and options.device == "cpu":
         raise ConfigError("training.amp = 'fp16' needs a GPU; on a CPU use 'bf16' or 'none'")
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options.apply()
     folder.mkdir(parents=True, exist_ok=True)
     trial = _Trial(config, data, folder, options)
     while trial.state.epoch < config.training.epochs:

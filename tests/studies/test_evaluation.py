@@ -16,7 +16,9 @@ from drcnn.recipes import recipe
 from studies.estimate import estimate
 from studies.evaluation import evaluate, measure_latency
 from studies.outcomes import LATENCY, outcome, write_verdict
+from studies.storage import SharedFolder
 from studies.study import parse
+from studies.supplies import Supplies
 from studies.trial import train_here
 from studies.trials import Plan, Trial, expand, models
 
@@ -99,11 +101,16 @@ def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Tri
     assert found.sources == ("finished trials of this output folder", "a few steps measured now")
 
 
-def test_an_evaluation_fails_with_its_detector(make_plan: Callable[..., Plan]) -> None:
+def test_an_evaluation_fails_with_its_detector(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     trial = expand(make_plan(STUDY))[1]
+    for table in (trial.data.train, trial.data.val):
+        Path(table).touch()
     assert trial.model is not None
     write_verdict(trial.model.folder, "failed", "TrainingDiverged: so it is")
-    train_here({"trial": trial, "options": {}, "timed": False})
+    train_here({"trial": trial, "options": {}, "timed": False, "supplies": Supplies(SharedFolder())})
     found = outcome(trial.folder)
     assert found.status == "failed"
     assert "was not trained" in (found.error or "")

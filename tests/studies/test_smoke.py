@@ -12,7 +12,8 @@ import ray
 from mlflow import MlflowClient
 from study_helpers import assignments
 
-from studies.launch import Machines, connect
+from studies.connection import connect
+from studies.machines import Machines
 from studies.run_study import main
 from studies.study import EvaluateStudy, SearchStudy, load, shipped
 

@@ -1,0 +1,219 @@
+"""Where trials' folders are kept between nodes: in a folder that all of them share, or in an object store.
+
+The training loop writes a trial's folder and reads it again, whichever node it runs on. With an object
+store (``--storage s3://bucket/prefix``) the store is the truth: a node pulls a trial's folder before it works
+there, and pushes what has changed after each epoch, before that epoch is reported. ``result.json`` goes last,
+so that a trial is finished there only when all of it is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+from pyarrow import fs
+
+from drcnn.files import replacing
+from studies.outcomes import VERDICTS
+from studies.study import StudyError
+
+__all__ = ["ObjectStore", "SharedFolder", "Storage", "open_storage", "open_uri"]
+
+LOCAL = fs.LocalFileSystem()
+# Size and time of a file.
+Stamp = tuple[int, int]
+ABSENT = (-1, -1)
+
+
+class Storage(Protocol):
+    """What keeps the files of OUTPUT where every node finds them. Cheap to send to other processes."""
+
+    def pull(self, folder: Path) -> None:
+        """Make a folder here what is kept of it; without what is kept in folders inside it."""
+
+    def push(self, folder: Path, names: Sequence[str] | None = None) -> None:
+        """Keep what has changed in a folder here; with ``names``, of these files only."""
+
+    def forget(self, folder: Path, names: Sequence[str] | None = None) -> None:
+        """Keep these files of a folder no longer; without ``names``, nothing of it."""
+
+    def pull_file(self, path: Path) -> None:
+        """Fetch a file that never changes, if it is not here."""
+
+    def push_file(self, path: Path) -> None:
+        """Keep a file that never changes."""
+
+    def ended(self) -> set[Path]:
+        """The folders of trials kept elsewhere, of which a verdict is known."""
+
+    def probe(self, name: str) -> None:
+        """Write, read and remove a file of that name.
+
+        Raises:
+            OSError: that did not work.
+        """
+
+
+class SharedFolder:
+    """All nodes see the same OUTPUT: nothing is to be copied."""
+
+    def pull(self, folder: Path) -> None:  # noqa: D102
+        if folder.exists():
+            # NFS may answer for seconds from what it knew of a folder; to list it makes it ask the server.
+            os.listdir(folder)
+
+    def push(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
+
+    def forget(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
+
+    def pull_file(self, path: Path) -> None: ...  # noqa: D102
+
+    def push_file(self, path: Path) -> None: ...  # noqa: D102
+
+    def ended(self) -> set[Path]:  # noqa: D102
+        return set()
+
+    def probe(self, name: str) -> None: ...  # noqa: D102
+
+
+class ObjectStore:
+    """OUTPUT is each node's own; what matters of it is kept under a URI of pyarrow's file systems.
+
+    Args:
+        uri: ``s3://bucket/prefix``, ``gs://...`` or ``file:///...``; S3's may end in
+            ``?region=...&endpoint_override=...``.
+        output: absolute; the same path on every node.
+
+    Raises:
+        StudyError: no such kind of address.
+    """
+
+    def __init__(self, uri: str, output: Path) -> None:
+        self._uri, self._output = uri, output
+        # What is known to be the same here and there: by path, size and time of both files.
+        self._same: dict[Path, tuple[Stamp, Stamp]] = {}
+        self._store, self._root = open_uri(uri)
+
+    def __reduce__(self) -> tuple[type[ObjectStore], tuple[str, Path]]:
+        return ObjectStore, (self._uri, self._output)
+
+    def pull(self, folder: Path) -> None:  # noqa: D102
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {info.base_name: _kept(info) for info in self._list(folder)}
+        for path in _files(folder):
+            if path.name not in kept:
+                path.unlink()
+        for name in sorted(kept, key=_last):
+            if self._same.get(folder / name) != (_stamp(folder / name), kept[name]):
+                self._fetch(folder / name)
+
+    def push(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
+        for path in sorted(_files(folder), key=lambda path: _last(path.name)):
+            is_asked = names is None or path.name in names
+            if is_asked and self._same.get(path, (ABSENT, ABSENT))[0] != _stamp(path):
+                self._keep(path)
+
+    def forget(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
+        for info in self._list(folder):
+            if names is None or info.base_name in names:
+                self._store.delete_file(info.path)
+
+    def pull_file(self, path: Path) -> None:  # noqa: D102
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fetch(path)
+
+    def push_file(self, path: Path) -> None:  # noqa: D102
+        if self._info(path) == ABSENT:
+            self._keep(path)
+
+    def ended(self) -> set[Path]:  # noqa: D102
+        selector = fs.FileSelector(f"{self._root}/trials", recursive=True, allow_not_found=True)
+        found = (info for info in self._store.get_file_info(selector) if info.base_name in VERDICTS)
+        return {(self._output / Path(info.path).relative_to(self._root)).parent for info in found}
+
+    def probe(self, name: str) -> None:  # noqa: D102
+        key = f"{self._root}/.probe-{name}"
+        self._store.create_dir(self._root)
+        with self._store.open_output_stream(key) as written:
+            written.write(name.encode())
+        with self._store.open_input_stream(key) as kept:
+            found = kept.read()
+        self._store.delete_file(key)
+        if found != name.encode():
+            raise OSError(f"{self._uri} gives back something else than was written")
+
+    def _list(self, folder: Path) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(self._key(folder), allow_not_found=True)
+        return [info for info in self._store.get_file_info(selector) if info.is_file]
+
+    def _fetch(self, path: Path) -> None:
+        kept = self._info(path)
+        with replacing(path) as draft:
+            fs.copy_files(
+                self._key(path), str(draft), source_filesystem=self._store, destination_filesystem=LOCAL
+            )
+        self._same[path] = _stamp(path), kept
+
+    def _keep(self, path: Path) -> None:
+        stamp = _stamp(path)
+        # A file system needs the folder first; an object store has none.
+        self._store.create_dir(self._key(path.parent))
+        fs.copy_files(str(path), self._key(path), source_filesystem=LOCAL, destination_filesystem=self._store)
+        self._same[path] = stamp, self._info(path)
+
+    def _info(self, path: Path) -> Stamp:
+        return _kept(self._store.get_file_info(self._key(path)))
+
+    def _key(self, path: Path) -> str:
+        return f"{self._root}/{path.relative_to(self._output).as_posix()}"
+
+
+def open_storage(uri: str | None, output: Path) -> Storage:
+    """The storage of an absolute output folder: shared, or with a URI an object store.
+
+    Raises:
+        StudyError: no such kind of address.
+    """
+    return SharedFolder() if uri is None else ObjectStore(uri, output)
+
+
+def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
+    """A file system of pyarrow's, and the path in it, without a slash at its end.
+
+    Raises:
+        StudyError: no such kind of address.
+    """
+    try:
+        store, path = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise StudyError(
+            f"{uri}: expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or the like: {why}"
+        ) from None
+    return store, path.rstrip("/")
+
+
+def _files(folder: Path) -> list[Path]:
+    """A trial's files; not drafts and locks, which begin with a dot."""
+    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+
+
+def _last(name: str) -> tuple[bool, str]:
+    """Order of copying: a verdict says that all the rest is there."""
+    return name in VERDICTS, name
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ABSENT
+    return status.st_size, status.st_mtime_ns
+
+
+def _kept(info: fs.FileInfo) -> Stamp:
+    return (info.size, info.mtime_ns or 0) if info.is_file else ABSENT
