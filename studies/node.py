@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -97,7 +98,7 @@ def examine(needs: Needs, address: str, gpus: float) -> NodeReport:
     report.versions = {"python": platform.python_version(), "ray": ray.__version__}
     _ask_torch(report, gpus)
     for check in (_output, _storage, _data, _weights):
-        _noting(report, partial(check, needs, report, address))
+        _noting(report, partial(check, needs, report))
     return report
 
 
@@ -126,7 +127,7 @@ def _ask_torch(report: NodeReport, gpus: float) -> None:
         report.faults.append(f"Ray counts {gpus:g} GPUs, torch sees {len(report.gpus)}: {why}")
 
 
-def _output(needs: Needs, report: NodeReport, address: str) -> None:
+def _output(needs: Needs, report: NodeReport) -> None:
     needs.output.mkdir(parents=True, exist_ok=True)
     report.free = shutil.disk_usage(needs.output).free / 2**30
     if needs.token and not (needs.output / needs.token).exists():
@@ -135,7 +136,7 @@ def _output(needs: Needs, report: NodeReport, address: str) -> None:
             "share, or --storage an object store (s3://BUCKET/PREFIX)"
         )
         return
-    mark = needs.output / f".node-{address}"
+    mark = needs.output / f".node-{uuid.uuid4().hex}"
     write_text(mark, "")
     with mark.open() as file:
         # Two workers must not train in one folder: NFS before version 4 and some others have no locks.
@@ -143,11 +144,11 @@ def _output(needs: Needs, report: NodeReport, address: str) -> None:
     mark.unlink()
 
 
-def _storage(needs: Needs, report: NodeReport, address: str) -> None:
-    needs.storage.probe(address)
+def _storage(needs: Needs, report: NodeReport) -> None:
+    needs.storage.probe()
 
 
-def _data(needs: Needs, report: NodeReport, address: str) -> None:
+def _data(needs: Needs, report: NodeReport) -> None:
     fetch(needs.remotes)
     for path in (needs.data.train, needs.data.val):
         needs.storage.pull_file(Path(path))
@@ -162,7 +163,7 @@ def _data(needs: Needs, report: NodeReport, address: str) -> None:
                 return
 
 
-def _weights(needs: Needs, report: NodeReport, address: str) -> None:
+def _weights(needs: Needs, report: NodeReport) -> None:
     if needs.weights is not None and not os.access(needs.weights, os.R_OK):
         report.faults.append(f"cannot read {needs.weights} (detector.weights); put it there on every node")
 

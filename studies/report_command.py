@@ -20,7 +20,7 @@ from studies.study import SearchStudy, StudyError
 from studies.trials import Plan, Trial, expand, search_points
 from studies.workspace import alone, prepared_data
 
-__all__ = ["keep_request", "plan_of", "report", "try_report"]
+__all__ = ["keep_request", "plan_of", "report", "try_report", "was_launched"]
 
 REQUEST = "request.json"
 
@@ -39,6 +39,11 @@ def keep_request(plan: Plan, request: Request) -> None:
     if request.study.endswith((".yaml", ".yml")):
         kept["study"] = str(Path(request.study).resolve())
     write_text(plan.folder / REQUEST, json.dumps(kept, indent=1))
+
+
+def was_launched(plan: Plan) -> bool:
+    """Whether this output folder knows of a launch of the study."""
+    return (plan.folder / REQUEST).exists()
 
 
 def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:

@@ -26,7 +26,7 @@ from studies.confirm import compared, replicates_of_best
 from studies.outcomes import outcome
 from studies.progress import Progress
 from studies.remote_data import fetch, localised
-from studies.report_command import keep_request, plan_of, try_report
+from studies.report_command import keep_request, plan_of, try_report, was_launched
 from studies.request import Request, resolve
 from studies.results import best, print_means, print_results, write_results
 from studies.storage import open_storage
@@ -75,6 +75,9 @@ def execute(request: Request) -> int:
             return 0
         console = Console(width=None if sys.stdout.isatty() else 160)
         with alone(plan), _joined(request, supplies, trials[0], console) as given:
+            if not was_launched(plan):
+                # On a new head: what launches from another one left in the storage.
+                supplies.storage.pull(plan.folder)
             keep_request(plan, request)
             return _Launch(plan, request, trials, console, supplies, given).run()
 
@@ -202,9 +205,6 @@ class _Launch:
 
     def _take_up(self) -> None:
         """Find the search's trials so far; with ``--fresh``, put aside whatever there is."""
-        if not (self._plan.folder / "results.parquet").exists():
-            # On a new head: what launches from another one left in the storage.
-            self._supplies.storage.pull(self._plan.folder)
         self._fetch_ended(self._all())
         if isinstance(self._plan.study, SearchStudy):
             self._open_search()

@@ -9,6 +9,7 @@ so that a trial is finished there only when all of it is there.
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -49,8 +50,8 @@ class Storage(Protocol):
     def ended(self) -> set[Path]:
         """The folders of trials kept elsewhere, of which a verdict is known."""
 
-    def probe(self, name: str) -> None:
-        """Write, read and remove a file of that name.
+    def probe(self) -> None:
+        """Write, read and remove a file.
 
         Raises:
             OSError: that did not work.
@@ -76,7 +77,7 @@ class SharedFolder:
     def ended(self) -> set[Path]:  # noqa: D102
         return set()
 
-    def probe(self, name: str) -> None: ...  # noqa: D102
+    def probe(self) -> None: ...  # noqa: D102
 
 
 class ObjectStore:
@@ -135,9 +136,10 @@ class ObjectStore:
         found = (info for info in self._store.get_file_info(selector) if info.base_name in VERDICTS)
         return {(self._output / Path(info.path).relative_to(self._root)).parent for info in found}
 
-    def probe(self, name: str) -> None:  # noqa: D102
+    def probe(self) -> None:  # noqa: D102
+        name = uuid.uuid4().hex
         key = f"{self._root}/.probe-{name}"
-        self._store.create_dir(self._root)
+        self._make_folder(self._root)
         with self._store.open_output_stream(key) as written:
             written.write(name.encode())
         with self._store.open_input_stream(key) as kept:
@@ -160,10 +162,14 @@ class ObjectStore:
 
     def _keep(self, path: Path) -> None:
         stamp = _stamp(path)
-        # A file system needs the folder first; an object store has none.
-        self._store.create_dir(self._key(path.parent))
+        self._make_folder(self._key(path.parent))
         fs.copy_files(str(path), self._key(path), source_filesystem=LOCAL, destination_filesystem=self._store)
         self._same[path] = stamp, self._info(path)
+
+    def _make_folder(self, key: str) -> None:
+        """Where keys are paths: object stores have no folders, only objects that look like some."""
+        if self._store.type_name == "local":
+            self._store.create_dir(key)
 
     def _info(self, path: Path) -> Stamp:
         return _kept(self._store.get_file_info(self._key(path)))
