@@ -26,7 +26,7 @@ from drcnn.engine.train import make_optimizer
 from studies.outcomes import outcome
 from studies.trials import Trial
 
-__all__ = ["Estimate", "Pace", "estimate"]
+__all__ = ["Estimate", "Pace", "estimate", "measure_pace"]
 
 TRAINING_STEPS = 3
 INFERENCE_BATCHES = 2
@@ -51,21 +51,23 @@ class Estimate:
     """What is left to do, in seconds of one worker.
 
     Attributes:
-        seconds: for each trial that is not done, by id.
+        seconds: for each trial that is not done, by id; without those whose pace is unknown.
         sources: where the paces come from.
+        unknown: how many trials have a pace that no finished trial shows and that was not measured.
     """
 
     seconds: dict[str, float]
     sources: tuple[str, ...]
+    unknown: int
 
 
-def estimate(trials: Sequence[Trial], output: Path, device: str) -> Estimate:
+def estimate(trials: Sequence[Trial], output: Path, measure: Callable[[Trial], Pace] | None) -> Estimate:
     """Estimate the trials that are not finished.
 
     Args:
         trials: to train and to evaluate.
         output: whose finished trials are asked first.
-        device: 'cpu' or 'cuda', where a pace that no trial shows is measured.
+        measure: finds a pace that no trial shows, like ``measure_pace``; none: it stays unknown.
     """
     left = [trial for trial in trials if not outcome(trial.folder).done]
     sizes: dict[str, int] = {}
@@ -80,14 +82,16 @@ def estimate(trials: Sequence[Trial], output: Path, device: str) -> Estimate:
     for trial in left:
         kind = _kind(trial.config)
         if kind not in known:
-            known[kind] = _measure(trial, device)
+            if measure is None:
+                continue
+            known[kind] = measure(trial)
         pace = known[kind]
         validation = images(trial.data.val) * pace.inference
         epochs = trial.config.training.epochs - len(outcome(trial.folder).history)
         training = images(trial.data.train) * pace.training + validation
         seconds[trial.id] = validation if trial.model is not None else epochs * training
-    sources = dict.fromkeys(known[_kind(trial.config)].source for trial in left)
-    return Estimate(seconds, tuple(sources))
+    sources = dict.fromkeys(known[_kind(trial.config)].source for trial in left if trial.id in seconds)
+    return Estimate(seconds, tuple(sources), len(left) - len(seconds))
 
 
 def _kind(config: Config) -> Kind:
@@ -122,8 +126,13 @@ def _recorded(output: Path, validation: Mapping[DataConfig, int]) -> dict[Kind, 
     return found
 
 
-def _measure(trial: Trial, device: str) -> Pace:
-    """Train a few steps and detect on a few batches of a trial's own configuration and data."""
+def measure_pace(trial: Trial, device: str) -> Pace:
+    """Train a few steps and detect on a few batches of a trial's own configuration and data.
+
+    Args:
+        trial: not finished.
+        device: 'cpu' or 'cuda'.
+    """
     config = trial.config
     where = torch.device(device)
     detector = build_detector(config.detector, len(trial.data.classes), pretrained=False).to(where)

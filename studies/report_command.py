@@ -91,7 +91,7 @@ def report(name: str, output: Path) -> int:
         }
     )
     found = resolve(request)
-    with prepared_data(output, dry_run=False) as prepare:
+    with prepared_data(output, is_kept=True) as prepare:
         plan = plan_of(found, request, prepare)
         with alone(plan):
             files, line = try_report(plan, _trials(plan, request))

@@ -58,7 +58,7 @@ def execute(request: Request) -> int:
     found = resolve(request)
     with (
         no_trace_of_bad_input(request.output),
-        prepared_data(request.output, dry_run=request.dry_run) as prepare,
+        prepared_data(request.output, is_kept=request.machines.is_cluster or not request.dry_run) as prepare,
     ):
         request, supplies = _supplied(request)
         if supplies.remotes:
@@ -71,7 +71,7 @@ def execute(request: Request) -> int:
         if request.dry_run:
             from studies.preview import preview
 
-            preview(plan, trials, request)
+            preview(plan, trials, request, supplies)
             return 0
         console = Console(width=None if sys.stdout.isatty() else 160)
         with alone(plan), _joined(request, supplies, trials[0], console) as given:

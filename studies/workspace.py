@@ -31,16 +31,16 @@ def no_trace_of_bad_input(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def prepared_data(output: Path, *, dry_run: bool) -> Iterator[Callable[[DataConfig], PreparedData]]:
-    """Give what prepares data, once, in the output folder; a dry run makes no output folder.
+def prepared_data(output: Path, *, is_kept: bool) -> Iterator[Callable[[DataConfig], PreparedData]]:
+    """Give what prepares data, once, in the output folder; what is not kept makes no output folder.
 
     Raises:
         StudyError: nothing can be written there.
     """
     known: dict[DataConfig, PreparedData] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        is_dry = dry_run and not output.exists()
-        cache = Path(scratch) if is_dry else output.resolve() / "data"
+        is_lost = not is_kept and not output.exists()
+        cache = Path(scratch) if is_lost else output.resolve() / "data"
         try:
             cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:

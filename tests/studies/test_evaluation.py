@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from drcnn.config import Config, DataConfig
 from drcnn.data.prepare import PreparedData, prepare
 from drcnn.engine.train import RunOptions, fit
 from drcnn.recipes import recipe
-from studies.estimate import estimate
+from studies.estimate import estimate, measure_pace
 from studies.evaluation import evaluate, measure_latency
 from studies.outcomes import LATENCY, outcome, write_verdict
 from studies.storage import SharedFolder
@@ -89,14 +90,14 @@ def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Tri
     model = trials[0].model
     assert model is not None
     output: Path = model.folder.parent.parent
-    assert estimate([model, *trials], output, "cpu").seconds == {}
+    assert estimate([model, *trials], output, None).seconds == {}
     known, other = ({"seed": 2}, {"detector.stages": 1})
     wanted = []
     for changes in (known, other):
         config = model.config.with_changes(changes)
         folder = output / "trials" / str(len(wanted))
         wanted.append(Trial(str(len(wanted)), "t", config, {}, model.data, folder))
-    found = estimate(wanted, output, "cpu")
+    found = estimate(wanted, output, partial(measure_pace, device="cpu"))
     assert all(0 < seconds < 600 for seconds in found.seconds.values())
     assert found.sources == ("finished trials of this output folder", "a few steps measured now")
 

@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# MLflow's tracking server over PostgreSQL, on this machine and for this machine alone.
+#
+#   mlflow_server.sh start FOLDER ARTIFACTS   both, in the background; what runs already is left as it is
+#   mlflow_server.sh stop FOLDER              both
+#   mlflow_server.sh dump FOLDER FILE         everything but the artifacts, into one file
+#   mlflow_server.sh restore FOLDER FILE      from such a file, before the first start in FOLDER
+#
+# FOLDER keeps the database and the logs; ARTIFACTS is s3://BUCKET/PREFIX, gs://... or a folder. PostgreSQL
+# listens on a socket in FOLDER and lets in nobody but the user who started it: there is no password to keep.
+# MLflow listens on 127.0.0.1, port 5000 (or $MLFLOW_PORT): ssh -L 5000:127.0.0.1:5000, or `ray attach -p
+# 5000`.
+set -euo pipefail
+
+port=${MLFLOW_PORT:-5000}
+url=http://127.0.0.1:$port
+
+fail() {
+    echo "mlflow_server: $*" >&2
+    exit 1
+}
+
+usage() {
+    sed -n '4,7s/^#   //p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+}
+
+# PostgreSQL's own programs, which Debian keeps off the PATH.
+find_postgresql() {
+    local found
+    found=$(compgen -G '/usr/lib/postgresql/*/bin' | sort -V | tail -n 1) || true
+    [ -n "$found" ] && PATH=$found:$PATH
+    command -v pg_ctl > /dev/null
+}
+
+install_postgresql() {
+    find_postgresql && return
+    command -v apt-get > /dev/null || fail "no PostgreSQL, and no apt-get: install it, then start again"
+    # The package would start a server of its own.
+    sudo mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' | sudo tee /etc/postgresql-common/createcluster.conf > /dev/null
+    sudo apt-get update -qq
+    sudo DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql > /dev/null
+    find_postgresql || fail "PostgreSQL was installed, but pg_ctl is not found"
+}
+
+start_database() {
+    [ "$(id -u)" -ne 0 ] || fail "PostgreSQL does not run as root: start this as another user"
+    install_postgresql
+    if [ ! -s "$data/PG_VERSION" ]; then
+        initdb --pgdata="$data" --auth-local=peer --auth-host=reject --encoding=UTF8 > "$folder/initdb.log" ||
+            fail "initdb failed: $folder/initdb.log"
+        printf "listen_addresses = ''\nunix_socket_directories = '%s'\n" "$folder" >> "$data/postgresql.conf"
+    fi
+    pg_ctl --pgdata="$data" status > /dev/null ||
+        pg_ctl --pgdata="$data" --log="$folder/postgresql.log" --wait start > /dev/null ||
+        fail "PostgreSQL does not start: $folder/postgresql.log"
+    psql --host="$folder" --dbname=postgres --tuples-only --command='\list' | grep -q '^ *mlflow ' ||
+        createdb --host="$folder" mlflow
+}
+
+answers() {
+    python -c "import urllib.request as u; u.urlopen('$url/health', timeout=5)" 2> /dev/null
+}
+
+start_server() {
+    answers && return
+    # setsid: it outlives the terminal. Its queue of jobs serves nothing that studies use.
+    MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false setsid nohup mlflow server \
+        --host 127.0.0.1 --port "$port" --workers 2 \
+        --backend-store-uri "postgresql+psycopg2:///mlflow?host=$folder" \
+        --serve-artifacts --artifacts-destination "$1" \
+        < /dev/null >> "$folder/mlflow.log" 2>&1 &
+    local server=$!
+    for _ in $(seq 90); do
+        sleep 1
+        answers && { echo "$server" > "$folder/mlflow.pid"; return; }
+        kill -0 "$server" 2> /dev/null || break
+    done
+    kill "$server" 2> /dev/null || true
+    fail "MLflow's server does not start: $folder/mlflow.log"
+}
+
+stop_all() {
+    # The server and its workers: setsid made them one group.
+    [ ! -s "$folder/mlflow.pid" ] || kill -TERM -- "-$(< "$folder/mlflow.pid")" 2> /dev/null || true
+    rm -f "$folder/mlflow.pid"
+    find_postgresql || fail "PostgreSQL is not installed"
+    pg_ctl --pgdata="$data" status > /dev/null && pg_ctl --pgdata="$data" --mode=fast --wait stop > /dev/null
+}
+
+[ $# -ge 2 ] || usage
+mkdir -p "$2"
+chmod 700 "$2"
+folder=$(cd "$2" && pwd)
+data=$folder/postgresql
+# A socket's path has room for 107 characters.
+[ ${#folder} -le 85 ] || fail "$folder: too long for PostgreSQL's socket; 85 characters at most"
+
+case $1-$# in
+    start-3)
+        start_database
+        start_server "$3"
+        echo "MLflow: $url (this machine only), artifacts in $3"
+        ;;
+    stop-2) stop_all ;;
+    dump-3)
+        find_postgresql || fail "PostgreSQL is not installed"
+        pg_dump --host="$folder" --dbname=mlflow --format=custom --file="$3"
+        ;;
+    restore-3)
+        start_database
+        pg_restore --host="$folder" --dbname=mlflow --exit-on-error "$3"
+        ;;
+    *) usage ;;
+esac
