@@ -1,0 +1,200 @@
+"""The files of cluster/: what Ray, a shell and our own command line make of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import requires, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import start
+
+from studies.run_study import _parser
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "cluster"
+CLOUDS = ("gpu", "gcp")
+LAUNCHED = (*CLOUDS, "on_prem")
+SCRIPTS = sorted(CLUSTER.glob("*.sh"))
+TEXTS = [path for path in sorted(CLUSTER.rglob("*")) if path.is_file()]
+IMAGE = "rayproject/ray:{version}-py311-gpu"
+COMMANDS = re.compile(r"(initialization|setup|start_ray)_commands$")
+
+
+def read(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((CLUSTER / f"{name}.yaml").read_text())
+    return config
+
+
+def commands(name: str) -> list[str]:
+    return [command for key, value in read(name).items() if COMMANDS.search(key) for command in value]
+
+
+def start_options() -> set[str]:
+    return {option for parameter in start.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_ray_accepts_the_file(name: str) -> None:
+    prepared = prepare_config(copy.deepcopy(read(name)))
+    validate_config(prepared)
+    workers = {key: kind for key, kind in prepared["available_node_types"].items() if key != "head"}
+    assert prepared["max_workers"] >= sum(kind["max_workers"] for kind in workers.values())
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_ray_rejects_a_slip_of_the_pen(name: str) -> None:
+    """What the test above relies on."""
+    config = read(name) | {"max_worker": 1}
+    with pytest.raises(Exception, match="max_worker"):
+        validate_config(prepare_config(config))
+
+
+def test_the_image_has_the_ray_that_the_project_wants() -> None:
+    wanted = next(each for each in map(Requirement, requires("drcnn") or []) if each.name == "ray")
+    assert wanted.specifier.contains(version("ray"))
+    image = IMAGE.format(version=version("ray"))
+    assert {read(name)["docker"]["image"] for name in CLOUDS} == {image}
+    assert f"FROM {image}\n" in (CLUSTER / "Dockerfile").read_text()
+    assert f"rayVersion: {version('ray')}\n" in (CLUSTER / "kuberay.yaml").read_text()
+
+
+def test_the_pinned_versions_are_ones_that_the_project_accepts() -> None:
+    lines = (CLUSTER / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    wanted = {each.name: each for each in map(Requirement, requires("drcnn") or []) if each.marker is None}
+    for pin in pins:
+        (exact,) = pin.specifier
+        assert exact.operator == "=="
+        assert wanted[pin.name].specifier.contains(exact.version), pin
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_no_secret_is_in_any_file(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"AKIA[0-9A-Z]{16}|-----BEGIN|://[^/\s:]+:[^/\s@]+@", text)
+    given = re.findall(r"(?i)(?:token|password|secret|_key)\w*\s*[:=]\s*[\"']?([\w+/=-]{16,})", text)
+    assert not given
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_the_head_runs_no_trials_and_listens_on_loopback(name: str) -> None:
+    config = read(name)
+    (command,) = (each for each in config["head_start_ray_commands"] if "--head" in each)
+    assert {"--num-cpus=0", "--num-gpus=0", "--dashboard-host=127.0.0.1"} <= set(shlex.split(command))
+    if name in CLOUDS:
+        assert config["available_node_types"]["head"]["resources"] == {"CPU": 0, "GPU": 0}
+        assert config["available_node_types"]["head"]["max_workers"] == 0
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_all_nodes_ask_for_the_token(name: str) -> None:
+    config = read(name)
+    mounts = config["file_mounts"]
+    if name in CLOUDS:
+        assert "--env=RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+        assert mounts["/home/ray/.ray"] == "~/.ray"
+    else:
+        assert "RAY_AUTH_MODE=token" in (CLUSTER / "on_prem.env").read_text()
+        starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+        assert all(command.startswith(". ~/drcnn/cluster/on_prem.env; ") for command in starts)
+        assert mounts["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_what_commands_name_in_the_checkout_is_there(name: str) -> None:
+    mounts = read(name)["file_mounts"]
+    ours = {remote: local for remote, local in mounts.items() if not local.startswith("~")}
+    assert list(ours.values()) == ["."]
+    named = {path for command in commands(name) for path in re.findall(r"~/drcnn/([\w./-]+)", command)}
+    assert "cluster/constraints.txt" in named
+    assert all((ROOT / path).is_file() for path in named)
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_ray_start_has_the_options_that_are_used(name: str) -> None:
+    for command in commands(name):
+        for words in (shlex.split(part) for part in command.split("ray start")[1:]):
+            given = {word.split("=")[0] for word in words if word.startswith("--")}
+            assert given
+            assert given <= start_options()
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_a_shell_can_read_every_command(name: str) -> None:
+    for command in commands(name):
+        # As Ray hands it on.
+        script = f"export RAY_HEAD_IP=192.0.2.1; {command}\n"
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True, capture_output=True)
+        shellcheck("-", "--exclude=SC1090,SC2086", script=script)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_shell_can_read_every_script(path: Path) -> None:
+    subprocess.run(["bash", "-n", path], check=True, capture_output=True)
+    shellcheck(str(path))
+    assert path.stat().st_mode & 0o111
+
+
+def shellcheck(*arguments: str, script: str | None = None) -> None:
+    # In the environment that runs the tests, activated or not.
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        return
+    done = subprocess.run(
+        [program, "--shell=bash", *arguments], input=script, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All strings of a YAML document, as their readers get them."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def study_commands() -> Iterator[tuple[str, str]]:
+    """Every command line of run_study.py in cluster/, with the file that it stands in."""
+    for path in TEXTS:
+        text = path.read_text()
+        if path.suffix == ".yaml":
+            text = "\n".join(strings(list(yaml.safe_load_all(text))))
+        text = re.sub(r"\\\n +", "", text)
+        for found in re.finditer(r"(?:run_study\.py|cluster/slurm\.sh) +([a-zN][^\n`']*)", text):
+            yield path.name, found[1]
+
+
+def test_every_command_line_of_a_study_is_one() -> None:
+    seen = set()
+    for name, line in study_commands():
+        seen.add(name)
+        try:
+            _parser().parse_args(shlex.split(line))
+        except SystemExit:
+            pytest.fail(f"{name}: {line}")
+    assert {"README.md", "kuberay.yaml", "slurm.sh"} <= seen
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.glob("aws/*.json")), ids=lambda path: path.name)
+def test_the_rights_of_aws_are_listed_one_by_one(path: Path) -> None:
+    for statement in json.loads(path.read_text())["Statement"]:
+        actions = statement["Action"]
+        listed = [actions] if isinstance(actions, str) else actions
+        assert not [name for name in listed if "*" in name]

@@ -1,0 +1,120 @@
+"""What Google's and Kubernetes' own descriptions of their interfaces say of the files of cluster/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.scripts.scripts import start
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+
+
+def kuberay() -> tuple[dict[str, Any], dict[str, Any]]:
+    job, volume = yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text())
+    return job, volume
+
+
+def groups() -> list[dict[str, Any]]:
+    """The groups of pods, the head's first."""
+    cluster = kuberay()[0]["spec"]["rayClusterSpec"]
+    return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
+def test_kuberay_keeps_trials_from_the_head_and_strangers_from_ray() -> None:
+    job, volume = kuberay()
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert job["spec"]["shutdownAfterJobFinishes"]
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"]
+    assert cluster["authOptions"]["mode"] == "token"
+    head, *workers = groups()
+    assert head["rayStartParams"] == {"num-cpus": "0", "num-gpus": "0"}
+    for group in workers:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert int(limits["nvidia.com/gpu"]) >= 1
+    assert volume["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+@pytest.mark.parametrize("group", groups(), ids=["head", "gpu"])
+def test_kuberay_mounts_the_shared_folder_and_memory_on_every_pod(group: dict[str, Any]) -> None:
+    options = {option for parameter in start.params for option in parameter.opts}
+    assert {f"--{name}" for name in group["rayStartParams"]} <= options
+    assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+    pod = group["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    (container,) = pod["containers"]
+    mounts = {each["mountPath"]: volumes[each["name"]] for each in container["volumeMounts"]}
+    assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
+    assert mounts["/shared"]["persistentVolumeClaim"]["claimName"] == kuberay()[1]["metadata"]["name"]
+
+
+def unknown_to_kubernetes(models: Any, kind: str, value: Any, path: str) -> Iterator[str]:
+    """Fields that a model of Kubernetes' client does not have."""
+    if kind.startswith("List["):
+        for item in value:
+            yield from unknown_to_kubernetes(models, kind[5:-1], item, path)
+        return
+    model = getattr(models, kind, None)
+    if model is None:
+        return
+    types = {model.attribute_map[name]: each for name, each in model.openapi_types.items()}
+    for name, item in value.items():
+        if name in types:
+            yield from unknown_to_kubernetes(models, types[name], item, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}"
+
+
+def test_kubernetes_knows_every_field_of_the_pods_and_the_volume() -> None:
+    models = pytest.importorskip("kubernetes.client.models", reason="needs: pip install kubernetes")
+    slip = {"spec": {"containers": [{"name": "a", "imagePulPolicy": "Never"}]}}
+    found = list(unknown_to_kubernetes(models, "V1PodTemplateSpec", slip, "pod"))
+    assert found == ["pod.spec.containers.imagePulPolicy"]
+    for group in groups():
+        assert list(unknown_to_kubernetes(models, "V1PodTemplateSpec", group["template"], "pod")) == []
+    assert list(unknown_to_kubernetes(models, "V1PersistentVolumeClaim", kuberay()[1], "volume")) == []
+
+
+def unknown_to_google(
+    schemas: dict[str, Any], schema: dict[str, Any], value: Any, path: str
+) -> Iterator[str]:
+    """Fields that Google's description does not have, and values of another type or name."""
+    schema = schemas[schema["$ref"]] if "$ref" in schema else schema
+    types = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int}
+    expected = types.get(schema.get("type", ""), object)
+    # Long integers are strings in JSON, which the client makes of them.
+    if not isinstance(value, expected) and schema.get("format") not in {"int64", "uint64"}:
+        yield f"{path}: {value!r}"
+    elif isinstance(value, list):
+        for item in value:
+            yield from unknown_to_google(schemas, schema["items"], item, path)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name in schema.get("properties", {}):
+                yield from unknown_to_google(schemas, schema["properties"][name], item, f"{path}.{name}")
+            else:
+                yield f"{path}.{name}"
+    elif "enum" in schema and value not in schema["enum"]:
+        yield f"{path}: {value!r}"
+
+
+def test_google_knows_every_field_of_the_nodes() -> None:
+    client = pytest.importorskip("googleapiclient", reason="needs: pip install google-api-python-client")
+    document = Path(client.__file__).parent / "discovery_cache/documents/compute.v1.json"
+    schemas = json.loads(document.read_text())["schemas"]
+    node = {"$ref": "Instance"}
+    slip = {"scheduling": {"provisioningModel": "SPOTTY", "preemptable": True}}
+    found = list(unknown_to_google(schemas, node, slip, "node"))
+    assert found == ["node.scheduling.provisioningModel: 'SPOTTY'", "node.scheduling.preemptable"]
+    types = yaml.safe_load((CLUSTER / "gcp.yaml").read_text())["available_node_types"]
+    for name, kind in types.items():
+        assert list(unknown_to_google(schemas, node, kind["node_config"], name)) == []
+    assert types["gpu_spot"]["node_config"]["scheduling"]["provisioningModel"] == "SPOT"
+    assert "provisioningModel" not in types["gpu_on_demand"]["node_config"]["scheduling"]
