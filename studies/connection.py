@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,10 +60,14 @@ def connect(machines: Machines) -> Iterator[Share]:
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    on_term = signal.getsignal(signal.SIGTERM)
     if machines.is_cluster:
         _join(machines.address, quiet)
     else:
         _start(machines, quiet)
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler ends the process at once, with MLflow's runs open.
+        signal.signal(signal.SIGTERM, on_term)
     try:
         yield share(machines, node_shapes())
     finally:

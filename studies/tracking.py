@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +35,8 @@ STATUS = "drcnn.status"
 # What of a trial's folder is kept with its run.
 ARTIFACTS = ("config.yaml", "result.json", "error.json", "detections.parquet", "last.safetensors")
 MAX_METRICS = 40
+# For a server that does not answer: by default MLflow tries for minutes, at every call, and trials wait.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 # A figure that no epoch and no evaluation lacks: the steps of its history are the epochs logged before.
 EVERY_EPOCH = "perf/eval_seconds"
 
@@ -50,6 +54,8 @@ class Tracker:
     def __init__(self, uri: str, artifacts: str | None, experiment: str, output: Path) -> None:
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        for name, value in IMPATIENT.items():
+            os.environ.setdefault(name, value)
         self._client = MlflowClient(tracking_uri=uri)
         found: Experiment | None = self._client.get_experiment_by_name(experiment)
         location = f"{artifacts}/{experiment}" if artifacts else None
@@ -229,5 +235,8 @@ def _params(trial: Trial) -> list[Param]:
 
 
 def ui_command(uri: str) -> str:
-    """The command that shows the runs."""
+    """The command that shows the runs, or the address that does; without a password."""
+    uri = re.sub(r"(?<=://)([^:/@]*):[^@/]*@", r"\1:***@", uri)
+    if uri.startswith(("http://", "https://")):
+        return uri
     return f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
