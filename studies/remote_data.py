@@ -66,12 +66,13 @@ def fetch(remotes: Sequence[RemoteFolder]) -> None:
 def _copy(remote: RemoteFolder) -> None:
     draft = remote.folder.with_name(f".{remote.folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
     store, root = open_uri(remote.uri)
     try:
         fs.copy_files(root, str(draft), source_filesystem=store, destination_filesystem=LOCAL)
     except (pa.ArrowException, OSError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise DataError(f"{remote.uri}: cannot be fetched: {' '.join(str(error).split())[:300]}") from None
+        raise DataError(f"{root}: cannot be fetched: {' '.join(str(error).split())[:300]}") from None
     draft.rename(remote.folder)
 
 
@@ -81,9 +82,9 @@ def _name(uri: str) -> str:
     try:
         found = store.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{uri}: cannot be listed: {' '.join(str(error).split())[:300]}") from None
+        raise DataError(f"{root}: cannot be listed: {' '.join(str(error).split())[:300]}") from None
     files = sorted((info.path, info.size, info.mtime_ns) for info in found if info.is_file)
     if not files:
-        raise DataError(f"{uri}: holds no file; expected a folder of images and annotations")
+        raise DataError(f"{root}: holds no file; expected a folder of images and annotations")
     digest = hashlib.sha256(repr(files).encode()).hexdigest()[:12]
     return f"{root.rpartition('/')[2]}-{digest}"

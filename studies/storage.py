@@ -26,7 +26,6 @@ __all__ = ["ObjectStore", "SharedFolder", "Storage", "open_storage", "open_uri"]
 LOCAL = fs.LocalFileSystem()
 # Size and time of a file.
 Stamp = tuple[int, int]
-ABSENT = (-1, -1)
 
 
 class Storage(Protocol):
@@ -94,8 +93,8 @@ class ObjectStore:
 
     def __init__(self, uri: str, output: Path) -> None:
         self._uri, self._output = uri, output
-        # What is known to be the same here and there: by path, size and time of both files.
-        self._same: dict[Path, tuple[Stamp, Stamp]] = {}
+        # Files here that are kept as they are: by path, size and time.
+        self._same: dict[Path, Stamp] = {}
         self._store, self._root = open_uri(uri)
 
     def __reduce__(self) -> tuple[type[ObjectStore], tuple[str, Path]]:
@@ -103,18 +102,18 @@ class ObjectStore:
 
     def pull(self, folder: Path) -> None:  # noqa: D102
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {info.base_name: _kept(info) for info in self._list(folder)}
+        kept = [info.base_name for info in self._list(folder)]
         for path in _files(folder):
             if path.name not in kept:
                 path.unlink()
         for name in sorted(kept, key=_last):
-            if self._same.get(folder / name) != (_stamp(folder / name), kept[name]):
-                self._fetch(folder / name)
+            # Always: S3's times are whole seconds, and say too little about whether two files are the same.
+            self._fetch(folder / name)
 
     def push(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
         for path in sorted(_files(folder), key=lambda path: _last(path.name)):
             is_asked = names is None or path.name in names
-            if is_asked and self._same.get(path, (ABSENT, ABSENT))[0] != _stamp(path):
+            if is_asked and self._same.get(path) != _stamp(path):
                 self._keep(path)
 
     def forget(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
@@ -128,7 +127,7 @@ class ObjectStore:
             self._fetch(path)
 
     def push_file(self, path: Path) -> None:  # noqa: D102
-        if self._info(path) == ABSENT:
+        if not self._store.get_file_info(self._key(path)).is_file:
             self._keep(path)
 
     def ended(self) -> set[Path]:  # noqa: D102
@@ -146,33 +145,29 @@ class ObjectStore:
             found = kept.read()
         self._store.delete_file(key)
         if found != name.encode():
-            raise OSError(f"{self._uri} gives back something else than was written")
+            raise OSError(f"{self._root} gives back something else than was written")
 
     def _list(self, folder: Path) -> list[fs.FileInfo]:
         selector = fs.FileSelector(self._key(folder), allow_not_found=True)
         return [info for info in self._store.get_file_info(selector) if info.is_file]
 
     def _fetch(self, path: Path) -> None:
-        kept = self._info(path)
         with replacing(path) as draft:
             fs.copy_files(
                 self._key(path), str(draft), source_filesystem=self._store, destination_filesystem=LOCAL
             )
-        self._same[path] = _stamp(path), kept
+        self._same[path] = _stamp(path)
 
     def _keep(self, path: Path) -> None:
         stamp = _stamp(path)
         self._make_folder(self._key(path.parent))
         fs.copy_files(str(path), self._key(path), source_filesystem=LOCAL, destination_filesystem=self._store)
-        self._same[path] = stamp, self._info(path)
+        self._same[path] = stamp
 
     def _make_folder(self, key: str) -> None:
         """Where keys are paths: object stores have no folders, only objects that look like some."""
         if self._store.type_name == "local":
             self._store.create_dir(key)
-
-    def _info(self, path: Path) -> Stamp:
-        return _kept(self._store.get_file_info(self._key(path)))
 
     def _key(self, path: Path) -> str:
         return f"{self._root}/{path.relative_to(self._output).as_posix()}"
@@ -214,12 +209,5 @@ def _last(name: str) -> tuple[bool, str]:
 
 
 def _stamp(path: Path) -> Stamp:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return ABSENT
+    status = path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _kept(info: fs.FileInfo) -> Stamp:
-    return (info.size, info.mtime_ns or 0) if info.is_file else ABSENT
