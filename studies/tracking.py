@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
 from studies.outcomes import LATENCY, Outcome, outcome
@@ -57,18 +58,30 @@ class Tracker:
         for name, value in IMPATIENT.items():
             os.environ.setdefault(name, value)
         self._client = MlflowClient(tracking_uri=uri)
-        found: Experiment | None = self._client.get_experiment_by_name(experiment)
         location = f"{artifacts}/{experiment}" if artifacts else None
-        if found is None:
-            self.experiment_id = self._client.create_experiment(experiment, artifact_location=location)
-        else:
-            self.experiment_id = found.experiment_id
-            if found.lifecycle_stage == "deleted":
-                self._client.restore_experiment(self.experiment_id)
+        found = self._experiment(experiment, location)
+        self.experiment_id = found.experiment_id
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(self.experiment_id)
         self._output = str(output)
         self._parent = ""
         self._runs: dict[str, str] = {}
         self._steps: dict[str, set[int]] = {}
+        # Trials that ended while the store could not be written.
+        self._owed: set[str] = set()
+
+    def _experiment(self, name: str, location: str | None) -> Experiment:
+        found: Experiment | None = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                self._client.create_experiment(name, artifact_location=location)
+            except MlflowException:
+                # Another launch may have made it at this moment; if not, the store's error is the right one.
+                if self._client.get_experiment_by_name(name) is None:
+                    raise
+            found = self._client.get_experiment_by_name(name)
+        assert found is not None
+        return found
 
     def open(
         self,
@@ -117,6 +130,7 @@ class Tracker:
 
     def finish(self, trial: Trial) -> None:
         """A trial ended: fill in missing epochs, keep its files, and close its run."""
+        self._owed.add(trial.id)
         self._guard(lambda: self._finish(trial, outcome(trial.folder)))
 
     def close(self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path]) -> None:
@@ -171,6 +185,7 @@ class Tracker:
         if found.done and trial.id in self._runs:
             run = self._client.get_run(self._runs[trial.id])
             if run.info.status == "FINISHED" and run.data.tags.get(STATUS) == found.status:
+                self._owed.discard(trial.id)
                 return
         self._start(trial)
         run_id = self._runs[trial.id]
@@ -188,11 +203,14 @@ class Tracker:
             tags.append(RunTag(MLFLOW_RUN_NOTE, found.error[:5000]))
         self._client.log_batch(run_id, tags=tags)
         self._client.set_terminated(run_id, "FINISHED" if found.done else "FAILED")
+        self._owed.discard(trial.id)
 
     def _close(self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path]) -> None:
         if not self._parent:
             return
         for trial in trials:
+            if trial.id in self._owed:
+                self._finish(trial, outcome(trial.folder))
             run_id = self._runs.get(trial.id)
             if run_id and self._client.get_run(run_id).info.status == "RUNNING":
                 self._log(trial, outcome(trial.folder).history)
