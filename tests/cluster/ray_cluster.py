@@ -48,7 +48,7 @@ class Cluster:
 
     def wait_for_cpus(self, number: int) -> None:
         """Wait until the workers that are up have so many CPUs."""
-        limit = time.monotonic() + 240
+        limit = time.monotonic() + 600
         while f"/{number}.0 CPU" not in (status := self.hosts[HEAD].run("ray status 2>&1 || true")):
             assert time.monotonic() < limit, status
             time.sleep(2)
@@ -65,7 +65,7 @@ def ray_up(folder: Path) -> Iterator[Cluster]:
         (hosts["laptop"].files / CONFIG[1:]).write_text(yaml.safe_dump(_config(hosts)))
         cluster = Cluster(hosts, folder / "shared")
         cluster.run("ray get-auth-token --generate > /dev/null")
-        cluster.run(f"RAY_UP_enable_autoscaler_v2=0 ray up --yes {CONFIG}", timeout=240)
+        cluster.run(f"RAY_UP_enable_autoscaler_v2=0 ray up --yes {CONFIG}", timeout=600)
         hosts["laptop"].start(cluster.command(f"ray dashboard {CONFIG}"))
         cluster.wait_for_cpus(2)
         cluster.run("until (: < /dev/tcp/127.0.0.1/8265) 2> /dev/null; do sleep 0.2; done")
