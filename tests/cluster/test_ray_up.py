@@ -116,9 +116,7 @@ def test_trials_are_kept_in_an_object_store_where_no_folder_is_shared(cluster: C
     pytest.importorskip("moto")
     store = cluster.hosts["store"]
     store.start(f"{sys.prefix}/bin/python -m moto.server --host 0.0.0.0 --port 80")
-    request = "urllib.request.Request(sys.argv[1], method=sys.argv[2])"
-    ask = f"import sys, urllib.request; print(urllib.request.urlopen({request}).read())"
-    ask = f"{sys.prefix}/bin/python -c {shlex.quote(ask)} http://127.0.0.1"
+    ask = f"{sys.prefix}/bin/python -c {shlex.quote(ASK)} http://127.0.0.1"
     store.run("until (: < /dev/tcp/127.0.0.1/80) 2> /dev/null; do sleep 0.2; done")
     store.run(f"{ask}/bucket PUT")
     for name in (HEAD, *WORKERS):

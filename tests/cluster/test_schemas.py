@@ -57,7 +57,7 @@ def test_kuberay_mounts_the_shared_folder_and_memory_on_every_pod(group: dict[st
 
 def unknown_to_kubernetes(models: Any, kind: str, value: Any, path: str) -> Iterator[str]:
     """Fields that a model of Kubernetes' client does not have."""
-    if kind.startswith("List["):
+    if kind.lower().startswith("list["):  # in capitals in some versions
         for item in value:
             yield from unknown_to_kubernetes(models, kind[5:-1], item, path)
         return
