@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from studies.capacity import HEAD, Share
+from studies.group import train_in_group
 from studies.machines import Machines
 from studies.outcomes import VERDICTS
 from studies.progress import Progress
@@ -23,7 +24,7 @@ from studies.search import StudySearch, scheduler
 from studies.study import SearchStudy
 from studies.supplies import Supplies
 from studies.tracking import Tracker
-from studies.trial import train_here, train_in_group
+from studies.trial import train_here
 from studies.trials import Plan, Trial, clear_verdict, outcome, write_verdict
 
 __all__ = ["run"]
@@ -85,8 +86,9 @@ def run(
         # Also those that confirm a search: none of them is cut.
         param_space = {"trial": tune.grid_search(list(left)), **fixed}
         evaluates = left[0].model is not None
+    in_group = machines.workers > 1 and not evaluates
     tuner = tune.Tuner(
-        _placed(trainable, machines, given, in_actor=evaluates),
+        _placed(trainable, given, in_group=in_group),
         param_space=param_space,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
@@ -99,7 +101,7 @@ def run(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            callbacks=[_Watch(plan, supplies, tracker, progress, cuts=asha is not None)],
+            callbacks=[_Watch(plan, supplies, tracker, progress, cuts=asha is not None, waits=in_group)],
             # For killed processes; an error that would repeat itself is not raised (see trial).
             failure_config=tune.FailureConfig(max_failures=retries),
             verbose=0,
@@ -119,9 +121,9 @@ def options(given: Share) -> dict[str, Any]:
     return {"device": "cpu", "threads": 1, "loader_workers": 0}
 
 
-def _placed(trainable: Any, machines: Machines, given: Share, *, in_actor: bool) -> Any:
+def _placed(trainable: Any, given: Share, *, in_group: bool) -> Any:
     """What a trial runs, with what Tune is to reserve for it."""
-    if machines.workers == 1 or in_actor:
+    if not in_group:
         return tune.with_resources(trainable or train_here, {"CPU": given.cpus, "GPU": given.gpus})
     # The trial's actor only waits: on a full cluster a whole CPU for it would be one that a worker lacks,
     # and the group would never start. It stays on the head, which no spot market takes away.
@@ -132,11 +134,18 @@ class _Watch(tune.Callback):
     """Tells MLflow and the table what happens to each trial, and records how it ended."""
 
     def __init__(
-        self, plan: Plan, supplies: Supplies, tracker: Tracker, progress: Progress, *, cuts: bool
+        self,
+        plan: Plan,
+        supplies: Supplies,
+        tracker: Tracker,
+        progress: Progress,
+        *,
+        cuts: bool,
+        waits: bool,
     ) -> None:
         self._plan = plan
         self._storage = supplies.storage
-        self._cuts = cuts
+        self._cuts, self._waits = cuts, waits
         self._tracker = tracker
         self._progress = progress
 
@@ -147,7 +156,8 @@ class _Watch(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         mine: Trial = trial.config["trial"]
         self._tracker.start(mine)
-        self._progress.show(mine, "running", outcome(mine.folder).metrics)
+        # A group of workers has no machines yet, and may wait long for them.
+        self._progress.show(mine, "waiting" if self._waits else "running", outcome(mine.folder).metrics)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -163,37 +173,44 @@ class _Watch(tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         mine: Trial = trial.config["trial"]
-        self._pull(mine)
-        if outcome(mine.folder).status == "unfinished":
+        unfetched = self._pull(mine)
+        if unfetched is None and outcome(mine.folder).status == "unfinished":
             if self._cuts:
                 write_verdict(mine.folder, "pruned")
             else:
                 write_verdict(mine.folder, "failed", "ended without result.json")
-        self._settle(mine)
+        self._settle(mine, unfetched)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         mine: Trial = trial.config["trial"]
-        self._pull(mine)
+        unfetched = self._pull(mine)
         write_verdict(mine.folder, "failed", _reason(trial))
-        self._settle(mine)
+        self._settle(mine, unfetched)
 
-    def _pull(self, mine: Trial) -> None:
+    def _pull(self, mine: Trial) -> str | None:
+        """Fetch what a node has left in the storage; why that cannot be done, if it cannot."""
         try:
             self._storage.pull(mine.folder)
         except OSError as error:
-            # What is missing here is found by the next launch.
-            logger.warning("%s: cannot be fetched from --storage: %s", mine.name, error)
+            return f"ended, but cannot be fetched from --storage now: {error}; the next launch does"
+        return None
 
-    def _settle(self, mine: Trial) -> None:
+    def _settle(self, mine: Trial, unfetched: str | None) -> None:
+        if unfetched is None:
+            # Else the storage may know better: a verdict of what is here must not replace its own.
+            self._push(mine)
+        self._tracker.finish(mine)
+        found = outcome(mine.folder)
+        status = found.status if unfetched is None else "failed"
+        self._progress.show(mine, status, found.metrics, unfetched or found.error or "")
+
+    def _push(self, mine: Trial) -> None:
         try:
             self._storage.push(mine.folder, VERDICTS)
             # A search's record, should this machine be lost.
             self._storage.push(self._plan.folder)
         except OSError as error:
             logger.warning("%s: cannot be put into --storage: %s", mine.name, error)
-        self._tracker.finish(mine)
-        found = outcome(mine.folder)
-        self._progress.show(mine, found.status, found.metrics, found.error or "")
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:

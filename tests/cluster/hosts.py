@@ -126,8 +126,9 @@ class Host:
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.kill()
-            raise AssertionError(f"{self.name}: not done in {timeout:g} s: {command}") from None
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            raise AssertionError(f"{self.name}: not done in {timeout:g} s: {command}\n{output}") from None
         assert process.returncode == 0, f"{self.name}: {command}: status {process.returncode}\n{output}"
         return output
 

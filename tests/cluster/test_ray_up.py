@@ -132,7 +132,7 @@ def test_trials_are_kept_in_an_object_store_where_no_folder_is_shared(cluster: C
         f"cd ~/drcnn && {STUDY} ~/two.yaml --workers-per-trial 2 --address auto --output ~/results "
         f"--storage {shlex.quote(uri)}"
     )
-    text = cluster.run(f"ray exec {CONFIG} {shlex.quote(command)}", timeout=900)
+    text = cluster.run(f"ray exec {CONFIG} {shlex.quote(command)}", timeout=400)
     assert "2 trained, 0 reused, 0 failed" in text
     found = outcomes(head / "results")
     assert [each.status for each in found.values()] == ["finished"] * 2
