@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from drcnn.data.annotations import Annotations, DataError
+from drcnn.data.annotations import DataError
 from drcnn.data.prepare import PreparedData
 from drcnn.files import write_text
 from studies.remote_data import RemoteFolder, fetch
 from studies.storage import Storage
+from studies.supplies import unreadable
 
 __all__ = ["Needs", "NodeReport", "examine"]
 
@@ -152,15 +153,9 @@ def _data(needs: Needs, report: NodeReport) -> None:
     fetch(needs.remotes)
     for path in (needs.data.train, needs.data.val):
         needs.storage.pull_file(Path(path))
-        table = Annotations.load(path)
-        for row in (0, len(table) - 1):
-            source = table.source(row)
-            if isinstance(source, str) and not os.access(source, os.R_OK):
-                report.faults.append(
-                    f"cannot read {source}; put the data at the same path on every node, on a folder that "
-                    "all share, or in an object store (--data voc:s3://BUCKET/FOLDER)"
-                )
-                return
+    fault = unreadable(needs.data)
+    if fault is not None:
+        report.faults.append(fault)
 
 
 def _weights(needs: Needs, report: NodeReport) -> None:

@@ -7,6 +7,7 @@ continues the others from their last epoch.
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -76,7 +77,9 @@ def write_verdict(
     if status == "failed":
         write_text(
             folder / "error.json",
-            json.dumps({"message": " ".join(message.split()), "traceback": trace}),
+            json.dumps(
+                {"message": " ".join(message.split()), "traceback": trace, "host": socket.gethostname()}
+            ),
         )
         return
     last = before.metrics

@@ -79,7 +79,7 @@ class Progress:
         return f"{row.trial.name}: {row.status}, epoch {epoch} {figures}{speed}{': ' if why else ''}{why}"
 
     def _table(self) -> Table:
-        done = sum(row.status != "running" for row in self._rows.values())
+        done = sum(row.status not in {"waiting", "running"} for row in self._rows.values())
         table = Table(title=f"{done} of {self._expected} trials ended", title_justify="left")
         table.add_column("trial", no_wrap=True)
         for heading in ("status", "epoch", "AP", "AP50", "AP90", "img/s", "left"):

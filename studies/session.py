@@ -75,6 +75,7 @@ def execute(request: Request) -> int:
             return 0
         console = Console(width=None if sys.stdout.isatty() else 160)
         with alone(plan), _joined(request, supplies, trials[0], console) as given:
+            supplies.storage.adopt()
             if not was_launched(plan):
                 # On a new head: what launches from another one left in the storage.
                 supplies.storage.pull(plan.folder)
@@ -211,9 +212,11 @@ class _Launch:
         if self._request.fresh:
             stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"
             folders = [trial.folder for trial in self._all()]
-            put_aside(folders, self._plan.output / "trials" / stamp)
-            for folder in [*folders, self._plan.folder]:
-                self._supplies.storage.forget(folder)
+            aside = self._plan.output / "trials" / stamp
+            put_aside(folders, aside)
+            for folder in folders:
+                self._supplies.storage.put_aside(folder, aside / folder.name)
+            self._supplies.storage.put_aside(self._plan.folder, self._plan.folder / stamp)
             names = ("optuna.db", "search.json", "confirm.json", "results.parquet")
             put_aside([self._plan.folder / name for name in names], self._plan.folder / stamp)
             if self._search is not None:

@@ -3,22 +3,25 @@
 The training loop writes a trial's folder and reads it again, whichever node it runs on. With an object
 store (``--storage s3://bucket/prefix``) the store is the truth: a node pulls a trial's folder before it works
 there, and pushes what has changed after each epoch, before that epoch is reported. ``result.json`` goes last,
-so that a trial is finished there only when all of it is there.
+so that a trial is finished there only when all of it is there. A store that does not answer is waited for.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
 from pyarrow import fs
 
-from drcnn.files import replacing
+from drcnn.files import replacing, write_text
 from studies.outcomes import VERDICTS
+from studies.patience import patiently
 from studies.study import StudyError
 
 __all__ = ["ObjectStore", "SharedFolder", "Storage", "open_storage", "open_uri"]
@@ -26,6 +29,9 @@ __all__ = ["ObjectStore", "SharedFolder", "Storage", "open_storage", "open_uri"]
 LOCAL = fs.LocalFileSystem()
 # Size and time of a file.
 Stamp = tuple[int, int]
+# In OUTPUT: which store it is used with.
+MARK = ".storage"
+TRIAL = "[0-9a-f]" * 16
 
 
 class Storage(Protocol):
@@ -39,6 +45,12 @@ class Storage(Protocol):
 
     def forget(self, folder: Path, names: Sequence[str] | None = None) -> None:
         """Keep these files of a folder no longer; without ``names``, nothing of it."""
+
+    def put_aside(self, folder: Path, aside: Path) -> None:
+        """Keep the files of a folder as another one's."""
+
+    def adopt(self) -> None:
+        """Called by the driver: keep what OUTPUT has from before it was used with this storage."""
 
     def pull_file(self, path: Path) -> None:
         """Fetch a file that never changes, if it is not here."""
@@ -68,6 +80,10 @@ class SharedFolder:
     def push(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
 
     def forget(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
+
+    def put_aside(self, folder: Path, aside: Path) -> None: ...  # noqa: D102
+
+    def adopt(self) -> None: ...  # noqa: D102
 
     def pull_file(self, path: Path) -> None: ...  # noqa: D102
 
@@ -102,13 +118,24 @@ class ObjectStore:
 
     def pull(self, folder: Path) -> None:  # noqa: D102
         folder.mkdir(parents=True, exist_ok=True)
-        kept = [info.base_name for info in self._list(folder)]
+        kept = {info.base_name: info for info in self._list(folder)}
+        if self._is_whole(folder, kept):
+            return
         for path in _files(folder):
             if path.name not in kept:
                 path.unlink()
         for name in sorted(kept, key=_last):
             # Always: S3's times are whole seconds, and say too little about whether two files are the same.
             self._fetch(folder / name)
+
+    def _is_whole(self, folder: Path, kept: Mapping[str, fs.FileInfo]) -> bool:
+        """Whether a finished trial is here already: it changes no more, and its checkpoints are large."""
+        result = folder / "result.json"
+        if result.name not in kept or {path.name for path in _files(folder)} != set(kept):
+            return False
+        if any((folder / name).stat().st_size != info.size for name, info in kept.items()):
+            return False
+        return self._read(self._key(result)) == result.read_bytes()
 
     def push(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
         for path in sorted(_files(folder), key=lambda path: _last(path.name)):
@@ -119,7 +146,26 @@ class ObjectStore:
     def forget(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
         for info in self._list(folder):
             if names is None or info.base_name in names:
-                self._store.delete_file(info.path)
+                patiently(partial(self._store.delete_file, info.path))
+
+    def put_aside(self, folder: Path, aside: Path) -> None:  # noqa: D102
+        for info in self._list(folder):
+            self._make_folder(self._key(aside))
+            patiently(partial(self._store.copy_file, info.path, self._key(aside / info.base_name)))
+        self.forget(folder)
+
+    def adopt(self) -> None:  # noqa: D102
+        mark = self._output / MARK
+        # Not the address itself, which may hold a key.
+        known = hashlib.sha256(self._uri.encode()).hexdigest()
+        if mark.exists() and mark.read_text(encoding="utf-8") == known:
+            return
+        trials = self._output / "trials"
+        for folder in [*trials.glob(TRIAL), *trials.glob(f"{TRIAL}/evaluations/{TRIAL}")]:
+            # What the store has of a trial is what counts; pulling would remove the rest.
+            if not self._list(folder):
+                self.push(folder)
+        write_text(mark, known)
 
     def pull_file(self, path: Path) -> None:  # noqa: D102
         if not path.exists():
@@ -127,7 +173,7 @@ class ObjectStore:
             self._fetch(path)
 
     def push_file(self, path: Path) -> None:  # noqa: D102
-        if not self._store.get_file_info(self._key(path)).is_file:
+        if not patiently(lambda: self._store.get_file_info(self._key(path))).is_file:
             self._keep(path)
 
     def ended(self) -> set[Path]:  # noqa: D102
@@ -149,19 +195,33 @@ class ObjectStore:
 
     def _list(self, folder: Path) -> list[fs.FileInfo]:
         selector = fs.FileSelector(self._key(folder), allow_not_found=True)
-        return [info for info in self._store.get_file_info(selector) if info.is_file]
+        return [info for info in patiently(lambda: self._store.get_file_info(selector)) if info.is_file]
+
+    def _read(self, key: str) -> bytes:
+        def read() -> bytes:
+            with self._store.open_input_stream(key) as file:
+                found: bytes = file.read()
+            return found
+
+        return patiently(read)
 
     def _fetch(self, path: Path) -> None:
         with replacing(path) as draft:
-            fs.copy_files(
-                self._key(path), str(draft), source_filesystem=self._store, destination_filesystem=LOCAL
+            patiently(
+                lambda: fs.copy_files(
+                    self._key(path), str(draft), source_filesystem=self._store, destination_filesystem=LOCAL
+                )
             )
         self._same[path] = _stamp(path)
 
     def _keep(self, path: Path) -> None:
         stamp = _stamp(path)
         self._make_folder(self._key(path.parent))
-        fs.copy_files(str(path), self._key(path), source_filesystem=LOCAL, destination_filesystem=self._store)
+        patiently(
+            lambda: fs.copy_files(
+                str(path), self._key(path), source_filesystem=LOCAL, destination_filesystem=self._store
+            )
+        )
         self._same[path] = stamp
 
     def _make_folder(self, key: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from drcnn.data.annotations import DataError
 from studies.remote_data import fetch, localised
+from studies.patience import patiently
 from studies.storage import ObjectStore, SharedFolder, open_storage
 from studies.study import StudyError
 
@@ -135,3 +136,72 @@ def test_data_of_a_store_are_fetched_once_and_again_when_they_change(uri: str, t
     with pytest.raises(DataError, match="holds no file"):
         localised(f"coco:{where.replace('/one', '/none')}", tmp_path / "cache")
     assert localised("digits", tmp_path) == ("digits", ())
+
+
+def test_what_was_there_before_the_store_is_put_into_it_once(uri: str, tmp_path: Path) -> None:
+    trial = tmp_path / "a" / "trials" / "0123456789abcdef"
+    (trial / "evaluations" / "fedcba9876543210").mkdir(parents=True)
+    (trial / "result.json").write_text("{}")
+    (trial / "evaluations" / "fedcba9876543210" / "result.json").write_text("{}")
+    store = ObjectStore(uri, tmp_path / "a")
+    store.adopt()
+    assert store.ended() == {trial, trial / "evaluations" / "fedcba9876543210"}
+    assert "mine" not in (tmp_path / "a" / ".storage").read_text()
+    # From now on the store's word counts: what it has not is not there.
+    store.forget(trial)
+    store.adopt()
+    store.pull(trial)
+    assert not (trial / "result.json").exists()
+
+
+def test_a_finished_trial_that_is_here_is_not_fetched_again(uri: str, tmp_path: Path) -> None:
+    one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
+    one.write(last_safetensors="epoch 9", result_json="{}")
+    one.store.push(one.trial)
+    two.store.pull(two.trial)
+    (two.trial / "last.safetensors").write_text("epoch X")
+    two.store.pull(two.trial)
+    assert two.files()["last.safetensors"] == "epoch X"
+    one.write(result_json="[]")
+    one.store.push(one.trial)
+    two.store.pull(two.trial)
+    assert two.files() == {"last.safetensors": "epoch 9", "result.json": "[]"}
+
+
+def test_a_trial_is_put_aside_within_the_store(uri: str, tmp_path: Path) -> None:
+    node = Node(uri, tmp_path / "a")
+    node.write(last_safetensors="epoch 1")
+    node.store.push(node.trial)
+    aside = tmp_path / "a" / "trials" / "old" / "one"
+    node.store.put_aside(node.trial, aside)
+    node.store.pull(node.trial)
+    assert node.files() == {}
+    node.store.pull(aside)
+    assert (aside / "last.safetensors").read_text() == "epoch 1"
+
+
+def test_a_store_with_a_bad_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("studies.patience.time.sleep", pauses.append)
+    answers: list[OSError | str] = [OSError("AWS Error SLOW_DOWN"), OSError("AWS Error NETWORK"), "here"]
+
+    def ask() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    assert patiently(ask) == "here"
+    assert pauses == [1, 2]
+    for final in (
+        FileNotFoundError(2, "no such file"),
+        OSError("AWS Error ACCESS_DENIED"),
+        OSError(28, "full"),
+    ):
+        answers[:] = [final, "not asked"]
+        with pytest.raises(OSError, match=str(final.args[-1])):
+            patiently(ask)
+    answers[:] = [OSError("down")] * 9
+    with pytest.raises(OSError, match="down"):
+        patiently(ask, seconds=0)
+    assert pauses == [1, 2]
