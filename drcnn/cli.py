@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from drcnn.config import Config, ConfigError, parse_assignments
+from drcnn.config import Config, ConfigError, DataConfig, parse_assignments
 from drcnn.recipes import PROFILES, recipe
 
 if TYPE_CHECKING:
+    from drcnn.engine.metrics import Metrics
     from drcnn.engine.train import RunOptions
 
 __all__ = ["main"]
@@ -33,7 +35,8 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0: done; 1: training failed, or faults found; 2: bad input, said in one line; 130: interrupted.
+    0: done; 1: training failed, or faults found; 2: bad input, or files or the network failed, said in one
+    line; 130: interrupted.
     """
     options = _parser().parse_args(arguments)
     from drcnn.data.annotations import DataError
@@ -42,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         status: int = options.run(options)
-    except (ConfigError, DataError, CheckpointError) as error:
-        print(f"drcnn: {error}", file=sys.stderr)
+    except (ConfigError, DataError, CheckpointError, OSError) as error:
+        print(f"drcnn: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return BAD_INPUT
     except TrainingDiverged as error:
         print(f"drcnn: {error}", file=sys.stderr)
@@ -160,43 +163,60 @@ def _line(metrics: dict[str, float], epochs: int) -> str:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    import torch
-
-    from drcnn.data.annotations import Annotations
-    from drcnn.data.loader import make_loader
-    from drcnn.data.prepare import prepare
-    from drcnn.engine.checkpoint import load_detector, read_state
-    from drcnn.engine.evaluate import detect_split, make_metric
+    from drcnn.engine.checkpoint import read_state
 
     changes = parse_assignments(options.changes)
     if options.data is not None:
         changes["data.source"] = options.data
     state = read_state(options.checkpoint)
     config = Config.from_yaml(state.config).with_changes(changes)
-    data = prepare(config.data, options.checkpoint.parent / "data")
-    if list(data.classes) != state.classes:
-        raise ConfigError(
-            f"{options.checkpoint} was trained on the classes {', '.join(state.classes)}; "
-            f"{config.data.source} has {', '.join(data.classes)}"
-        )
-    run = _run_options()
-    detector, _ = load_detector(options.checkpoint, run.device, config.detector)
-    loader = make_loader(
-        data.val,
-        config.data,
-        training=False,
-        batch_size=config.training.batch_size,
-        num_workers=run.loader_workers,
-    )
-    annotations = Annotations.load(data.val)
-    metric = make_metric(config.evaluation, annotations)
-    metrics = metric(detect_split(detector, loader, annotations, torch.device(run.device)))
+    with TemporaryDirectory(prefix="drcnn-") as spare:
+        split = _validation(config.data, options.checkpoint.parent / "data", Path(spare))
+        metrics = _metrics(options.checkpoint, config, state.classes, split)
     if options.json:
         print(json.dumps({"summary": metrics.summary, "per_class": metrics.per_class}))
     else:
         for name, value in {**metrics.summary, **metrics.per_class}.items():
             print(f"{name:<12} {100 * value:5.1f}")
     return 0
+
+
+def _validation(data: DataConfig, cache: Path, spare: Path) -> str:
+    """Prepare the validation split beside the checkpoint, or in ``spare`` if it cannot be written there."""
+    from drcnn.data.prepare import prepare_validation
+
+    try:
+        return prepare_validation(data, cache)
+    except OSError:
+        return prepare_validation(data, spare)
+
+
+def _metrics(checkpoint: Path, config: Config, classes: list[str], split: str) -> Metrics:
+    import torch
+
+    from drcnn.data.annotations import Annotations
+    from drcnn.data.loader import make_loader
+    from drcnn.engine.checkpoint import load_detector
+    from drcnn.engine.evaluate import detect_split, make_metric
+
+    annotations = Annotations.load(split)
+    if list(annotations.classes) != classes:
+        raise ConfigError(
+            f"{checkpoint} was trained on the classes {', '.join(classes)}; "
+            f"{config.data.source} has {', '.join(annotations.classes)}"
+        )
+    run = _run_options()
+    detector, _ = load_detector(checkpoint, run.device, config.detector)
+    loader = make_loader(
+        split,
+        config.data,
+        training=False,
+        batch_size=config.training.batch_size,
+        num_workers=run.loader_workers,
+        pin_memory=run.device == "cuda",
+    )
+    metric = make_metric(config.evaluation, annotations)
+    return metric(detect_split(detector, loader, annotations, torch.device(run.device)))
 
 
 def _complexity(options: argparse.Namespace) -> int:

@@ -113,6 +113,7 @@ def _loader(trial: Trial, options: RunOptions, batch_size: int | None = None) ->
         training=False,
         batch_size=batch_size or trial.config.training.batch_size,
         num_workers=options.loader_workers,
+        pin_memory=options.device == "cuda",
     )
 
 

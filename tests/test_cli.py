@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
+import torch
+from PIL import Image
 
 from drcnn.cli import main
 
@@ -32,6 +35,44 @@ def test_train_then_evaluate_give_the_same_figures(
     assert capsys.readouterr().out == ""
     assert main([*command, "detector.stages=2"]) == 2
     assert "holds a run of another configuration" in capsys.readouterr().err
+
+
+def test_evaluate_needs_neither_a_training_split_nor_a_folder_to_write_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, coco = tmp_path / "run", tmp_path / "coco"
+    assert main(["train", "--output", str(run), "--set", *TINY, "training.epochs=1"]) == 0
+    (tmp_path / "kept").mkdir()
+    kept = (run / "last.safetensors").rename(tmp_path / "kept" / "last.safetensors")
+    # Nobody, not even root, can make a folder where a file is.
+    (tmp_path / "kept" / "data").touch()
+    (coco / "annotations").mkdir(parents=True)
+    (coco / "val2017").mkdir()
+    Image.new("RGB", (96, 64)).save(coco / "val2017" / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"image_id": 1, "category_id": 3, "bbox": [4, 4, 30, 30]}],
+        "categories": [{"id": digit, "name": str(digit)} for digit in range(10)],
+    }
+    (coco / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["evaluate", str(kept), "--data", f"coco:{coco}", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["per_class"]) == {"3"}
+
+
+def test_a_failed_download_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "urlopen", unreachable)
+    settings = [*TINY, "detector.backbone_width=1.0", "detector.weights=imagenet"]
+    assert main(["train", "--output", str(tmp_path / "run"), "--set", *settings]) == 2
+    error = capsys.readouterr().err
+    assert "the download for mobilenet_v2 failed" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

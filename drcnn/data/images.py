@@ -5,9 +5,12 @@ Shapes: an image is uint8[3, H, W] in RGB; boxes are float32[G, 4], xyxy absolut
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -31,10 +34,22 @@ DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+# Of the OSErrors that have a number, those that trying again does not mend. Pillow's own have none; EINVAL
+# comes of a damaged file that sends its reader to before its start.
+LASTING = {
+    errno.EACCES,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+}
 
 
 def decode(source: str | bytes, name: str = "image") -> Tensor:
-    """Return the pixels as uint8[3, H, W]; grey, palette and CMYK images become RGB.
+    """Return the pixels as uint8[3, H, W]; grey, palette and CMYK images become RGB, 16 bits become 8.
 
     An EXIF orientation is not applied: VOC's and COCO's boxes refer to the pixels as stored.
 
@@ -43,16 +58,16 @@ def decode(source: str | bytes, name: str = "image") -> Tensor:
         name: what an error calls the image when ``source`` is bytes.
 
     Raises:
-        DataError: the file is missing, truncated or no image.
+        DataError: the file is missing, truncated or no image, or its pixels have no fixed range.
+        OSError: the file system failed; the next time it may not.
     """
     name = source if isinstance(source, str) else name
-    try:
-        with Image.open(source if isinstance(source, str) else io.BytesIO(source)) as image:
-            pixels = np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such image file; restore it or use --on-bad-data skip") from None
-    except DECODE_ERRORS as error:
-        raise DataError(f"{name}: {_reason(error)}; replace it or use --on-bad-data skip") from None
+    with (
+        _explaining(name),
+        Image.open(source if isinstance(source, str) else io.BytesIO(source)) as image,
+    ):
+        _require_range(image)
+        pixels = _eight_bits(image) if _is_wide(image) else np.array(image.convert("RGB"))
     # Left as Pillow stores it, channels innermost: resizing is faster on it.
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -64,19 +79,16 @@ def read_size(path: str) -> tuple[int, int]:
     data set is checked in seconds.
 
     Raises:
-        DataError: the file is missing, is no image, or stops before its end.
+        DataError: the file is missing, is no image, stops before its end, or its pixels have no fixed range.
+        OSError: the file system failed; the next time it may not.
     """
-    try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            size, kind = image.size, image.format
-            file.seek(0, io.SEEK_END)
-            # Some cameras and tools leave bytes behind the end marker.
-            file.seek(max(0, file.tell() - 1024))
-            tail = file.read()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image file; restore it or use --on-bad-data skip") from None
-    except DECODE_ERRORS as error:
-        raise DataError(f"{path}: {_reason(error)}; replace it or use --on-bad-data skip") from None
+    with _explaining(path), open(path, "rb") as file, Image.open(file) as image:
+        _require_range(image)
+        size, kind = image.size, image.format
+        file.seek(0, io.SEEK_END)
+        # Some cameras and tools leave bytes behind the end marker.
+        file.seek(max(0, file.tell() - 1024))
+        tail = file.read()
     end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "", b"")
     if end not in tail:
         # Cut off, or much was appended to it: decoding tells.
@@ -135,6 +147,36 @@ def _wrap(boxes: Tensor, height: int, width: int) -> tv_tensors.BoundingBoxes:
 def _plain(boxes: tv_tensors.BoundingBoxes) -> Tensor:
     plain: Tensor = boxes.as_subclass(Tensor)
     return plain
+
+
+@contextmanager
+def _explaining(name: str) -> Iterator[None]:
+    """Turn what is wrong with an image file into a DataError; let a failing file system's errors pass."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such image file; restore it or use --on-bad-data skip") from None
+    except DECODE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in LASTING:
+            raise
+        raise DataError(f"{name}: {_reason(error)}; replace it or use --on-bad-data skip") from None
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Whether it has one channel of 16 bits; Pillow would cut all above 255 off, and make it white."""
+    # Pillow before 11 calls such a PNG file "I".
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+
+
+def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8[H, W, 3]: the higher byte, as Pillow takes it of colours of 16 bits."""
+    grey = (np.asarray(image) >> 8).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _require_range(image: Image.Image) -> None:
+    if image.mode in {"I", "F"} and not _is_wide(image):
+        raise ValueError("pixels of 32 bits, whose range is not known; expected 8 or 16 bits a channel")
 
 
 def _reason(error: BaseException) -> str:

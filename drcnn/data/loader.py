@@ -49,9 +49,10 @@ class BatchLoader:
 
         Raises:
             DataError: an image cannot be decoded, or changed since the data was prepared.
+            OSError: a file system failed.
         """
         for batch in self._loader:
-            if isinstance(batch, DataError):
+            if isinstance(batch, Exception):
                 raise batch
             yield batch
 
@@ -67,6 +68,7 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
+    pin_memory: bool = False,
 ) -> BatchLoader:
     """Make the loader of one epoch.
 
@@ -79,6 +81,7 @@ def make_loader(
         data: the image sizes and the flip probability are read from it.
         batch_size: images of a batch over all ranks.
         num_workers: processes that decode; 0 decodes in this one.
+        pin_memory: in page-locked memory, from which a GPU copies faster.
 
     Raises:
         DataError: no image has a box to train on, or ``world_size`` does not divide ``batch_size``.
@@ -110,7 +113,7 @@ def make_loader(
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_unchanged,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         # Its own generator: starting an epoch must not advance the global one.
         generator=torch.Generator().manual_seed(0),
     )
@@ -151,12 +154,12 @@ class _Images(Dataset[Any]):
             long_side=self.data.long_side,
         )
 
-    def __getitem__(self, plan: BatchPlan) -> Batch | DataError:
+    def __getitem__(self, plan: BatchPlan) -> Batch | Exception:
         if self._opened is None:
             self._opened = Annotations.load(self.path)
         try:
             return self._collate(self._opened, plan)
-        except DataError as error:
+        except (DataError, OSError) as error:
             # Raised in a worker it would arrive as a page of traceback; BatchLoader raises it as it is.
             return error
 

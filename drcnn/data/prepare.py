@@ -18,7 +18,7 @@ from drcnn.data import coco, digits, voc
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.findings import Findings
 
-__all__ = ["PreparedData", "check", "prepare"]
+__all__ = ["PreparedData", "check", "prepare", "prepare_validation"]
 
 # The modules that decide what a table holds.
 READERS = ("annotations", "coco", "digits", "findings", "images", "voc")
@@ -83,6 +83,17 @@ def prepare(data: DataConfig, cache: Path) -> PreparedData:
         )
     joint = hashlib.sha256(f"{train.fingerprint} {val.fingerprint}".encode()).hexdigest()[:16]
     return PreparedData(paths[0], paths[1], train.classes, joint, (*train.skipped, *val.skipped))
+
+
+def prepare_validation(data: DataConfig, cache: Path) -> str:
+    """Prepare the validation split alone, all that evaluation needs; return its table's path.
+
+    Raises:
+        DataError: as ``prepare`` does.
+    """
+    source, (_, split) = _open_source(data)
+    path, _ = _table(source, split, data.val_images, cache, skip=data.on_bad_data == "skip")
+    return path
 
 
 def check(data: DataConfig) -> list[str]:

@@ -75,6 +75,7 @@ class DecoupledHeads(RoIHeads):
                 losses["loss_cls" if number == 1 else f"loss_cls_{number}"] = stage.weight * loss_cls
                 if number < len(self.stages) and self.stage(number + 1).classifier is not None:
                     proposals_cls = self._moved(hidden_cls, cls, stage, batch)
+                    torch.clear_autocast_cache()  # as in the detector
 
             deltas = own_class(stage.regress(hidden_reg), reg.labels)
             total = regression_loss(deltas, reg, stage.regressor.stds)

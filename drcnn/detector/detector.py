@@ -23,7 +23,7 @@ from drcnn.detector.roi_heads import RoIHeads
 from drcnn.detector.rpn import RPNHead, anchors_for, propose, rpn_losses
 from drcnn.detector.weights import load_backbone
 
-__all__ = ["DecoupledRCNN", "build_detector"]
+__all__ = ["DecoupledRCNN", "build_detector", "move_detector"]
 
 IMAGE_MEAN = (123.675, 116.28, 103.53)
 IMAGE_STD = (58.395, 57.12, 57.375)
@@ -57,6 +57,8 @@ class DecoupledRCNN(nn.Module):
         anchors = anchors_for(features, self.config.anchor_scale)
         with torch.no_grad():  # proposals are constants; the loss computes what it needs itself
             output = self.rpn(features)
+        # Older versions of torch keep the casts of weights made there, which have no gradient.
+        torch.clear_autocast_cache()
         with record_function("RPN loss"):
             losses = rpn_losses(
                 partial(self.rpn.at, features),
@@ -132,3 +134,12 @@ def build_detector(config: DetectorConfig, classes: int, *, pretrained: bool = T
     body.freeze(config.frozen_stages)
     pyramid = Pyramid(body, config.fpn_channels)
     return DecoupledRCNN(pyramid, build_rpn(config), build_heads(config, classes), config)
+
+
+def move_detector(detector: DecoupledRCNN, device: torch.device | str) -> DecoupledRCNN:
+    """Put the detector on ``device``, in place, with its weights as they are fastest there; return it."""
+    detector.to(device)
+    if torch.device(device).type != "cpu":
+        # Tensor cores want channels last; on a CPU it slows group norm and wide convolutions down.
+        detector.to(memory_format=torch.channels_last)
+    return detector

@@ -57,7 +57,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     With plain batch norm, two workers with 4 images each train another model than one worker with 8.
     ``nn.SyncBatchNorm`` mends that on GPUs but refuses CPU tensors; this runs on both. Alone, it is plain
     batch norm. Workers may hold different numbers of maps (a Double-Head normalises its RoIs), even none: a
-    batch without any keeps the running statistics, and is normalised with them.
+    batch without any keeps the running statistics, and is normalised with them. A single value a channel
+    (one image of 32 pixels has that on its last map) becomes the bias, where plain batch norm refuses it.
     """
 
     weight: nn.Parameter
@@ -70,7 +71,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise [N, C, H, W]; N may be 0."""
         is_shared = dist.is_initialized() and dist.get_world_size() > 1
-        if not self.training or (not is_shared and len(input) > 0):
+        if not self.training or (not is_shared and _values_a_channel(input) > 1):
             return super().forward(input)
         x = input.float()
         sums = self._local_sums(x)
@@ -97,11 +98,15 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
         In float64, because the variance is a small difference of large numbers.
         """
-        count = x.numel() // x.shape[1]
+        count = _values_a_channel(x)
         if count == 0:
             return torch.zeros(2 * x.shape[1] + 1, dtype=torch.float64, device=x.device) + x.sum()
         variance, mean = (each.double() for each in torch.var_mean(x, (0, 2, 3), correction=0))
         return torch.cat((mean * count, (variance + mean.square()) * count, mean.new_tensor([count])))
+
+
+def _values_a_channel(maps: Tensor) -> int:
+    return maps.numel() // maps.shape[1]
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

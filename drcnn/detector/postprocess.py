@@ -62,7 +62,9 @@ def postprocess(
         )
         return Detections(image[kept], boxes[kept], labels[kept], decayed)
     group = labels * images + image
-    kept = batched_nms(boxes, scores, group, nms_threshold)
+    # batched_nms lays the groups side by side: with COCO's classes they reach so far that float32 resolves
+    # 1/16 pixel there, and what an image's detections are would hang on the batch it is in.
+    kept = batched_nms(boxes.double(), scores.double(), group, nms_threshold)
     image = image[kept]
     # Survivors come by falling score: a survivor's rank within its image is how many of it came before.
     belongs = image[:, None] == torch.arange(images, device=image.device)

@@ -94,6 +94,9 @@ class RandomSampler:
             torch.cat((proposals.boxes, batch.boxes), dim=1), torch.cat((proposals.valid, gt_valid), dim=1)
         )
         matches = match_proposals(candidates.boxes, candidates.valid, batch.boxes, gt_valid, iou)
+        # Each added box is itself, not the first of those that it coincides with.
+        first_gt = proposals.boxes.shape[1]
+        matches.gt[:, first_gt:] = torch.arange(batch.boxes.shape[1], device=matches.gt.device)
         keys = random_keys(batch.keys, self.purpose + PURPOSE_STAGE * (stage - 1), candidates.boxes.shape[1])
         chosen = sample_random(
             matches.positive,
@@ -102,7 +105,7 @@ class RandomSampler:
             count=self.samples,
             positive_fraction=self.positive_fraction,
         )
-        return _gather(chosen, candidates, matches, batch, first_gt=proposals.boxes.shape[1])
+        return _gather(chosen, candidates, matches, batch, first_gt=first_gt)
 
 
 class RandomPositives:

@@ -71,10 +71,20 @@ class RPNHead(nn.Module):
         logits, deltas = [], []
         with record_function("RPN head"):
             for feature in features:
-                hidden = F.relu(self.conv(feature))
-                logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
-                deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
+                objectness, moves = self._predict(F.relu(self.conv(feature)))
+                logits.append(objectness.permute(0, 2, 3, 1).flatten(1))
+                deltas.append(moves.permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
         return RPNOutput(logits, deltas)
+
+    def _predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps of logits and of deltas; in float32 also under autocast.
+
+        Proposals are ranked by them, and in bf16 the best 2,000 anchors of a map share some 200 scores.
+        """
+        if hidden.dtype in {torch.bfloat16, torch.float16}:
+            with torch.autocast(hidden.device.type, enabled=False):
+                return self._predict(hidden.float())
+        return self.objectness(hidden), self.deltas(hidden)
 
     def at(self, features: list[Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
         """Return what ``forward(features).at(index)`` gives, computed at these anchors only.

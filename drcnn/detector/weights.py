@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -37,7 +39,8 @@ def load_backbone(body: Body, name: str, weights: str) -> None:
             torchvision's names.
 
     Raises:
-        ConfigError: the file is missing or unreadable, the download failed, or tensors do not fit (named).
+        ConfigError: the file is missing or unreadable, or tensors do not fit (named).
+        OSError: the download failed; the next time it may go well.
     """
     if weights == "none":
         return
@@ -69,12 +72,23 @@ def _download(name: str) -> Mapping[str, Tensor]:
             f"detector.weights = 'imagenet': torchvision offers none for {name}; "
             "give the path of a local file with torchvision's names (OpenMMLab's resnext101_32x4d has them)"
         )
+    kept = Path(torch.hub.get_dir(), "checkpoints", Path(IMAGENET[name].url).name)
     try:
-        state: Mapping[str, Tensor] = IMAGENET[name].get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
+        # Only tensors also from the cache: others may write there, and a hash is asked of downloads alone.
+        state: Mapping[str, Tensor] = IMAGENET[name].get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, HTTPException, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # A download that was cut off arrives with a wrong hash and is not kept.
+        if isinstance(error, OSError) or not kept.exists():
+            raise OSError(
+                f"detector.weights = 'imagenet': the download for {name} failed ({reason}); "
+                "try again or give the path of a local file, or 'none' with detector.norm=batch"
+            ) from None
         raise ConfigError(
-            f"detector.weights = 'imagenet': the download for {name} failed ({error}); "
-            "give the path of a local file, or 'none' with detector.norm=batch"
+            f"detector.weights = 'imagenet': {kept} cannot be read as tensors ({reason}); "
+            "delete it to download it again"
         ) from None
     return state
 

@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from drcnn.batch import Batch
 from drcnn.config import Config
-from drcnn.detector.detector import DecoupledRCNN, build_detector
+from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.detector.pooling import pool
 from drcnn.detector.rpn import anchors_for, propose
 from drcnn.engine.bench_scenes import brief_weights, scenes
@@ -74,7 +74,7 @@ def bench(options: BenchOptions, folder: Path, *, report: Callable[[str], None])
     weights = brief_weights(base.detector, folder, options.run)
     device = torch.device(options.run.device)
     batch = scenes(options.images, options.height, options.width).to(device)
-    ours = {variant: _detector(base, variant, weights).to(device) for variant in BENCHED}
+    ours = {variant: move_detector(_detector(base, variant, weights), device) for variant in BENCHED}
     twin = torchvision_twin(ours["fpn"], height=options.height, width=options.width).to(device)
     runners = {"torchvision": _of_torchvision(twin, batch)}
     runners |= {name: _of_ours(detector, batch) for name, detector in ours.items()}
@@ -161,8 +161,6 @@ def _detector(base: Config, variant: str, weights: dict[str, Tensor]) -> Decoupl
             names += [name.replace("stem", f"{branch}.trunk") for branch in ("classifier", "regressor")]
         state |= {each: value for each in names if each in state}
     detector.load_state_dict(state)
-    if next(detector.parameters()).device.type == "cuda":
-        detector.to(memory_format=torch.channels_last)
     return detector
 
 

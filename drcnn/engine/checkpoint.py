@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from drcnn.config import Config, DetectorConfig
-from drcnn.detector.detector import DecoupledRCNN, build_detector
+from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.files import replacing
 
-__all__ = ["CheckpointError", "TrainingState", "load_detector", "read_state", "restore", "save"]
+__all__ = ["CheckpointError", "TrainingState", "keep_best", "load_detector", "read_state", "restore", "save"]
 
 
 class CheckpointError(ValueError):
@@ -66,6 +66,25 @@ def save(
         save_file(tensors, draft, metadata={"state": json.dumps(asdict(state))})
 
 
+def keep_best(path: Path, detector: nn.Module, state: TrainingState) -> None:
+    """Write the checkpoint of the best epoch by AP where the last epoch is that; drop one of another history.
+
+    Such a one is left by a kill before its epoch's last checkpoint was there; that epoch is trained again.
+    """
+    scores = [epoch.get("val/AP", 0.0) for epoch in state.history]
+    is_best = bool(scores) and scores[-1] >= max(scores)
+    try:
+        found = read_state(path).history
+    except CheckpointError:
+        found = []
+    # As text, in which NaN equals itself.
+    belongs = json.dumps(found) == json.dumps(state.history[: len(found)])
+    if is_best and not (belongs and len(found) == len(scores)):
+        save(path, detector, state)
+    elif not belongs:
+        path.unlink()
+
+
 def read_state(path: Path) -> TrainingState:
     """Read a checkpoint's header only.
 
@@ -82,7 +101,7 @@ def read_state(path: Path) -> TrainingState:
 
 
 def restore(path: Path, detector: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Load model and momentum in place, so that training goes on exactly where it stopped.
+    """Load model and momentum in place, so that training goes on where it stopped: on a CPU exactly.
 
     Raises:
         CheckpointError: the file is no checkpoint, or of another model.
@@ -115,7 +134,7 @@ def load_detector(
     config = config or Config.from_yaml(state.config).detector
     detector = build_detector(config, len(state.classes), pretrained=False)
     _load_model(path, detector, _read_tensors(path))
-    return detector.to(device).eval(), state
+    return move_detector(detector, device).eval(), state
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

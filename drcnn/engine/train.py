@@ -10,7 +10,8 @@ The folder of a trial then holds::
     detections.parquet   detections on the validation split after the last epoch
     result.json          written last: the trial is finished
 
-Start it again on the same folder and it goes on after the last finished epoch, to the same result.
+Start it again on the same folder and it goes on after the last finished epoch: on a CPU to the very same
+result, on a GPU up to its atomic additions, whose order is left to chance.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from drcnn.config import Config, ConfigError, TrainingConfig
 from drcnn.data.annotations import Annotations
 from drcnn.data.loader import make_loader
 from drcnn.data.prepare import PreparedData
-from drcnn.detector.detector import DecoupledRCNN, build_detector
+from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine import checkpoint
 from drcnn.engine.checkpoint import TrainingState
 from drcnn.engine.evaluate import detect_split, make_metric
@@ -47,6 +48,8 @@ __all__ = ["AUTOCAST", "Report", "RunOptions", "TrainingDiverged", "fit", "make_
 Report = Callable[[dict[str, float]], None]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# What CUDA takes for each process before a tensor is there; the limit on tensors does not count it.
+CONTEXT_BYTES = 600 << 20
 # Reading a loss back waits for the device; on a GPU it is looked at this often.
 CHECK_EVERY = 20
 
@@ -71,12 +74,19 @@ class RunOptions:
     loader_workers: int = 0
     gpu_share: float = 1.0
 
+    @property
+    def gpus(self) -> float:
+        """How much of a GPU each worker has."""
+        return self.gpu_share if self.device == "cuda" else 0.0
+
     def apply(self) -> None:
         """Set what is the whole process's: torch's threads, and its part of the GPU's memory."""
         if self.threads:
             torch.set_num_threads(self.threads)
         if self.device == "cuda":
-            torch.cuda.set_per_process_memory_fraction(self.gpu_share)
+            whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            own = CONTEXT_BYTES / whole if self.gpu_share < 1 else 0.0
+            torch.cuda.set_per_process_memory_fraction(max(0.0, self.gpu_share - own))
 
 
 def fit(
@@ -103,6 +113,8 @@ def fit(
         TrainingDiverged: the loss is no longer finite.
         DataError: an image cannot be read.
         ConfigError: the weights do not fit, or fp16 is asked for without a GPU.
+        CheckpointError: ``last.safetensors`` is damaged, or of another model.
+        OSError: storage or the download of the weights failed; the next time it may go well.
     """
     if config.training.amp == "fp16" and options.device == "cpu":
         raise ConfigError("training.amp = 'fp16' needs a GPU; on a CPU use 'bf16' or 'none'")
@@ -136,27 +148,31 @@ class _Trial:
     def __init__(self, config: Config, data: PreparedData, folder: Path, options: RunOptions) -> None:
         self.config, self.data, self.folder, self.options = config, data, folder, options
         self.device = torch.device(options.device)
+        self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.val = Annotations.load(data.val)
         self.metric = make_metric(config.evaluation, self.val)
         # The random start is the seed's alone, and leaves the caller's generator as it was.
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            self.detector = build_detector(config.detector, len(data.classes)).to(self.device)
+            # The last checkpoint holds all weights: to go on, the pretrained ones need not be there any more.
+            detector = build_detector(config.detector, len(data.classes), pretrained=not self.last.exists())
+        self.detector = move_detector(detector, self.device)
         if self.device.type == "cuda":
-            # Tensor cores want channels last; on a CPU it slows group norm and wide convolutions down.
-            self.detector.to(memory_format=torch.channels_last)
+            # The peak of an earlier trial in this process is not this one's. Not sooner: CUDA must have begun.
+            torch.cuda.reset_peak_memory_stats(self.device)
         self.optimizer = make_optimizer(self.detector, config.training)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.training.amp == "fp16")
         self.state = self._resume()
+        if rank() == 0:
+            checkpoint.keep_best(self.best, self.detector, self.state)
         self.model = self._distribute(self.detector)
 
     def _resume(self) -> TrainingState:
-        last = self.folder / "last.safetensors"
-        if not last.exists():
+        if not self.last.exists():
             if rank() == 0:
                 write_text(self.folder / "config.yaml", self.config.to_yaml())
             return TrainingState(self.config.to_yaml(), list(self.data.classes))
-        state = checkpoint.restore(last, self.detector, self.optimizer)
+        state = checkpoint.restore(self.last, self.detector, self.optimizer)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
         return state
@@ -188,13 +204,14 @@ class _Trial:
             "perf/epoch_seconds": trained - started,
             "perf/eval_seconds": evaluated - trained,
             "perf/peak_memory_gib": self._peak_memory(),
-            "perf/gpus": float(world_size()) if self.device.type == "cuda" else 0.0,
+            "perf/workers": float(world_size()),
+            "perf/gpus": world_size() * self.options.gpus,
         }
         self.state.epoch = epoch
         self.state.history.append(metrics)
         self.state.scaler = self.scaler.state_dict()
         if rank() == 0:
-            self._save(metrics)
+            self._save()
         if world_size() > 1:
             dist.barrier()
         return metrics
@@ -212,6 +229,7 @@ class _Trial:
             rank=rank(),
             world_size=world_size(),
             num_workers=self.options.loader_workers,
+            pin_memory=self.device.type == "cuda",
         )
         self.model.train()
         sums: dict[str, Tensor] = {}
@@ -253,6 +271,7 @@ class _Trial:
             rank=rank(),
             world_size=world_size(),
             num_workers=self.options.loader_workers,
+            pin_memory=self.device.type == "cuda",
         )
         detections = detect_split(self.detector, loader, self.val, self.device)
         metrics = from_first(lambda: self.metric(detections))
@@ -262,11 +281,10 @@ class _Trial:
                 pq.write_table(detections, draft)
         return {f"val/{name}": value for name, value in metrics.summary.items()}
 
-    def _save(self, metrics: dict[str, float]) -> None:
-        best = max(past.get("val/AP", 0.0) for past in self.state.history)
-        if metrics.get("val/AP", 0.0) >= best:
-            checkpoint.save(self.folder / "best.safetensors", self.detector, self.state)
-        checkpoint.save(self.folder / "last.safetensors", self.detector, self.state, self.optimizer)
+    def _save(self) -> None:
+        # In this order: of the last one, the best one can still be made after a kill in between.
+        checkpoint.save(self.last, self.detector, self.state, self.optimizer)
+        checkpoint.keep_best(self.best, self.detector, self.state)
         if self.state.epoch == self.config.training.epochs:
             self.write_result()
 
@@ -284,6 +302,7 @@ class _Trial:
         write_text(self.folder / "result.json", json.dumps(result, indent=1))
 
     def _peak_memory(self) -> float:
+        """GiB: on a GPU of this trial's tensors, on a CPU of the whole process since it began."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 
@@ -88,6 +89,44 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert (image > 250).all()
     assert torch.equal(decode(path.read_bytes()), image)
     assert read_size(str(path)) == (5, 3)
+
+
+def test_16_bits_become_8(tmp_path: Path) -> None:
+    grey = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    image = decode(str(tmp_path / "a.png"))
+    assert image.dtype == torch.uint8
+    assert image.tolist() == [(grey // 256).tolist()] * 3
+    assert read_size(str(tmp_path / "a.png")) == (8, 8)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_range_are_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (5, 3)).save(tmp_path / "a.tif")
+    for function in (decode, read_size):
+        with pytest.raises(DataError, match=r"a\.tif: .*range is not known; .*--on-bad-data skip"):
+            function(str(tmp_path / "a.tif"))
+
+
+def test_a_failing_file_system_is_no_bad_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (5, 3)).save(path)
+    for number, kind in (
+        (errno.ESTALE, OSError),
+        (errno.EIO, OSError),
+        (errno.ENOENT, DataError),
+        (errno.EACCES, DataError),
+        (errno.EISDIR, DataError),
+    ):
+        fault = OSError(number, "said by the system")
+
+        def fail(*_: object, fault: OSError = fault) -> None:
+            raise fault
+
+        monkeypatch.setattr(Image, "open", fail)
+        for function in (decode, read_size):
+            with pytest.raises(kind):
+                function(str(path))
 
 
 def test_the_exif_orientation_is_not_applied(tmp_path: Path) -> None:

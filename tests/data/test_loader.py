@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from PIL import Image
 
 from drcnn.batch import Batch
 from drcnn.config import DataConfig
+from drcnn.data import loader as loader_module
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.images import decode
 from drcnn.data.loader import _fraction, _Images, make_loader, trainable_rows
@@ -249,6 +251,27 @@ def test_a_bad_image_is_named_on_one_line(tmp_path: Path, config: Configure, num
     (tmp_path / "x.png").write_bytes(make_png((60, 48)))
     with pytest.raises(DataError, match=r"x\.png: is 60x48 pixels but was 64x48"):
         load(path, config(), num_workers=num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_failing_file_system_is_said_on_one_line(
+    digits: PreparedData, digits_config: DataConfig, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(loader_module, "decode", fail)
+    with pytest.raises(OSError, match=r"^\[Errno \d+\] Stale file handle$"):
+        load(digits.train, digits_config, num_workers=num_workers)
+
+
+def test_memory_is_pinned_only_where_asked(
+    digits: PreparedData, digits_config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for asked in ({}, {"pin_memory": True}):
+        loader = make_loader(digits.val, digits_config, training=False, batch_size=4, **asked)
+        assert loader._loader.pin_memory == bool(asked)
 
 
 def test_the_dataset_is_cheap_to_send(digits: PreparedData, digits_config: DataConfig) -> None:

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.prepare import PreparedData, check, prepare
+from drcnn.data.prepare import PreparedData, check, prepare, prepare_validation
 
 Configure = Callable[..., DataConfig]
 Make = Callable[..., Path]
@@ -142,6 +143,22 @@ def test_check_tells_every_fault(make_voc: Make, config: Configure) -> None:
     assert "val.txt: no such list" in faults[3]
     assert len(faults) == 4
     assert check(config(source=f"voc:{make_voc(name='sound')}")) == []
+
+
+def test_check_tells_of_pixels_without_a_range(make_voc: Make, config: Configure) -> None:
+    folder = make_voc()
+    Image.new("F", (60, 40)).save(folder / "JPEGImages" / "000001.jpg", "TIFF")
+    faults = check(config(source=f"voc:{folder}"))
+    assert len(faults) == 2
+    assert all("000001.jpg: cannot be decoded (pixels of 32 bits" in fault for fault in faults)
+
+
+def test_the_validation_split_is_prepared_alone(tmp_path: Path, make_coco: Make, config: Configure) -> None:
+    data = config(source=f"coco:{make_coco()}")
+    both = prepare(data, tmp_path / "cache")
+    (tmp_path / "coco" / "annotations" / "instances_train2017.json").unlink()
+    assert prepare_validation(data, tmp_path / "cache") == both.val
+    assert len(Annotations.load(prepare_validation(data, tmp_path / "other"))) == 2
 
 
 def test_only_the_first_images_of_a_folder_are_used(

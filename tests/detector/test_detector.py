@@ -12,7 +12,7 @@ from torchvision.models.resnet import Bottleneck
 
 from drcnn.config import Config, ConfigError, DetectorConfig
 from drcnn.detector.backbones import build_body
-from drcnn.detector.detector import build_detector
+from drcnn.detector.detector import build_detector, move_detector
 from drcnn.detector.norms import FrozenStatsBatchNorm2d
 from drcnn.detector.weights import load_backbone
 from drcnn.presets import VARIANTS
@@ -180,6 +180,36 @@ def test_odd_batches_train_every_parameter_finitely(variant: str, boxes: list[li
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
     detector.eval().detect(make_batch([[]] * len(boxes), 64, 64))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bf16_trains_every_parameter(variant: str) -> None:
+    """Also those whose first use in a step is where nothing is learned: autocast keeps casts of weights."""
+    torch.manual_seed(0)
+    detector = build_detector(small(variant=variant, norm="group"), 3).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector(make_batch([[[8.0, 8.0, 24.0, 24.0]]] * 2, 64, 64))
+        total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_batch_norm_trains_on_one_image_of_32_pixels() -> None:
+    detector = build_detector(small(norm="batch"), 3).train()
+    losses = detector(make_batch([[[4.0, 4.0, 24.0, 24.0]]], 32, 32))
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert torch.isfinite(total)
+
+
+def test_weights_are_channels_last_except_on_a_cpu() -> None:
+    last = {}
+    for device in ("cpu", "meta"):
+        detector = move_detector(build_detector(small(), 3), device)
+        weight = detector.rpn.conv.weight
+        assert weight.device.type == device
+        last[device] = weight.is_contiguous(memory_format=torch.channels_last)
+    assert last == {"cpu": False, "meta": True}
 
 
 @pytest.mark.parametrize("variant", ["double_head", "double_head_cascade"])

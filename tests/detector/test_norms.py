@@ -80,6 +80,16 @@ def test_a_batch_without_maps_keeps_the_statistics_and_the_graph() -> None:
     torch.testing.assert_close(outcome.running_var, before["running_var"])
 
 
+def test_a_single_value_a_channel_becomes_the_bias() -> None:
+    norm = start(GlobalBatchNorm2d(CHANNELS))
+    values = torch.tensor([3.0, -1.0, 0.5]).view(1, CHANNELS, 1, 1).requires_grad_()
+    output = norm(values)
+    torch.testing.assert_close(output.flatten(), norm.bias, rtol=0, atol=1e-4)
+    output.sum().backward()
+    torch.testing.assert_close(values.grad, torch.zeros_like(values), rtol=0, atol=1e-3)
+    assert all(torch.isfinite(buffer).all() for buffer in norm.buffers())
+
+
 # Maps of the first and of the second worker.
 COUNTS = [(4, 4), (6, 1), (0, 5), (5, 0), (0, 0)]
 

@@ -91,6 +91,16 @@ def test_random_samples_are_positive_up_to_a_fraction_and_filled_with_negatives(
         assert [box in gt for box in chosen] == mine.is_gt.tolist()
 
 
+def test_an_added_box_keeps_its_class_where_two_coincide() -> None:
+    box = [8.0, 8.0, 24.0, 24.0]
+    batch = make_batch([[[30.0, 12.0, 56.0, 40.0], box, box], []])
+    nothing = Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool))
+    rois = RandomSampler(16, 1.0)(nothing, batch, iou=0.5)
+    assert sorted(rois.labels.tolist()) == [0, 1, 2]
+    assert torch.equal(rois.gt, rois.boxes)
+    assert rois.is_gt.all()
+
+
 @given(st.integers(0, 10**6), st.integers(21, 70), st.sampled_from([3, 16, 400]))
 @settings(deadline=None, max_examples=40)
 def test_regression_samples_are_all_positives_up_to_the_cap_and_never_ground_truth(

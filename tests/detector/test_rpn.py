@@ -179,3 +179,15 @@ def test_the_loss_at_single_anchors_equals_the_dense_head(seed: int) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     for one, other in zip(gradients(*dense), gradients(*sparse), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_scores_are_float32_under_autocast_too() -> None:
+    """In bf16 they would be some 200 different ones, and ties would decide which proposals there are."""
+    torch.manual_seed(0)
+    head = RPNHead(16)
+    features = [torch.randn(1, 16, 40, 40)]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = head(features)
+    assert output.logits[0].dtype == output.deltas[0].dtype == torch.float32
+    assert len(output.logits[0].unique()) > 0.9 * output.logits[0].numel()
+    torch.testing.assert_close(output.logits[0], head(features).logits[0], rtol=0, atol=1e-3)

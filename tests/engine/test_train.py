@@ -13,12 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from drcnn.config import Config, ConfigError
 from drcnn.data.annotations import Annotations
 from drcnn.data.prepare import PreparedData
+from drcnn.detector.backbones import build_body
 from drcnn.detector.detector import DecoupledRCNN
+from drcnn.engine import checkpoint
 from drcnn.engine.checkpoint import CheckpointError, load_detector, read_state
 from drcnn.engine.evaluate import coco_metrics, voc07_metrics
 from drcnn.engine.schedule import learning_rate
@@ -95,6 +97,73 @@ def test_killed_before_the_result_only_the_result_is_written(
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(
         (finished / "result.json").read_text()
     )
+
+
+def test_going_on_needs_no_pretrained_weights(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    body = build_body("mobilenet_v2", width=0.25, norm=tiny_config.detector.norm)
+    save_file(body.state_dict(), weights)
+    config = tiny_config.with_changes({"detector.weights": str(weights)})
+    unbroken = run(config, tiny_data, tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tiny_data, tmp_path / "broken", report=StopAfter(1), options=ONE_THREAD)
+    weights.unlink()
+    run(config, tiny_data, tmp_path / "broken")
+    history = read_state(tmp_path / "broken" / "last.safetensors").history
+    assert comparable(history) == comparable(unbroken)
+
+
+@pytest.mark.parametrize(
+    ("of_best", "of_last", "kept"),
+    [
+        ([0.1], [0.1, 0.2], [0.1, 0.2]),  # killed before the best one was written
+        ([], [0.1, 0.2], [0.1, 0.2]),
+        ([0.1, 0.2], [0.1, 0.2, 0.15], [0.1, 0.2]),
+        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]),
+        ([0.2, 0.3], [0.2], [0.2]),  # of an epoch whose last checkpoint was lost
+        ([0.2, 0.1, 0.3], [0.2, 0.1], None),
+        ([0.2, 0.4], [0.2, 0.3, 0.1], None),  # of an epoch that was trained again
+        ([0.2], [], None),
+    ],
+)
+def test_the_best_checkpoint_is_one_of_the_history(
+    of_best: list[float], of_last: list[float], kept: list[float] | None, tmp_path: Path
+) -> None:
+    def state_of(scores: list[float]) -> checkpoint.TrainingState:
+        history = [{"epoch": number, "val/AP": score} for number, score in enumerate(scores, start=1)]
+        return checkpoint.TrainingState("", [], len(scores), history)
+
+    path, model = tmp_path / "best.safetensors", torch.nn.Linear(1, 1)
+    if of_best:
+        checkpoint.save(path, model, state_of(of_best))
+    checkpoint.keep_best(path, model, state_of(of_last))
+    found = [epoch["val/AP"] for epoch in read_state(path).history] if path.exists() else None
+    assert found == kept
+
+
+def test_a_kill_between_the_two_checkpoints_is_mended(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def save_last_only(path: Path, *rest: object) -> None:
+        if path.name == "best.safetensors":
+            raise Killed
+        save(path, *rest)
+
+    save = checkpoint.save
+    config = tiny_config.with_changes({"training.epochs": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_last_only)
+        with pytest.raises(Killed):
+            run(config, tiny_data, tmp_path)
+    assert run(config, tiny_data, tmp_path) == []
+    best, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("best", "last"))
+    assert all(torch.equal(tensor, last[name]) for name, tensor in best.items())
+    assert (tmp_path / "result.json").exists()
 
 
 def test_the_global_generator_does_not_matter(
