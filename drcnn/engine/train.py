@@ -158,7 +158,7 @@ class _Trial:
             detector = build_detector(config.detector, len(data.classes), pretrained=not self.last.exists())
         self.detector = move_detector(detector, self.device)
         if self.device.type == "cuda":
-            # The peak of an earlier trial in this process is not this one's. Not sooner: CUDA must have begun.
+            # The peak of an earlier trial in this process is not this one's. CUDA has begun by now.
             torch.cuda.reset_peak_memory_stats(self.device)
         self.optimizer = make_optimizer(self.detector, config.training)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.training.amp == "fp16")
