@@ -23,7 +23,7 @@ from pathlib import Path
 from drcnn.data.annotations import DataError
 from drcnn.data.prepare import PreparedData
 from drcnn.files import write_text
-from studies.remote_data import RemoteFolder, fetch
+from studies.remote_data import RemoteFolder, probe
 from studies.storage import Storage
 from studies.supplies import unreadable
 
@@ -150,12 +150,14 @@ def _storage(needs: Needs, report: NodeReport) -> None:
 
 
 def _data(needs: Needs, report: NodeReport) -> None:
-    fetch(needs.remotes)
+    # Fetched where it is first worked on: all of it may take longer than a check.
+    probe(needs.remotes)
     for path in (needs.data.train, needs.data.val):
         needs.storage.pull_file(Path(path))
-    fault = unreadable(needs.data)
-    if fault is not None:
-        report.faults.append(fault)
+    if all(remote.folder.exists() for remote in needs.remotes):
+        fault = unreadable(needs.data)
+        if fault is not None:
+            report.faults.append(fault)
 
 
 def _weights(needs: Needs, report: NodeReport) -> None:

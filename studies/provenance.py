@@ -1,26 +1,50 @@
-"""Where figures come from: the code's commit and changes, and the versions of what ran it."""
+"""Where figures come from: the code, its commit and changes, and the versions of what ran it.
+
+A cluster has the code without its git folder. There the commit and the changes come from a file that this
+makes at home, in the root of the checkout, before the code is sent:
+
+    python -m studies.provenance
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["environment", "git_diff", "tags"]
+from drcnn.files import write_text
+
+__all__ = ["code", "environment", "git_diff", "keep", "tags"]
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+# Not hidden from `git status`: what git ignores is not sent to a cluster.
+KEPT = "provenance.json"
+PACKAGES, SUFFIXES = ("drcnn", "studies"), {".py", ".yaml", ".csv"}
 
 
 def tags() -> dict[str, str]:
-    """The checkout's commit, as MLflow's pages show it; empty where the code is in no git checkout."""
-    commit = (_git("rev-parse", "HEAD") or "").strip()
-    return {"mlflow.source.git.commit": commit} if commit else {}
+    """What the code is, and its commit, as MLflow's pages show it, if that is known."""
+    commit = _commit()
+    return {"drcnn.code": code(), **({"mlflow.source.git.commit": commit} if commit else {})}
 
 
 def git_diff() -> str:
-    """What differs from its commit in tracked files; empty if nothing."""
-    return _git("diff", "HEAD") or ""
+    """What differs from its commit in tracked files; empty if nothing, or not known."""
+    diff = _git("diff", "HEAD")
+    return _kept().get("diff", "") if diff is None else diff
+
+
+def code() -> str:
+    """16 hex digits of all code, study files and tables, wherever they lie."""
+    digest = hashlib.sha256()
+    paths = (path for package in PACKAGES for path in (CHECKOUT / package).rglob("*"))
+    for path in sorted(path for path in paths if path.suffix in SUFFIXES):
+        name, content = path.relative_to(CHECKOUT).as_posix(), path.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
 
 
 def environment() -> str:
@@ -28,6 +52,27 @@ def environment() -> str:
     found = {f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()}
     head = [f"# python {platform.python_version()}", f"# {platform.platform()}"]
     return "\n".join([*head, *sorted(found, key=str.lower)]) + "\n"
+
+
+def keep() -> str:
+    """Write the file for where there is no git folder; returns the commit."""
+    kept = {"code": code(), "commit": _commit(), "diff": git_diff()}
+    write_text(CHECKOUT / KEPT, json.dumps(kept, indent=1))
+    return kept["commit"]
+
+
+def _commit() -> str:
+    commit = _git("rev-parse", "HEAD")
+    return _kept().get("commit", "") if commit is None else commit.strip()
+
+
+def _kept() -> dict[str, str]:
+    """What was kept of this very code; nothing if it has changed since."""
+    try:
+        kept: dict[str, str] = json.loads((CHECKOUT / KEPT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if kept.get("code") == code() else {}
 
 
 def _git(*arguments: str) -> str | None:
@@ -40,3 +85,7 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
+
+
+if __name__ == "__main__":
+    print(f"{KEPT}: commit {keep() or 'unknown: no git folder here'}")

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
+from studies.remote_data import FetchError
 from studies.study import StudyError, load, shipped
 
 __all__ = ["main"]
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, _interrupt)
         signal.signal(signal.SIGTERM, _interrupt)
         return _report(given) if given.name == "report" else _execute(given)
-    except (StudyError, ConfigError, DataError) as error:
+    except (StudyError, ConfigError, DataError, FetchError) as error:
         print(f"run_study: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
@@ -134,9 +135,26 @@ def _parser() -> _Parser:
         help="change a setting of every trial",
     )
     parser.add_argument("--seeds", type=_count, metavar="N", help="replicates of each setting")
-    parser.add_argument("--workers-per-trial", type=_count, default=1, metavar="N")
-    parser.add_argument("--gpus-per-worker", type=_share, metavar="F", help="default: 1 where there are GPUs")
-    parser.add_argument("--max-concurrent", type=_count, metavar="N", help="default: as many trials as fit")
+    parser.add_argument(
+        "--workers-per-trial",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="train each trial with N processes together, each with a GPU or a core of its own (default: 1)",
+    )
+    parser.add_argument(
+        "--gpus-per-worker",
+        type=_share,
+        metavar="F",
+        help="of each of these processes: 0.5 for two trials on one GPU (with one worker a trial only), "
+        "0 for the CPU; default: 1 where there are GPUs",
+    )
+    parser.add_argument(
+        "--max-concurrent",
+        type=_count,
+        metavar="N",
+        help="trials at once, at most; default: as many as fit, on nodes yet to be started too",
+    )
     parser.add_argument("--address", default="local", help="local, or auto: the cluster that this runs on")
     parser.add_argument(
         "--tracking-uri",
@@ -147,7 +165,11 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--storage", metavar="URI", help="s3://BUCKET/PREFIX or the like, where nodes share no folder"
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the trials, write nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the trials, and how long they take; writes nothing but the data of an object store",
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="two tiny trials, kept apart from the study's own"
     )

@@ -43,7 +43,6 @@ class Supplies:
 
         Raises:
             OSError: something cannot be had here; the message names this node. Another may be better.
-            DataError: data cannot be fetched.
         """
         node = f"node {socket.gethostname()}"
         for name, version in _versions().items():

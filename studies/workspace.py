@@ -6,28 +6,57 @@ import fcntl
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drcnn.config import ConfigError, DataConfig
 from drcnn.data.annotations import DataError
 from drcnn.data.prepare import PreparedData, prepare
+from studies.remote_data import FetchError
 from studies.study import StudyError
 from studies.trials import Plan
 
 __all__ = ["alone", "no_trace_of_bad_input", "prepared_data", "put_aside"]
 
+# In the folder of prepared data, locked by every launch that works there.
+IN_USE = ".in_use"
+
 
 @contextmanager
 def no_trace_of_bad_input(output: Path) -> Iterator[None]:
-    """Remove an output folder that this launch made, if it turns out that the request cannot be met."""
+    """Remove an output folder that this launch made, if it turns out that the request cannot be met.
+
+    What was fetched from an object store stays: the next request would wait for it again.
+    """
     is_new = not output.exists()
     try:
         yield
-    except (StudyError, ConfigError, DataError):
+    except (StudyError, ConfigError, DataError, FetchError):
         if is_new and not (output / "trials").exists():
-            shutil.rmtree(output, ignore_errors=True)
+            _remove(output)
         raise
+
+
+def _remove(output: Path) -> None:
+    """Remove all but fetched data, unless another launch has begun to work there."""
+    data = output / "data"
+    with suppress(OSError), (data / IN_USE).open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in output.iterdir():
+            if path != data:
+                _delete(path)
+        if any(path.is_dir() for path in data.iterdir()):
+            for table in data.glob("*.arrow"):
+                table.unlink()
+        else:
+            shutil.rmtree(output)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextmanager
@@ -43,6 +72,7 @@ def prepared_data(output: Path, *, is_kept: bool) -> Iterator[Callable[[DataConf
         cache = Path(scratch) if is_lost else output.resolve() / "data"
         try:
             cache.mkdir(parents=True, exist_ok=True)
+            in_use = (cache / IN_USE).open("a+")
         except OSError as error:
             raise StudyError(f"--output {output}: cannot write there: {error.strerror}") from None
 
@@ -51,7 +81,10 @@ def prepared_data(output: Path, *, is_kept: bool) -> Iterator[Callable[[DataConf
                 known[data] = prepare(data, cache)
             return known[data]
 
-        yield of
+        with in_use:
+            # Any number of launches may hold it together: while one does, none removes anything.
+            fcntl.flock(in_use, fcntl.LOCK_SH)
+            yield of
 
 
 @contextmanager

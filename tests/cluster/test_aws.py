@@ -90,7 +90,7 @@ def test_nodes_have_the_image_disk_rights_and_price_that_the_file_names() -> Non
     for kind in ("head", *WORKERS):
         asked, _ = recorder.launch(kind)
         assert asked["ImageId"].startswith("ami-")
-        assert asked["InstanceType"] == ("m6i.xlarge" if kind == "head" else "g5.12xlarge")
+        assert asked["InstanceType"] == ("m6i.2xlarge" if kind == "head" else "g5.12xlarge")
         role = "drcnn-head" if kind == "head" else "drcnn-worker"
         assert asked["IamInstanceProfile"] == {"Name": role}
         assert asked["MetadataOptions"]["HttpTokens"] == "required"

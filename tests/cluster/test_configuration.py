@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 import re
@@ -15,11 +16,15 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+from ray.autoscaler._private.command_runner import SSHCommandRunner
 from ray.autoscaler._private.util import prepare_config, validate_config
-from ray.scripts.scripts import start
+from ray.dashboard.modules.job.job_supervisor import JobSupervisor
+from ray.scripts.scripts import cli, start
 
 from studies.run_study import _parser
 
@@ -114,6 +119,16 @@ def test_all_nodes_ask_for_the_token(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
+def test_a_stopped_job_has_time_to_close_its_runs(name: str) -> None:
+    assert JobSupervisor.DEFAULT_RAY_JOB_STOP_WAIT_TIME_S < 120
+    assert "RAY_JOB_STOP_WAIT_TIME_S" in inspect.getsource(JobSupervisor)
+    if name in CLOUDS:
+        assert "--env=RAY_JOB_STOP_WAIT_TIME_S=120" in read(name)["docker"]["head_run_options"]
+    else:
+        assert "export RAY_JOB_STOP_WAIT_TIME_S=120\n" in (CLUSTER / "on_prem.env").read_text()
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
 def test_what_commands_name_in_the_checkout_is_there(name: str) -> None:
     mounts = read(name)["file_mounts"]
     ours = {remote: local for remote, local in mounts.items() if not local.startswith("~")}
@@ -190,6 +205,49 @@ def test_every_command_line_of_a_study_is_one() -> None:
         except SystemExit:
             pytest.fail(f"{name}: {line}")
     assert {"README.md", "kuberay.yaml", "slurm.sh"} <= seen
+
+
+def blocks() -> str:
+    """All commands of README.md, one a line."""
+    found = re.findall(r"^```\n(.*?)^```", (CLUSTER / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return "".join(found).replace("\\\n", "")
+
+
+def test_every_command_line_of_ray_is_one() -> None:
+    lines = [
+        found[1] for found in re.finditer(r"(?:^|&& |=0 )ray (.*?)(?= && | > |$)", blocks(), re.MULTILINE)
+    ]
+    # A command given in quotes goes over two lines.
+    lines = [line if line.count("'") % 2 == 0 else f"{line}'" for line in lines]
+    assert len(lines) >= 10
+    for line in lines:
+        command: Any = cli
+        words = shlex.split(line, comments=True)
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        command.make_context("ray", words)
+
+
+def test_readme_makes_nothing_in_the_checkout() -> None:
+    """What lies there is copied to every node, and sent with every job."""
+    assert not re.findall(r"(?<![\w./])(?:VOCdevkit|results|[\w-]+\.(?:dump|json))\b", blocks())
+
+
+def test_what_git_ignores_is_not_sent_and_all_else_is(tmp_path: Path) -> None:
+    kept = {".gitignore", "drcnn/data/voc.py", "studies/results.py", "cluster/gpu.yaml", "provenance.json"}
+    ignored = {"VOCdevkit/VOC2007/a.jpg", "results/a", "runs/a", "mlflow.dump", ".venv/a", "drcnn.egg-info/a"}
+    for name in kept | ignored:
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "here" / name).touch()
+    shutil.copy(ROOT / ".gitignore", tmp_path / "here")
+    (excluded,) = get_excludes_from_ignore_files(tmp_path / "here", include_gitignore=True)
+    assert {name for name in kept | ignored if not excluded(tmp_path / "here" / name)} == kept
+    if shutil.which("rsync"):
+        for name in LAUNCHED:
+            options = SSHCommandRunner._create_rsync_filter_args(None, read(name))
+            subprocess.run(["rsync", "-a", *options, f"{tmp_path}/here/", tmp_path / name], check=True)
+            sent = (path for path in (tmp_path / name).rglob("*") if path.is_file())
+            assert {path.relative_to(tmp_path / name).as_posix() for path in sent} == kept
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("aws/*.json")), ids=lambda path: path.name)

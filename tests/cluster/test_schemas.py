@@ -34,6 +34,10 @@ def test_kuberay_keeps_trials_from_the_head_and_strangers_from_ray() -> None:
     assert cluster["authOptions"]["mode"] == "token"
     head, *workers = groups()
     assert head["rayStartParams"] == {"num-cpus": "0", "num-gpus": "0"}
+    (container,) = head["template"]["spec"]["containers"]
+    # Room for what trials of several workers keep there, and time to close a stopped job's runs.
+    assert container["resources"]["limits"]["memory"] == "32Gi"
+    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "120"} in container["env"]
     for group in workers:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from drcnn.data.annotations import DataError
-from studies.remote_data import fetch, localised
 from studies.patience import patiently
+from studies.remote_data import fetch, localised, probe
 from studies.storage import ObjectStore, SharedFolder, open_storage
 from studies.study import StudyError
 
@@ -123,6 +123,7 @@ def test_data_of_a_store_are_fetched_once_and_again_when_they_change(uri: str, t
     before, _, query = uri.partition("?")
     where = f"{before}/trials/one" + (f"?{query}" if query else "")
     source, remotes = localised(f"voc:{where}+/local", tmp_path / "cache")
+    probe(remotes)
     fetch(remotes)
     (remote,) = remotes
     assert source == f"voc:{remote.folder}+/local"
