@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from drcnn.presets import PRESETS, expand
 
@@ -27,6 +28,7 @@ __all__ = [
     "DetectorConfig",
     "EvaluationConfig",
     "TrainingConfig",
+    "check_setting",
     "parse_assignments",
 ]
 
@@ -248,6 +250,9 @@ class Config(_Frozen):
         Raises:
             ConfigError: a key does not exist (the nearest one is named) or a value is not allowed.
         """
+        return Config.from_tree(self._changed_tree(changes))
+
+    def _changed_tree(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         tree = self.model_dump()
         known = dict(self.flat())
         for key, value in expand(changes).items():
@@ -258,7 +263,7 @@ class Config(_Frozen):
             for group in groups:
                 node = node[group]
             node[leaf] = value
-        return Config.from_tree(tree)
+        return tree
 
     def flat(self) -> Iterator[tuple[str, Any]]:
         """Yield every setting as (dotted key, value)."""
@@ -278,7 +283,7 @@ class Config(_Frozen):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError(_explain(error.errors()[0])) from None
 
     def to_yaml(self) -> str:
         """Return the whole tree as YAML that ``from_yaml`` reads back unchanged."""
@@ -327,6 +332,21 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return changes
 
 
+def check_setting(key: str, value: Any) -> None:
+    """Refuse a value that a setting cannot have, whatever the others are.
+
+    Raises:
+        ConfigError: the key does not exist, or the value is not allowed.
+    """
+    try:
+        Config.model_validate(Config()._changed_tree({key: value}))
+    except ValidationError as error:
+        for each in error.errors():
+            # How settings agree is said of their group.
+            if ".".join(str(part) for part in each["loc"]).startswith(key):
+                raise ConfigError(_explain(each)) from None
+
+
 def _number_or_text(text: str) -> float | str:
     try:
         return float(text)
@@ -340,11 +360,10 @@ def _unknown_key(key: str, known: Mapping[str, Any]) -> str:
     return f"unknown setting {key!r}; did you mean {(by_leaf or nearest)[0]!r}?"
 
 
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    given = first["input"]
+def _explain(error: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    given = error["input"]
     if key in PRESETS:
         message += f"; or one of the named settings {', '.join(PRESETS[key])}"
     shown = "" if isinstance(given, dict | BaseModel) else f" = {given!r}"

@@ -5,9 +5,10 @@ Figures of trained detectors are fractions of 1, the paper's are points (× 100)
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from studies.evidence import Setting, names_of
@@ -31,9 +32,10 @@ __all__ = [
     "Effect",
     "Joined",
     "against",
-    "agreement",
+    "agreement_claim",
+    "agreements",
     "best_claim",
-    "contrast",
+    "contrasts",
     "effects",
     "effects_claim",
     "join",
@@ -55,9 +57,11 @@ class Joined:
     note: str
     rows: tuple[tuple[PaperRow, Setting], ...]
 
-    def best(self, metric: str = "AP") -> tuple[PaperRow, Setting]:
-        """The row with the paper's highest figure."""
-        return max(self.rows, key=lambda pair: pair[0].figures[metric])
+    @property
+    def best(self) -> tuple[tuple[PaperRow, Setting], ...]:
+        """The rows with the paper's highest AP: several where it prints the same figure for them."""
+        highest = max(row.figures["AP"] for row, _ in self.rows)
+        return tuple(pair for pair in self.rows if pair[0].figures["AP"] == highest)
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,14 @@ class Effect:
     p_holm: float
 
     @property
+    def is_shown(self) -> bool:
+        """Whether a change was shown here."""
+        return self.p_holm < 1 - LEVEL
+
+    @property
     def verdict(self) -> str:
         """Whether the paper's effect is seen here."""
-        shown = self.p_holm < 1 - LEVEL
+        shown = self.is_shown
         if abs(self.paper) <= PAPER_NOISE + 1e-9:
             return (
                 "a change is shown; the paper has about none"
@@ -158,14 +167,33 @@ def seeds_claim(settings: Sequence[Setting]) -> str:
     single = (
         " Comparisons with a setting that has one seed lean on the others' spread." if seeds[0] == 1 else ""
     )
+    trainings = [{each.training for each in setting.replicates} for setting in settings]
+    shared = (
+        " Settings that are the same detectors, tested in two ways, are compared detector by detector."
+        if any(one & other for one, other in itertools.combinations(trainings, 2))
+        else ""
+    )
     return (
         f"Each setting was trained with {counts} seeds. The comparisons allow for other test images and for "
-        f"other seeds.{single}"
+        f"other seeds.{single}{shared}"
     )
 
 
-def agreement(joined: Joined, metric: str) -> Agreement | None:
-    """Kendall's tau of our means and the paper's figures; none for fewer than three rows, or all tied."""
+def agreements(joined: Joined, metrics: Sequence[str]) -> dict[str, Agreement]:
+    """Kendall's tau of our means and the paper's figures, with p corrected for the number of metrics.
+
+    Left out are metrics of fewer than three rows, and those whose figures are all tied.
+    """
+    found = {metric: agreed for metric in metrics if (agreed := _agreement(joined, metric))}
+    corrected = holm([each.p for each in found.values()])
+    least = holm([each.least for each in found.values()])
+    return {
+        metric: Agreement(each.tau, p, at_least)
+        for (metric, each), p, at_least in zip(found.items(), corrected, least, strict=True)
+    }
+
+
+def _agreement(joined: Joined, metric: str) -> Agreement | None:
     pairs = [
         (setting.mean(f"val/{metric}"), row.figures[metric])
         for row, setting in joined.rows
@@ -176,6 +204,25 @@ def agreement(joined: Joined, metric: str) -> Agreement | None:
     ours, theirs = zip(*pairs, strict=True)
     found = kendall(ours, theirs)
     return None if math.isnan(found.tau) else found
+
+
+def agreement_claim(found: Mapping[str, Agreement], settings: int) -> str:
+    """Say for which metrics the order is the paper's beyond chance, or that so few settings cannot show it.
+
+    Args:
+        found: by metric, at least one; see ``agreements``.
+        settings: how many were ranked.
+    """
+    level = 1 - LEVEL
+    corrected = f", corrected for {len(found)} metrics" if len(found) > 1 else ""
+    if all(each.least >= level for each in found.values()):
+        least = min(each.least for each in found.values())
+        return (
+            f"With {settings} settings no agreement beyond chance could be shown: even the paper's very "
+            f"order would have p = {least:.2f}{corrected}."
+        )
+    shown = [metric for metric, each in found.items() if each.p < level]
+    return f"An agreement beyond chance (p below 0.05{corrected}) is shown for {', '.join(shown) or 'none'}."
 
 
 def effects(joined: Joined, metric: str) -> list[Effect]:
@@ -202,33 +249,29 @@ def effects(joined: Joined, metric: str) -> list[Effect]:
     ]
 
 
-def contrast(joined: Joined) -> list[Effect]:
-    """The change of every metric from the first row to the paper's best, corrected for the metrics."""
+def contrasts(joined: Joined) -> list[list[Effect]]:
+    """The change of every metric from the first row to each of the paper's best, corrected for all these."""
     rows = [pair for pair in joined.rows if pair[1].replicates]
-    best = joined.best()
-    if best not in rows or (first := _first_of_backbone(rows, best)) is best:
-        return []
-    names = names_of([first[1], best[1]])
-    metrics = [metric for metric in METRICS if metric in best[0].figures]
-    differences = paired_bootstrap(best[1].replicates, first[1].replicates)
-    corrected = holm([differences[metric].p for metric in metrics])
-    return [
-        Effect(
-            names[1],
-            names[0],
-            metric,
-            best[0].figures[metric] - first[0].figures[metric],
-            differences[metric],
-            p_holm,
-        )
-        for metric, p_holm in zip(metrics, corrected, strict=True)
+    pairs = [
+        (first, best)
+        for best in joined.best
+        if best in rows and (first := _first_of_backbone(rows, best)) is not best
     ]
+    made = []
+    for first, best in pairs:
+        before, after = names_of([first[1], best[1]])
+        differences = paired_bootstrap(best[1].replicates, first[1].replicates)
+        for metric in METRICS:
+            if metric in best[0].figures and metric in first[0].figures:
+                change = best[0].figures[metric] - first[0].figures[metric]
+                made.append(Effect(after, before, metric, change, differences[metric], math.nan))
+    corrected = holm([effect.ours.p for effect in made])
+    made = [replace(effect, p_holm=p_holm) for effect, p_holm in zip(made, corrected, strict=True)]
+    return [list(group) for _, group in itertools.groupby(made, key=lambda effect: effect.name)]
 
 
 def effects_claim(found: Sequence[Effect]) -> str:
-    """Say which of the paper's effects are seen; empty if there are none."""
-    if not found:
-        return ""
+    """Say which of the paper's effects from one row to another are seen, metric by metric."""
     by_verdict: dict[str, list[str]] = {}
     for effect in found:
         by_verdict.setdefault(effect.verdict, []).append(effect.metric)

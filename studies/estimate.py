@@ -1,8 +1,8 @@
 """How long a launch will take: from finished trials of the same kind, else from a few measured steps.
 
-What an image costs depends on the detector, the backbone and the image size: trials that agree in these have
-one pace. Its source is said with it. A measured step is of a detector that was not trained, which finds next
-to nothing: its inference may later take a little longer.
+What an image costs depends on the detector, the backbone, the image size and the machine: trials that agree
+in these have one pace. Its source is said with it. A measured step is of a detector that was not trained,
+which finds next to nothing: its inference may later take a little longer.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from drcnn.engine.train import make_optimizer
 from studies.outcomes import outcome
 from studies.trials import Trial
 
-__all__ = ["Estimate", "Pace", "estimate", "measure_pace"]
+__all__ = ["Estimate", "Pace", "cost_kind", "estimate", "measure_pace"]
 
 TRAINING_STEPS = 3
 INFERENCE_BATCHES = 2
@@ -34,12 +34,26 @@ INFERENCE_BATCHES = 2
 IMAGES_ON_CPU = 2
 # Enough is known by then.
 SECONDS = 60
-Kind = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Trials of one kind have one pace.
+
+    Attributes:
+        settings: those that it depends on most.
+        gpus: of each worker.
+        workers: of the trial.
+    """
+
+    settings: tuple[object, ...]
+    gpus: float
+    workers: int
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds an image, and how that is known."""
+    """Seconds of one worker for an image, and how that is known."""
 
     training: float
     inference: float
@@ -48,28 +62,42 @@ class Pace:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do, in seconds of one worker.
+    """What is left to do.
 
     Attributes:
-        seconds: for each trial that is not done, by id; without those whose pace is unknown.
+        seconds: by the clock, of each trial that is not finished, by id; not of those whose pace is unknown.
+        worker_seconds: of all these, each counted for each of its workers.
         sources: where the paces come from.
         unknown: how many trials have a pace that no finished trial shows and that was not measured.
     """
 
     seconds: dict[str, float]
+    worker_seconds: float
     sources: tuple[str, ...]
     unknown: int
 
 
-def estimate(trials: Sequence[Trial], output: Path, measure: Callable[[Trial], Pace] | None) -> Estimate:
+def estimate(
+    trials: Iterable[Trial],
+    output: Path,
+    measure: Callable[[Trial], Pace] | None,
+    *,
+    workers: int = 1,
+    gpus: float = 0.0,
+    whole: bool = False,
+) -> Estimate:
     """Estimate the trials that are not finished.
 
     Args:
         trials: to train and to evaluate.
         output: whose finished trials are asked first.
         measure: finds a pace that no trial shows, like ``measure_pace``; none: it stays unknown.
+        workers: that train a trial; one evaluates.
+        gpus: of each worker.
+        whole: estimate them from their first epoch to the last, whatever is finished.
     """
-    left = [trial for trial in trials if not outcome(trial.folder).done]
+    wanted = {trial.id: trial for trial in trials}.values()
+    left = [trial for trial in wanted if whole or outcome(trial.folder).status != "finished"]
     sizes: dict[str, int] = {}
 
     def images(path: str) -> int:
@@ -79,23 +107,34 @@ def estimate(trials: Sequence[Trial], output: Path, measure: Callable[[Trial], P
 
     known = _recorded(output, {trial.config.data: images(trial.data.val) for trial in left})
     seconds: dict[str, float] = {}
+    sources: dict[str, None] = {}
+    spent = 0.0
     for trial in left:
-        kind = _kind(trial.config)
-        if kind not in known:
+        at_work = workers if trial.model is None else 1
+        kind = Kind(cost_kind(trial.config), min(gpus, 1.0), at_work)
+        pace = _nearest(known, kind)
+        if pace is None:
             if measure is None:
                 continue
-            known[kind] = measure(trial)
-        pace = known[kind]
-        validation = images(trial.data.val) * pace.inference
-        epochs = trial.config.training.epochs - len(outcome(trial.folder).history)
-        training = images(trial.data.train) * pace.training + validation
-        seconds[trial.id] = validation if trial.model is not None else epochs * training
-    sources = dict.fromkeys(known[_kind(trial.config)].source for trial in left if trial.id in seconds)
-    return Estimate(seconds, tuple(sources), len(left) - len(seconds))
+            known[replace(kind, workers=1)] = pace = measure(trial)
+        work = images(trial.data.val) * pace.inference
+        if trial.model is None:
+            epochs = trial.config.training.epochs - (0 if whole else len(outcome(trial.folder).history))
+            work = epochs * (images(trial.data.train) * pace.training + work)
+        seconds[trial.id] = work / at_work
+        sources[pace.source] = None
+        spent += work
+    return Estimate(seconds, spent, tuple(sources), len(left) - len(seconds))
 
 
-def _kind(config: Config) -> Kind:
-    """What the pace depends on most."""
+def _nearest(known: Mapping[Kind, Pace], kind: Kind) -> Pace | None:
+    """The pace of this kind, else that with the nearest number of workers: one of many is a little slower."""
+    like = [each for each in known if replace(each, workers=kind.workers) == kind]
+    return known[min(like, key=lambda each: abs(each.workers - kind.workers))] if like else None
+
+
+def cost_kind(config: Config) -> tuple[object, ...]:
+    """The settings that decide how long a step takes, and how much memory."""
     detector, data = config.detector, config.data
     return (
         (detector.variant, detector.stages, detector.backbone, detector.backbone_width, detector.fc_width),
@@ -118,11 +157,16 @@ def _recorded(output: Path, validation: Mapping[DataConfig, int]) -> dict[Kind, 
         try:
             config = Config.from_yaml((path.parent / "config.yaml").read_text(encoding="utf-8"))
             last = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-            training = 1 / last["perf/images_per_s"]
-            inference = last["perf/eval_seconds"] / validation[config.data]
+            gpus = last.get("perf/gpus", 0.0)
+            # Older records say how many workers there were only where each had a GPU.
+            workers = int(last.get("perf/workers", max(1.0, gpus)))
+            # What is recorded is the whole group's.
+            training = workers / last["perf/images_per_s"]
+            inference = workers * last["perf/eval_seconds"] / validation[config.data]
         except (OSError, ConfigError, KeyError):
             continue  # of an older version, or of other data
-        found[_kind(config)] = Pace(training, inference, "finished trials of this output folder")
+        kind = Kind(cost_kind(config), gpus / workers, workers)
+        found[kind] = Pace(training, inference, "finished trials of this output folder")
     return found
 
 

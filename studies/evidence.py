@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,9 @@ def _measure(trial: Trial, annotations: Annotations) -> Measured | None:
         known = Measured(resample(split, RESAMPLES), split.ap())
         _save(cache, stamp, known)
     # No object of any class, or of no class a number: there is nothing to compare.
-    return None if math.isnan(known.replicate.whole["AP"]) else known
+    if math.isnan(known.replicate.whole["AP"]):
+        return None
+    return replace(known, replicate=replace(known.replicate, training=(trial.model or trial).id))
 
 
 def _stamp(detections: Path, annotations: Annotations, protocol: str) -> str:

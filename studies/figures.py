@@ -98,22 +98,36 @@ def changes(table: str, panels: Mapping[str, Sequence[Effect]]) -> Picture:
         places = np.arange(len(rows))
         for axes, (metric, effects) in zip(grid, panels.items(), strict=True):
             ours = 100 * np.array([effect.ours.value for effect in effects])
+            # From two seeds it may have no end.
             ends = 100 * np.clip([[effect.ours.low, effect.ours.high] for effect in effects], -1, 1)
-            axes.errorbar(
+            bars = axes.errorbar(
                 ours,
                 places - 0.12,
                 xerr=np.abs(ends.T - ours),
                 fmt="o",
                 color=theme.colors[0],
+                markerfacecolor=theme.page,
                 capsize=3,
-                label="here, 95 % interval",
+            )
+            bars.set_label("here, 95 % interval, uncorrected")
+            shown = [effect.is_shown for effect in effects]
+            axes.plot(
+                ours[shown],
+                places[shown] - 0.12,
+                "o",
+                color=theme.colors[0],
+                label="here, a change is shown",
+                zorder=3,
             )
             theirs = [effect.paper for effect in effects]
             axes.plot(theirs, places + 0.16, "D", color=theme.colors[1], label="paper", markersize=6)
             # An interval from two seeds may be so wide that nothing else would be seen.
             reach = 4 * max(1.0, float(np.abs([*ours, *theirs]).max()))
             low, high = axes.get_xlim()
-            axes.set_xlim(max(low, -reach), min(high, reach))
+            low, high = max(low, -reach), min(high, reach)
+            axes.set_xlim(low, high)
+            _arrows(axes, theme, low, "<", places[ends[:, 0] < low] - 0.12)
+            _arrows(axes, theme, high, ">", places[ends[:, 1] > high] - 0.12)
             axes.axvline(0, color=theme.ink, linewidth=0.8)
             axes.set_xlabel(f"change of {metric} × 100")
             axes.set_yticks(places, labels)
@@ -130,11 +144,20 @@ def changes(table: str, panels: Mapping[str, Sequence[Effect]]) -> Picture:
     from_first = len({effect.baseline for effect in rows}) == 1
     base = rows[0].baseline if from_first else "the first setting of the same backbone"
     caption = (
-        f"{table}: change from {base}. Intervals of single comparisons; "
-        "one that crosses the line at 0 shows no difference."
+        f"{table}: change from {base}. A filled circle is a change that is shown; a hollow one is "
+        "none, even if its interval misses 0: intervals are of one comparison alone, and for each metric "
+        f"{'there is 1' if len(rows) == 1 else f'there are {len(rows)}'}. An arrow: the interval goes on."
     )
     file = f"changes_{table.lower().replace(' ', '_')}.png"
-    return draw(file, alt, caption, 0.6 + len(panels) * (0.7 + max(0.34 * len(rows), 0.19 * lines)), paint)
+    return draw(file, alt, caption, 1.1 + len(panels) * (0.7 + max(0.34 * len(rows), 0.19 * lines)), paint)
+
+
+def _arrows(axes: Axes, theme: Theme, end: float, mark: str, places: NDArray[np.float64]) -> None:
+    """Where intervals go on beyond an end of the axis."""
+    if len(places):
+        ends = np.full(len(places), end)
+        (line,) = axes.plot(ends, places, mark, color=theme.colors[0], clip_on=False, zorder=4)
+        line.set_in_layout(False)
 
 
 def _named(settings: Sequence[Setting], *also: Setting) -> list[str]:

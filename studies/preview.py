@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from studies.capacity import NodeShape, Share, share
-from studies.estimate import Pace, estimate, measure_pace
+from studies.confirm import replicates_of_best
+from studies.estimate import Estimate, Pace, estimate, measure_pace
 from studies.outcomes import outcome
 from studies.request import Request
 from studies.study import SearchStudy
@@ -19,6 +22,23 @@ from studies.supplies import Supplies
 from studies.trials import Plan, Trial, models
 
 __all__ = ["preview"]
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What is left to do, in seconds.
+
+    Attributes:
+        batches: one after another: what each trial of it takes by the clock.
+        worker_seconds: of all trials, each counted for each of its workers.
+        sources: how that is known.
+        unknown: trials whose time is not known.
+    """
+
+    batches: list[list[float]]
+    worker_seconds: float
+    sources: tuple[str, ...]
+    unknown: int
 
 
 def preview(plan: Plan, trials: Sequence[Trial], request: Request, supplies: Supplies) -> None:
@@ -30,50 +50,92 @@ def preview(plan: Plan, trials: Sequence[Trial], request: Request, supplies: Sup
         request: what the command line says about machines and seeds.
         supplies: where a cluster's nodes get their data from.
     """
-    trained = models(trials)
     with _machines(request, supplies) as (given, measure):
-        found = estimate([*trained, *trials], plan.output, measure)
-    seconds = sum(found.seconds.values())
-    epochs = plan.base.training.epochs
-    if isinstance(plan.study, SearchStudy):
-        _print_search(plan, plan.study, request)
-        # Trials at the ends of the space stand for those that Optuna will choose.
-        each = seconds / max(1, len(found.seconds))
-        seconds = each * _count(plan.study, request)
-        print(f"Estimated from {len(found.seconds)} settings of the space, as if no trial were cut:")
-    else:
-        total = len(trained) + len(trials)
-        done = sum(outcome(trial.folder).done for trial in [*trained, *trials])
-        print(f"{plan.name}: {len(trials)} trials of {epochs} epochs; {done} of {total} done")
-        for trial in [*trained, *trials]:
-            role = "evaluates" if trial.model is not None else "trains"
-            left = _time(found.seconds[trial.id]) if trial.id in found.seconds else ""
-            print(f"  {trial.id}  {trial.name}  {role}  {outcome(trial.folder).status}  {left}".rstrip())
-    if found.unknown:
-        print(f"No time is known for {found.unknown} trials: no node is up to measure it on.")
-    if not found.seconds:
-        print("Nothing is left to do." if not found.unknown else f"{given.concurrent} trials at once.")
+        ask = partial(estimate, output=plan.output, measure=measure, workers=request.workers, gpus=given.gpus)
+        if isinstance(plan.study, SearchStudy):
+            left = _of_search(plan, plan.study, trials, request, ask)
+        else:
+            left = _of_table(plan, trials, ask)
+    if left.unknown:
+        print(f"No time is known for {left.unknown} trials: no node is up to measure it on.")
+    if not any(left.batches):
+        print("Nothing is left to do." if not left.unknown else f"{given.concurrent} trials at once.")
         return
-    parallel = given.concurrent * request.workers
     where = f"{given.concurrent} trials at once, {request.workers} worker(s) each"
-    print(f"Time left: about {_time(seconds / parallel)} with {where}; {_hours(seconds, given)}.")
+    clock = sum(_makespan(batch, given.concurrent) for batch in left.batches)
+    print(f"Time left: about {_time(clock)} with {where}; {_hours(left.worker_seconds, given)}.")
     on = "a node of the cluster" if request.machines.is_cluster else "this machine"
-    print(f"From {' and '.join(found.sources)}; {on}, {'GPU' if given.gpus else 'CPU'}.")
+    print(f"From {' and '.join(left.sources)}; {on}, {'GPU' if given.gpus else 'CPU'}.")
 
 
-def _print_search(plan: Plan, study: SearchStudy, request: Request) -> None:
-    print(f"{plan.name}: {study.trials} trials of {plan.base.training.epochs} epochs, chosen by TPE from:")
+def _of_table(plan: Plan, trials: Sequence[Trial], ask: Callable[[Iterable[Trial]], Estimate]) -> _Left:
+    trained = models(trials)
+    every = [*trained, *trials]
+    found = ask(every)
+    done = sum(outcome(trial.folder).status == "finished" for trial in every)
+    epochs = plan.base.training.epochs
+    print(f"{plan.name}: {len(trials)} trials of {epochs} epochs; {done} of {len(every)} done")
+    for trial in every:
+        role = "evaluates" if trial.model is not None else "trains"
+        left = _time(found.seconds[trial.id]) if trial.id in found.seconds else ""
+        print(f"  {trial.id}  {trial.name}  {role}  {outcome(trial.folder).status}  {left}".rstrip())
+    # Detectors are trained before they are evaluated.
+    batches = [
+        [found.seconds[t.id] for t in every if t.id in found.seconds and (t.model is not None) == evaluates]
+        for evaluates in (False, True)
+    ]
+    return _Left(batches, found.worker_seconds, found.sources, found.unknown)
+
+
+def _of_search(
+    plan: Plan,
+    study: SearchStudy,
+    points: Sequence[Trial],
+    request: Request,
+    ask: Callable[..., Estimate],
+) -> _Left:
+    from studies.search_record import search_key, so_far
+
+    over, begun = so_far(plan, search_key(plan, points[0]))
+    print(
+        f"{plan.name}: {study.trials} trials of {plan.base.training.epochs} epochs; "
+        f"{len(over)} of {study.trials} done; chosen by TPE from:"
+    )
     for key, space in study.space.items():
         print(f"  {key}: {space.model_dump(exclude_defaults=True)}")
+    seeds = request.seeds or (study.confirm.seeds if study.confirm else 0)
     if study.confirm is not None:
-        seeds = request.seeds or study.confirm.seeds
         print(f"then, with {seeds} seeds each, the best {study.confirm.top} and {study.confirm.against}")
+    known = [ask(begun)]
+    new = max(0, study.trials - len(over) - len(begun))
+    confirming = 0
+    if study.confirm is not None:
+        if len(over) < study.trials:
+            confirming = (study.confirm.top + 1) * seeds
+        else:
+            known.append(ask(replicates_of_best(plan, over, request.seeds)))
+    batches = [list(each.seconds.values()) for each in known]
+    spent, unknown = sum(each.worker_seconds for each in known), sum(each.unknown for each in known)
+    sources = dict.fromkeys(source for each in known for source in each.sources)
+    if new + confirming:
+        # Trials at the ends of the space stand for those that Optuna will choose.
+        typical = ask(points, whole=True)
+        if not typical.seconds:
+            return _Left(batches, spent, tuple(sources), unknown + new + confirming)
+        each = sum(typical.seconds.values()) / len(typical.seconds)
+        print(f"Estimated from {len(typical.seconds)} settings of the space, as if no trial were cut:")
+        batches = [[*batches[0], *[each] * new], [each] * confirming]
+        spent += typical.worker_seconds / len(typical.seconds) * (new + confirming)
+        sources |= dict.fromkeys(typical.sources)
+    return _Left(batches, spent, tuple(sources), unknown)
 
 
-def _count(study: SearchStudy, request: Request) -> int:
-    if study.confirm is None:
-        return study.trials
-    return study.trials + (study.confirm.top + 1) * (request.seeds or study.confirm.seeds)
+def _makespan(seconds: Iterable[float], slots: int) -> float:
+    """How long trials take that start in this order, each when a place is free."""
+    free = [0.0] * slots
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)
 
 
 @contextmanager
@@ -108,6 +170,7 @@ def _measure_on_node(given: Share, supplies: Supplies, trial: Trial) -> Pace:
 
 
 def _hours(seconds: float, given: Share) -> str:
+    """What so many seconds of a worker cost."""
     if given.gpus:
         return f"{seconds * given.gpus / 3600:.3g} GPU hours"
     return f"{seconds / 3600:.2g} core hours, 0 GPU hours"

@@ -8,20 +8,19 @@ It is written from what the trials' folders hold, finished or not, and can be wr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from drcnn.files import replacing, write_text
 from studies import report_context, report_cost, report_results
-from studies.claims import Joined, against, best_claim, contrast, effects_claim, join, ranking, seeds_claim
+from studies.claims import against, best_claim, contrasts, effects_claim, seeds_claim
 from studies.document import Block, Document, Heading, Text
-from studies.evidence import Run, Setting, display_name, gather, load_annotations, short
-from studies.precision import METRICS
+from studies.evidence import Run, Setting, display_name, load_annotations, short
+from studies.report_deviations import deviations
+from studies.report_findings import Findings, confirmed
 from studies.report_html import page
 from studies.samples import LEAST_SCORE, MOST_IMAGES, samples
-from studies.statistics import Comparison
 from studies.study import SearchStudy
-from studies.trials import Plan, Trial, models
+from studies.trials import Plan, Trial
 
 __all__ = ["write_report"]
 
@@ -37,7 +36,7 @@ def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path
     Returns:
         The files written; the report's own first.
     """
-    document = _document(_Findings.of(plan, trials))
+    document = _document(Findings.of(plan, trials))
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "report.md", folder / "report.html"]
     write_text(files[0], document.markdown())
@@ -49,86 +48,7 @@ def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path
     return files
 
 
-@dataclass(frozen=True)
-class _Findings:
-    """What the sections tell of.
-
-    Attributes:
-        settings: all, with all their runs.
-        judged: those that are compared: of a search that was confirmed, only the confirmation's runs.
-        joined: the paper's tables.
-        metric: that the comparisons are about.
-        ranked: the highest setting against each other one.
-        reference: the setting to compare with: the paper's best, or the study's first.
-        trainings: trials that only train what the study's own evaluate.
-        is_confirmed: those compared were trained again after a search.
-    """
-
-    plan: Plan
-    settings: list[Setting]
-    judged: list[Setting]
-    joined: list[Joined]
-    metric: str
-    ranked: list[Comparison]
-    reference: Setting | None
-    trainings: list[Run]
-    is_confirmed: bool
-
-    @classmethod
-    def of(cls, plan: Plan, trials: Sequence[Trial]) -> _Findings:
-        settings = gather(trials)
-        again = [setting for setting in _confirmed(plan, settings) if setting.replicates]
-        judged = again or settings
-        joined = join(plan, judged)
-        metric = plan.study.metric.removeprefix("val/")
-        metric = metric if metric in METRICS else "AP"
-        return cls(
-            plan=plan,
-            settings=settings,
-            judged=judged,
-            joined=joined,
-            metric=metric,
-            ranked=ranking(judged, metric),
-            reference=_reference(plan, judged, joined),
-            trainings=[run for setting in gather(models(trials)) for run in setting.runs],
-            is_confirmed=bool(again),
-        )
-
-    @property
-    def runs(self) -> list[Run]:
-        """Of all settings, in order."""
-        return [run for setting in self.settings for run in setting.runs]
-
-    @property
-    def best(self) -> Setting | None:
-        """The setting of the highest mean."""
-        known = [setting for setting in self.judged if setting.values(self.plan.study.metric)]
-        return max(known, key=lambda setting: setting.mean(self.plan.study.metric), default=None)
-
-
-def _confirmed(plan: Plan, settings: Sequence[Setting]) -> list[Setting]:
-    """The settings of a search's confirmation, with those of their runs whose seed the search did not use."""
-    if not isinstance(plan.study, SearchStudy):
-        return []
-    runs = {
-        setting.name: tuple(run for run in setting.runs if run.trial.config.seed != plan.base.seed)
-        for setting in settings
-    }
-    return [Setting(name, found) for name, found in runs.items() if found]
-
-
-def _reference(plan: Plan, settings: Sequence[Setting], joined: Sequence[Joined]) -> Setting | None:
-    if joined:
-        return joined[0].best()[1]
-    if isinstance(plan.study, SearchStudy) and plan.study.confirm:
-        wanted = plan.config(plan.study.confirm.against, 0)
-        for setting in settings:
-            if setting.first.config.model_copy(update={"seed": 0}) == wanted:
-                return setting
-    return settings[0] if settings else None
-
-
-def _document(found: _Findings) -> Document:
+def _document(found: Findings) -> Document:
     plan = found.plan
     blocks: list[Block] = [Heading("Summary"), *_summary(found)]
     blocks += [Heading("How to read this"), *report_context.how_to_read()]
@@ -137,29 +57,30 @@ def _document(found: _Findings) -> Document:
         blocks.append(Heading("Curves"))
         blocks += report_results.curves(found.judged, found.reference or found.judged[0], plan.study.metric)
         if isinstance(plan.study, SearchStudy):
-            again = _confirmed(plan, found.settings)
-            own = [run for run in found.runs if run.trial.config.seed == plan.base.seed]
-            blocks += [Heading("The search"), *report_results.search_section(plan.study, own, again)]
+            again = confirmed(plan, found.settings)
+            blocks.append(Heading("The search"))
+            blocks += report_results.search_section(plan.study, found.searched, again)
         blocks += [Heading("Sample detections"), *_samples(found)]
         blocks += [Heading("Cost"), *report_cost.cost(found.runs, found.trainings)]
         data = found.joined[0].data if found.joined else ""
-        blocks += [
-            Heading("What differs from the paper"),
-            *report_context.deviations(plan, found.settings, data),
-        ]
+        blocks += [Heading("What differs from the paper"), *deviations(plan, found.settings[0].first, data)]
         blocks += [Heading("Where this is from"), *report_context.origin(plan, found.settings)]
     return Document(plan.study.title, f"Report of the study {plan.name}: Decoupled R-CNN", tuple(blocks))
 
 
-def _summary(found: _Findings) -> list[Block]:
+def _summary(found: Findings) -> list[Block]:
     if not found.settings:
         return [Text("No trial has begun.", lead=True)]
     blocks: list[Block] = [Text(sentence) for sentence in (_what(found), _states(found.runs))]
     best = found.best
     if best is None:
         return [*blocks, Text("No trial has finished: nothing can be said yet.", lead=True)]
+    front = _front(found)
+    if front:
+        blocks.append(Text(front, lead=True))
     if found.ranked:
-        blocks.append(Text(f"{best_claim(found.ranked, found.judged)} {found.ranked[0].sentence}", lead=True))
+        said = f"{best_claim(found.ranked, found.judged)} {found.ranked[0].sentence}"
+        blocks.append(Text(said, lead=not front))
     else:
         figure = 100 * best.mean(found.plan.study.metric)
         name = found.plan.study.metric.removeprefix("val/")
@@ -169,10 +90,10 @@ def _summary(found: _Findings) -> list[Block]:
             else "the detections or the test images are not there to compare"
         )
         said = f"{best.name} has the highest {name}, {figure:.1f}; **no winner can be named**: {why}."
-        blocks.append(Text(said, lead=True))
+        blocks.append(Text(said, lead=not front))
     if found.joined and found.reference is not None:
         blocks.append(Text(_beside_paper(found, found.reference)))
-        blocks += [Text(said) for said in (effects_claim(contrast(found.joined[0])),) if said]
+        blocks += [Text(effects_claim(changed)) for changed in contrasts(found.joined[0])]
     if found.is_confirmed:
         blocks.append(Text(_beside_first_choice(found)))
     if found.ranked:
@@ -180,7 +101,14 @@ def _summary(found: _Findings) -> list[Block]:
     return blocks
 
 
-def _what(found: _Findings) -> str:
+def _front(found: Findings) -> str:
+    study = found.plan.study
+    if not isinstance(study, SearchStudy) or study.minimise is None:
+        return ""
+    return report_results.front_claim(found.searched, study.metric, study.minimise)
+
+
+def _what(found: Findings) -> str:
     first = found.settings[0].first
     varied = []
     for key in first.varied:
@@ -215,13 +143,22 @@ def _states(runs: Sequence[Run]) -> str:
     return f"Of {len(runs)} trials {', '.join(parts)}{named}."
 
 
-def _beside_paper(found: _Findings, reference: Setting) -> str:
+def _beside_paper(found: Findings, reference: Setting) -> str:
     """How the settings compare with the paper's best."""
     table = found.joined[0]
-    row, _ = table.best()
+    figure = table.best[0][0].figures["AP"]
+    best = [setting for _, setting in table.best]
     stands = found.plan.profile == "laptop" and bool(found.plan.study.laptop)
-    whose = "the one that stands here for the paper's best" if stands else "the paper's best"
-    said = f"In {table.table}, {reference.name} is {whose} (AP {row.figures['AP']:.1f} there)."
+    if len(best) == 1:
+        whose = "the one that stands here for the paper's best" if stands else "the paper's best"
+        said = f"In {table.table}, {reference.name} is {whose} (AP {figure:.1f} there)."
+    else:
+        whose = "those that stand here for the paper's best" if stands else "the paper's best"
+        names = " and ".join(setting.name for setting in best)
+        said = (
+            f"In {table.table}, {names} are {whose} (AP {figure:.1f} each there); "
+            f"compared here is {reference.name}."
+        )
     compared = against(reference, found.judged, found.metric)
     if not compared:
         return f"{said} It cannot be compared here: its trials have not finished, or no other one has."
@@ -237,7 +174,7 @@ def _beside_paper(found: _Findings, reference: Setting) -> str:
     )
 
 
-def _beside_first_choice(found: _Findings) -> str:
+def _beside_first_choice(found: Findings) -> str:
     """How a search's best settings compare with the one that was chosen before it."""
     said = (
         "Compared are only the settings that were trained again after the search, with seeds it did not use."
@@ -253,7 +190,7 @@ def _count(names: Sequence[str]) -> str:
     return f"{len(names) or 'none'}{listed} {'are' if len(names) > 1 else 'is'}"
 
 
-def _results(found: _Findings) -> list[Block]:
+def _results(found: Findings) -> list[Block]:
     best = found.best
     shown = [setting for setting in found.judged if any(run.is_finished for run in setting.runs)]
     blocks: list[Block] = []
@@ -278,7 +215,7 @@ def _results(found: _Findings) -> list[Block]:
     return blocks
 
 
-def _samples(found: _Findings) -> list[Block]:
+def _samples(found: Findings) -> list[Block]:
     best = found.best
     run = next((run for run in best.runs if run.measured), None) if best else None
     annotations = load_annotations(run.trial.data.val) if run else None
@@ -289,8 +226,9 @@ def _samples(found: _Findings) -> list[Block]:
     return [
         Text(
             f"Of {run.trial.name}: the test images with the highest and the lowest AP of their own. "
-            "White boxes are true objects; blue ones are detections that are right (IoU from 0.5), orange "
-            f"ones are wrong. Detections with a score from {LEAST_SCORE} are drawn.{drawn}"
+            "White boxes are true objects, named below; blue ones are detections that are right (IoU from "
+            f"0.5), orange ones are wrong. Only detections with a score from {LEAST_SCORE} are drawn and "
+            f"counted; AP counts weaker ones too.{drawn}"
         ),
         Heading("Best images", 3),
         top,

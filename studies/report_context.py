@@ -1,4 +1,4 @@
-"""The report's parts on circumstances: how to read it, what differs from the paper, where it is from."""
+"""The report's parts on circumstances: how to read it, and where it is from."""
 
 from __future__ import annotations
 
@@ -10,22 +10,14 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from drcnn.config import Config
-from drcnn.presets import expand
-from drcnn.recipes import recipe
 from studies import provenance
 from studies.document import Block, Bullets, Code, Table, Text, literal
-from studies.evidence import Setting, load_annotations, short
+from studies.evidence import Setting, load_annotations
 from studies.trials import Plan, Trial
 
-__all__ = ["data_words", "deviations", "how_to_read", "origin"]
+__all__ = ["data_words", "how_to_read", "origin"]
 
 VERSIONS = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "pycocotools")
-# Of the paper's setting, these say where the data lies or what to do with damaged files.
-NOT_COMPARED = {"seed", "data.source", "data.on_bad_data", "data.train_images", "data.val_images"}
-IMAGES = {"VOC07+12": "16,551 training images", "COCO": "about 118,000 training images"}
 
 
 def how_to_read() -> list[Block]:
@@ -54,7 +46,9 @@ def how_to_read() -> list[Block]:
                 "other figures.",
                 "**95 % interval**: a range found in a way that holds the true value 19 times in 20. A "
                 "difference is **shown** if p, corrected for the number of comparisons (Holm), is below "
-                "0.05; else the figures do not tell the settings apart.",
+                "0.05; else the figures do not tell the settings apart. The intervals are those of one "
+                "comparison alone, uncorrected: of many that are made, one in 20 misses 0 by chance, so an "
+                "interval that does not hold 0 does not yet show a difference.",
             )
         ),
     ]
@@ -68,55 +62,6 @@ def data_words(trial: Trial) -> str:
     if train is None or val is None:
         return name
     return f"{name}: {len(train):,} training images, {len(val):,} test images, {len(val.classes)} classes"
-
-
-def deviations(plan: Plan, settings: Sequence[Setting], data: str) -> list[Block]:
-    """Every setting that is another than the paper's, but for those in which the study's own differ.
-
-    Args:
-        plan: the study.
-        settings: its settings.
-        data: the paper's, as its tables name it; "" for a study without a table.
-    """
-    trial = settings[0].first
-    flats = [dict(setting.first.config.flat()) for setting in settings]
-    varied = {key for key in flats[0] if len({short(flat[key]) for flat in flats}) > 1} | set(trial.varied)
-    ours = dict(trial.config.flat())
-    kind = "coco" if (data or ours["data.source"].partition(":")[0].upper()) == "COCO" else "voc"
-    name = data or ("COCO" if kind == "coco" else "VOC07+12")
-    # Without the checks of a whole configuration: a laptop's base may ask for what the paper's refuses.
-    paper = dict(Config().flat()) | expand(recipe("paper", f"{kind}:")) | expand(plan.study.base)
-    words = _meanings(Config)
-    rows: list[tuple[str, ...]] = [
-        ("data", f"{name}, {IMAGES[name]}", data_words(trial), "what is learnt and tested"),
-    ]
-    for key, value in ours.items():
-        if key not in NOT_COMPARED | varied and short(value) != short(paper[key]):
-            rows.append((f"`{key}`", short(paper[key]), short(value), words.get(key, "")))
-    for key, values in plan.study.laptop.items() if plan.profile == "laptop" else ():
-        for value, changes in values.items():
-            stands = ", ".join(f"{name.rpartition('.')[2]} {short(given)}" for name, given in changes.items())
-            rows.append((f"`{key}`", short(value), stands, "stands for the paper's, at a laptop's size"))
-    caption = (
-        f"What differs from the paper's setting on {name}; the settings that the study varies are left out."
-    )
-    said = (
-        "The levels of AP here and in the paper cannot be compared: only how AP changes with a setting can."
-        if len(rows) > 2
-        else "Data and settings are close to the paper's."
-    )
-    columns = ("setting", "paper", "here", "meaning")
-    return [Text(said), Table(caption, columns, tuple(rows), words=columns)]
-
-
-def _meanings(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= _meanings(field.annotation, f"{name}.")
-        elif field.description:
-            found[prefix + name] = field.description
-    return found
 
 
 def origin(plan: Plan, settings: Sequence[Setting]) -> list[Block]:

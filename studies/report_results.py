@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 from studies import figures, search_figures
-from studies.claims import Effect, Joined, agreement, contrast, effects
+from studies.claims import Effect, Joined, agreement_claim, agreements, contrasts, effects
 from studies.document import Block, Cell, Heading, Table, Text
 from studies.evidence import Run, Setting, display_name, names_of, short
+from studies.outcomes import LATENCY
 from studies.paper_tables import FIGURES, PaperRow
 from studies.statistics import Comparison, mean_interval
 from studies.study import SearchStudy
@@ -16,8 +17,10 @@ from studies.study import SearchStudy
 # Columns of the paper that are figures of quality.
 USUAL = {"AP", "AP50", "AP60", "AP70", "AP80", "AP90"}
 QUALITY = [name for name in FIGURES if name.startswith("AP")]
+# Beside a p-value that allows for all comparisons of its table.
+ALONE = "95 % interval, uncorrected"
 
-__all__ = ["comparison_table", "curves", "numbers", "paper_section", "search_section"]
+__all__ = ["comparison_table", "curves", "front_claim", "numbers", "paper_section", "search_section"]
 
 
 def numbers(settings: Sequence[Setting], joined: Sequence[Joined], best: str | None) -> list[Block]:
@@ -32,17 +35,25 @@ def numbers(settings: Sequence[Setting], joined: Sequence[Joined], best: str | N
     theirs = {metric for row in rows.values() for metric in row.figures}
     metrics = [metric for metric in QUALITY if metric in (theirs or USUAL)]
     is_replicated = any(len(setting.values("val/AP")) > 1 for setting in settings)
+    is_timed = "seconds_per_image" in theirs or any(setting.values(LATENCY) for setting in settings)
     lines: list[tuple[Cell, ...]] = []
     for setting in settings:
         its = rows.get(setting.name)
         cells = [_figure(setting, metric, its) for metric in metrics]
+        if is_timed:
+            cells.append(_seconds(setting, its))
         name = (setting.name, its.table) if its else setting.name
         lines.append((name, str(len(setting.values("val/AP"))), *cells))
     spread = " ± half of the 95 % interval over seeds" if is_replicated else ""
     beside = "; with it the paper's figure, and ours minus the paper's" if rows else ""
     caption = f"AP × 100 on the test images after the last epoch{spread}{beside}."
+    columns = ["setting", "seeds", *metrics]
+    if is_timed:
+        columns.append("s/image")
+        on = " (the paper's on its TITAN X)" if "seconds_per_image" in theirs else ""
+        caption += f" s/image: seconds of inference for an image{on}; – where none were measured."
     strong = frozenset(place for place, setting in enumerate(settings) if setting.name == best)
-    return [Table(caption, ("setting", "seeds", *metrics), tuple(lines), strong=strong)]
+    return [Table(caption, tuple(columns), tuple(lines), strong=strong)]
 
 
 def _figure(setting: Setting, metric: str, row: PaperRow | None) -> Cell:
@@ -57,12 +68,21 @@ def _figure(setting: Setting, metric: str, row: PaperRow | None) -> Cell:
     return ours if theirs is None else (ours, f"{theirs:.1f}, {100 * found.mean - theirs:+.1f}")
 
 
+def _seconds(setting: Setting, row: PaperRow | None) -> Cell:
+    """No difference: two machines are compared by how time changes from setting to setting."""
+    milliseconds = setting.mean(LATENCY)
+    ours = "–" if math.isnan(milliseconds) else f"{milliseconds / 1000:.3f}"
+    theirs = row.figures.get("seconds_per_image") if row else None
+    return ours if theirs is None else (ours, f"paper {theirs:.3f}")
+
+
 def comparison_table(comparisons: Sequence[Comparison], *, of_best: bool) -> Table:
     """One row a comparison; ``of_best`` if the same setting is compared with each other one."""
     first = comparisons[0]
     if of_best:
         caption = (
-            f"{first.name}, the highest, against each other setting: difference of {first.metric} × 100."
+            f"{first.name}, the highest, against each other setting: difference of {first.metric} × 100. "
+            f"As it was chosen by its figure, p is corrected for all {first.comparisons} pairs of settings."
         )
     else:
         caption = f"Each setting against {first.reference}: difference of {first.metric} × 100."
@@ -73,14 +93,15 @@ def comparison_table(comparisons: Sequence[Comparison], *, of_best: bool) -> Tab
         else:
             verdict = "no difference shown"
         rows.append((found.reference if of_best else found.name, *_difference(found), verdict))
-    columns = ("setting", "difference", "95 % interval", "p, corrected", "verdict")
+    columns = ("setting", "difference", ALONE, "p, corrected", "verdict")
     return Table(caption, columns, tuple(rows), words=("verdict",))
 
 
 def _difference(found: Comparison | Effect) -> tuple[str, str, str]:
     ours = found.difference if isinstance(found, Comparison) else found.ours
     chance = "< 0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}"
-    return f"{100 * ours.value:+.1f}", f"{100 * ours.low:+.1f} to {100 * ours.high:+.1f}", chance
+    interval = "–" if math.isnan(ours.low) else f"{100 * ours.low:+.1f} to {100 * ours.high:+.1f}"
+    return f"{100 * ours.value:+.1f}", interval, chance
 
 
 def paper_section(joined: Joined) -> list[Block]:
@@ -89,21 +110,19 @@ def paper_section(joined: Joined) -> list[Block]:
     if joined.note:
         blocks.append(Text(joined.note))
     blocks.append(Text(_best_row(joined)))
-    found = {metric: agreed for metric in QUALITY if (agreed := agreement(joined, metric))}
+    found = agreements(joined, QUALITY)
     if found:
-        shown = [metric for metric, each in found.items() if each.p < 0.05]
-        verdict = f"is shown for {', '.join(shown)}" if shown else "is shown for none"
+        ranked = sum(bool(setting.values("val/AP")) for _, setting in joined.rows)
         rows = (
             ("τ", *(f"{each.tau:+.2f}" for each in found.values())),
-            ("p", *(f"{each.p:.2f}" for each in found.values())),
+            ("p, corrected" if len(found) > 1 else "p", *(f"{each.p:.3f}" for each in found.values())),
         )
         caption = (
             "Do the settings come in the paper's order? Kendall's τ is 1 for the same order, -1 for the "
-            f"reverse. An agreement beyond chance (p below 0.05) {verdict}."
+            f"reverse. {agreement_claim(found, ranked)}"
         )
         blocks.append(Table(caption, ("order", *found), rows))
-    changed = contrast(joined)
-    if changed:
+    for changed in contrasts(joined):
         caption = (
             f"From {changed[0].baseline} to {changed[0].name}, the paper's best: change × 100 of each metric."
         )
@@ -119,24 +138,33 @@ def _effect_table(caption: str, found: Sequence[Effect], column: str, names: Seq
         (name, f"{effect.paper:+.1f}", *_difference(effect), effect.verdict)
         for name, effect in zip(names, found, strict=True)
     )
-    columns = (column, "paper", "here", "95 % interval", "p, corrected", "the paper's effect")
+    columns = (column, "paper", "here", ALONE, "p, corrected", "the paper's effect")
     return Table(caption, columns, rows, words=("the paper's effect",))
 
 
 def _best_row(joined: Joined) -> str:
-    row, theirs = joined.best()
     names = dict(zip((id(s) for _, s in joined.rows), names_of([s for _, s in joined.rows]), strict=True))
     known = [setting for _, setting in joined.rows if setting.values("val/AP")]
-    said = f"The paper's best of these settings is {names[id(theirs)]} (AP {row.figures['AP']:.1f})."
-    if theirs not in known:
-        return f"{said} No trial of it has finished here."
+    figure = joined.best[0][0].figures["AP"]
+    best = [setting for _, setting in joined.best]
+    called = " and ".join(names[id(setting)] for setting in best)
+    if len(best) == 1:
+        said = f"The paper's best of these settings is {called} (AP {figure:.1f})."
+    else:
+        said = f"The paper's best of these settings are {called} (AP {figure:.1f} each)."
     ordered = sorted(known, key=lambda setting: -setting.mean("val/AP"))
-    place = ordered.index(theirs) + 1
-    if place == 1:
-        return f"{said} It has the highest AP here as well, of {len(known)}."
+    places = [ordered.index(setting) + 1 for setting in best if setting in known]
+    if not places:
+        return f"{said} No trial of {'it' if len(best) == 1 else 'them'} has finished here."
+    top = ordered[0]
+    if top in best:
+        which = "It" if len(best) == 1 else names[id(top)]
+        return f"{said} {which} has the highest AP here as well, of {len(known)}."
+    first = ordered[min(places) - 1]
+    which = "it" if len(best) == 1 else f"the higher of them, {names[id(first)]},"
     return (
-        f"{said} Here it is number {place} of {len(known)} (AP {100 * theirs.mean('val/AP'):.1f}); "
-        f"the highest is {names[id(ordered[0])]} ({100 * ordered[0].mean('val/AP'):.1f})."
+        f"{said} Here {which} is number {min(places)} of {len(known)} (AP {100 * first.mean('val/AP'):.1f}); "
+        f"the highest is {names[id(top)]} ({100 * top.mean('val/AP'):.1f})."
     )
 
 
@@ -185,6 +213,26 @@ def search_section(study: SearchStudy, runs: Sequence[Run], confirmed: Sequence[
     if study.confirm:
         blocks += [Heading("Confirmation", 3), *_confirmation(study, confirmed)]
     return blocks
+
+
+def front_claim(runs: Sequence[Run], metric_key: str, cost_key: str) -> str:
+    """Say which of a search's trials no other one beats in both objectives; empty before one has both."""
+    kept = search_figures.front(runs, metric_key, cost_key)
+    if not kept:
+        return ""
+    metric = metric_key.removeprefix("val/")
+    fast, good = (
+        f"{run.trial.name} ({metric} {100 * run.outcome.metrics[metric_key]:.1f} at "
+        f"{run.outcome.metrics[cost_key]:.1f} ms an image)"
+        for run in (kept[0], kept[-1])
+    )
+    finished = sum(run.is_finished for run in runs)
+    if len(kept) == 1:
+        return f"Of {finished} finished trials **one is the fastest and has the highest {metric}**: {fast}."
+    return (
+        f"**The front has {len(kept)} of {finished} finished trials**: no other is both faster and better "
+        f"than one of them. It goes from {fast} to {good}. Each is a single run: another seed may move it."
+    )
 
 
 def _search_text(study: SearchStudy, runs: Sequence[Run]) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from drcnn.config import Config, parse_assignments
 from drcnn.recipes import recipe
 from studies.machines import Machines
 from studies.paper_tables import paper_rows
+from studies.settings import multiplied
 from studies.study import Changes, SearchStudy, Study, StudyError, load
 
 __all__ = ["Request", "Resolved", "resolve"]
+
+logger = logging.getLogger(__name__)
 
 SMOKE: Changes = {
     "training.epochs": 1,
@@ -79,17 +83,23 @@ def resolve(request: Request) -> Resolved:
     fixed |= _absolute(_assignments(study, request))
     # The recipe first: a named variant brings settings that its recipe must not undo.
     base = Config().with_changes(recipe(request.profile, request.source))
-    base = base.with_changes(_absolute({**study.on(request.profile, study.base), **fixed}))
+    own = multiplied(study.on(request.profile, study.base), base)
+    base = base.with_changes(_absolute({**own, **fixed}))
     _check(study, request)
     return Resolved(name, study, base, fixed)
 
 
 def _assignments(study: Study, request: Request) -> Changes:
     changes = parse_assignments(list(request.assignments))
+    varied, stands = study.varied(), study.varied(request.profile)
     for key in changes:
-        if key in study.varied():
+        if key == "detector.weights" and key in stands and key not in varied:
+            # Without this a study of backbones could not use a file at all; see Plan.config.
+            logger.warning("--set %s: not for the backbones that start from scratch on a laptop", key)
+        elif key in varied or key in stands:
+            where = "" if key in varied else " on a laptop"
             raise StudyError(
-                f"--set {key}: the study varies this itself; write a study file of your own to fix it"
+                f"--set {key}: the study varies this itself{where}; write a study file of your own to fix it"
             )
         if key in {"data.source", "data.on_bad_data"}:
             raise StudyError(

@@ -8,9 +8,9 @@ again, which then go on from their folders.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,48 +22,44 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from drcnn.config import ConfigError
+from studies.search_record import TRIAL_ID, ended, objectives, search_key, storage, trial_of
 from studies.study import SearchStudy, Space
 from studies.trials import Outcome, Plan, Trial, outcome
 
 __all__ = ["StudySearch", "scheduler", "search_key"]
 
-# An attribute of Optuna's trials.
-TRIAL_ID = "trial_id"
+logger = logging.getLogger(__name__)
+
 # A small space may be used up; give up after so many repeats in a row.
 MAX_REPEATS = 50
 # Fewer finished trials than this say nothing about which setting matters.
 FEWEST = 4
 
 
-def search_key(plan: Plan, sample: Trial) -> str:
-    """What a search is known by: its definition, base configuration and data."""
-    tree = plan.base.model_dump(mode="json")
-    tree["data"]["source"] = sample.data.fingerprint
-    definition = plan.study.model_dump(mode="json", exclude={"title", "answers", "paper", "confirm"})
-    text = json.dumps([definition, tree], sort_keys=True)
-    return f"{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
 class StudySearch(OptunaSearch):
     """Ray's Optuna search over a study's space, counting distinct trials and reusing finished ones."""
 
-    def __init__(self, plan: Plan, key: str) -> None:
+    def __init__(self, plan: Plan, key: str, fetch: Callable[[Path], None] = lambda folder: None) -> None:
         assert isinstance(plan.study, SearchStudy)
         self._plan = plan
+        # Brings here what another node has left of a trial: Tune asks before anybody else has done that.
+        self._fetch = fetch
         self._budget = plan.study.trials
         self._trials: dict[str, Trial] = {}
+        # These count as trials of this launch, though Optuna learns nothing from them.
         self._failed: set[str] = set()
+        self._left_out: list[dict[str, Any]] = []
         # With a second objective Optuna's TPE looks for the settings that no other beats in both.
-        self._objectives = [plan.study.metric, *([plan.study.minimise] if plan.study.minimise else [])]
+        self._objectives = objectives(plan.study)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan.folder.mkdir(parents=True, exist_ok=True)
-        path = (plan.folder / "optuna.db").resolve()
         super().__init__(
             space={name: _distribution(space) for name, space in plan.study.space.items()},
             metric=self._objectives if plan.study.minimise else plan.study.metric,
             mode=["max", "min"] if plan.study.minimise else "max",
             study_name=key,
-            storage=optuna.storages.RDBStorage(f"sqlite:///{path}"),
+            storage=storage(plan),
             seed=plan.study.seed,
         )
         # Typed as None by Ray, which sets it when it is given a space.
@@ -79,15 +75,12 @@ class StudySearch(OptunaSearch):
         found: dict[str, Trial] = {}
         for asked in self._optuna.get_trials(deepcopy=False):
             if TRIAL_ID in asked.user_attrs:
-                found.setdefault(asked.user_attrs[TRIAL_ID], self._make(asked.params))
+                found.setdefault(asked.user_attrs[TRIAL_ID], trial_of(self._plan, asked.params))
         return list(found.values())
 
     def has_ended(self, found: Outcome) -> bool:
         """Whether nothing is left to do for a trial: trained or cut, and measured where that is asked for."""
-        if found.status == "finished":
-            return all(key in found.metrics for key in self._objectives[1:])
-        # Another study's early end says nothing about two objectives.
-        return found.status == "pruned" and len(self._objectives) == 1
+        return ended(self._objectives, found)
 
     def left(self) -> int:
         """How many more trials may be started; one that failed is tried again by the next launch only."""
@@ -100,8 +93,13 @@ class StudySearch(OptunaSearch):
             if self.left() <= 0:
                 break
             taken = _ids(self._optuna, TrialState.RUNNING) | self._failed
-            trial = self._make(super().suggest(trial_id) or {})
+            params = super().suggest(trial_id) or {}
             asked = self._ot_trials[trial_id]
+            trial = self._make(params)
+            if trial is None:
+                del self._ot_trials[trial_id]
+                self._optuna.tell(asked, state=TrialState.FAIL)
+                continue
             asked.set_user_attr(TRIAL_ID, trial.id)
             found = outcome(trial.folder)
             if trial.id not in taken and not self.has_ended(found):
@@ -163,17 +161,21 @@ class StudySearch(OptunaSearch):
     ) -> None:
         """Tell Optuna how a trial ended: finished says its folder; otherwise it failed or was cut."""
         trial = self._trials.pop(trial_id)
+        try:
+            self._fetch(trial.folder)
+        except OSError:
+            error = True  # whatever it was, it is not known here
         found = outcome(trial.folder)
         if not self.has_ended(found):
             was_cut = found.status == "unfinished" and not error and len(self._objectives) == 1
             found = Outcome("pruned" if was_cut else "failed", found.history)
-        if found.status == "failed":
-            self._failed.add(trial.id)
         self._tell(self._ot_trials.pop(trial_id), found)
 
     def _tell(self, asked: optuna.Trial, found: Outcome) -> None:
         values = [found.metrics.get(key, math.nan) for key in self._objectives]
         if found.status == "failed" or (found.status == "finished" and any(map(math.isnan, values))):
+            # Otherwise a figure that no trial has would be searched for without end.
+            self._failed.add(asked.user_attrs[TRIAL_ID])
             self._optuna.tell(asked, state=TrialState.FAIL)
         elif found.status == "finished":
             self._optuna.tell(asked, values, state=TrialState.COMPLETE)
@@ -183,18 +185,25 @@ class StudySearch(OptunaSearch):
                 self._report(asked, record)
             self._optuna.tell(asked, state=TrialState.PRUNED)
 
+    def _lacks_figures(self, found: Outcome) -> bool:
+        known = [found.metrics.get(key, math.nan) for key in self._objectives]
+        return found.status == "finished" and self.has_ended(found) and any(map(math.isnan, known))
+
     def _report(self, asked: optuna.Trial, record: dict[str, float]) -> None:
         known = self._optuna.get_trials(deepcopy=False)[asked.number].intermediate_values
         value = record.get(self._objectives[0], math.nan)
         if int(record["epoch"]) not in known and not math.isnan(value):
             asked.report(value, int(record["epoch"]))
 
-    def _make(self, params: dict[str, Any]) -> Trial:
-        # A step leaves 0.7000000000000001 behind, which would be another trial than 0.7.
-        settings = {
-            key: round(value, 10) if isinstance(value, float) else value for key, value in params.items()
-        }
-        return self._plan.trial(settings, self._plan.base.seed)
+    def _make(self, params: dict[str, Any]) -> Trial | None:
+        """The trial of a point; none, and said once, where its values do not go together."""
+        try:
+            return trial_of(self._plan, params)
+        except ConfigError as error:
+            if params not in self._left_out:
+                self._left_out.append(params)
+                logger.warning("%s leaves out %s: %s", self._plan.name, params, error)
+            return None
 
     def _take_up(self, first: list[dict[str, Any]]) -> None:
         """Give up what a killed launch left running, and ask again for all that did not finish."""
@@ -206,12 +215,18 @@ class StudySearch(OptunaSearch):
         for trial in study.get_trials():
             if trial.state == TrialState.RUNNING:
                 study.tell(trial.number, state=TrialState.FAIL)
-            if trial.state in {TrialState.RUNNING, TrialState.FAIL} and set(trial.params) == wanted:
+            # One that failed without an id has values that do not go together.
+            failed = trial.state == TrialState.FAIL and TRIAL_ID in trial.user_attrs
+            if (failed or trial.state == TrialState.RUNNING) and set(trial.params) == wanted:
                 made = self._make(trial.params)
-                if made.id not in done:
+                if made is None or made.id in done:
+                    continue
+                if failed and self._lacks_figures(outcome(made.folder)):
+                    self._failed.add(made.id)
+                else:
                     again[made.id] = trial.params
         if not study.get_trials(deepcopy=False):
-            again = {self._make(point).id: point for point in first}
+            again = {trial_of(self._plan, point).id: point for point in first}
         for params in again.values():
             if params not in waiting:
                 study.enqueue_trial(params)
@@ -247,8 +262,8 @@ def _distribution(space: Space) -> BaseDistribution:
         return CategoricalDistribution(space.choices)
     assert space.low is not None
     assert space.high is not None
-    if isinstance(space.low, int) and isinstance(space.high, int):
-        return IntDistribution(space.low, space.high, log=space.log, step=int(space.step or 1))
+    if space.is_whole:
+        return IntDistribution(int(space.low), int(space.high), log=space.log, step=int(space.step or 1))
     return FloatDistribution(space.low, space.high, log=space.log, step=space.step)
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def execute(request: Request) -> int:
         0 if all trials finished or were cut, 1 if some failed.
 
     Raises:
-        StudyError, ConfigError, DataError: the request cannot be met; nothing was written.
+        StudyError, ConfigError, DataError, FetchError: the request cannot be met; nothing was written.
         KeyboardInterrupt: a signal came; the message says what is kept.
     """
     found = resolve(request)
@@ -131,7 +132,8 @@ class _Launch:
         self._plan, self._request, self._console = plan, request, console
         self._supplies, self._given = supplies, given
         self._ended: set[Path] | None = None
-        self._sample = trials[0]
+        # Of a search: points at the ends of its space.
+        self._asked, self._sample = trials, trials[0]
         self._search: StudySearch | None = None
         # Those of the study's table, those that train what these evaluate, those that confirm a search.
         self._trials = [] if isinstance(plan.study, SearchStudy) else trials
@@ -225,7 +227,8 @@ class _Launch:
     def _open_search(self) -> None:
         from studies.search import StudySearch, search_key
 
-        self._search = StudySearch(self._plan, search_key(self._plan, self._sample))
+        key = search_key(self._plan, self._sample)
+        self._search = StudySearch(self._plan, key, self._supplies.storage.pull)
         self._trials = self._search.trials()
         self._fetch_ended(self._trials)
         self._confirming = self._replicates() if self._search.left() <= 0 else []
@@ -252,12 +255,14 @@ class _Launch:
         """Do what is left, one sort of trials after another."""
         with ExitStack() as stack:
             given = self._given
-            for left in self._batches(tracker):
+            for number, left in enumerate(self._batches(tracker)):
                 from studies.connection import connect
                 from studies.launch import run
 
                 machines = self._request.machines
                 given = given or stack.enter_context(connect(machines))
+                if number == 0:
+                    self._check_share(given)
                 self._supplies.offer(left if isinstance(left, list) else [self._sample])
                 todo = len(left) if isinstance(left, list) else left.left()
                 with Progress(self._console, todo) as progress:
@@ -271,6 +276,13 @@ class _Launch:
                         tracker=tracker,
                         progress=progress,
                     )
+
+    def _check_share(self, given: Share) -> None:
+        from studies.gpu_share import ask_node, check_share
+        from studies.launch import options
+
+        ask = partial(ask_node, given, self._supplies, options(given))
+        check_share([*self._models, *self._asked], given, ask)
 
     def _batches(self, tracker: Tracker) -> Iterator[list[Trial] | StudySearch]:
         """Each time asked: what can be done next. Detectors are trained before they are evaluated."""

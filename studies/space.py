@@ -6,17 +6,19 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from studies.settings import Settings
+
 __all__ = ["Confirm", "Frozen", "Pruning", "Space"]
 
 
 class Frozen(BaseModel):
     """A part of a study file: unknown keys are refused, nothing changes later."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Space(Frozen):
-    """Values that a search may choose from: a range (whole numbers if both ends are) or a list."""
+    """Values that a search may choose from: a range (of whole numbers if written in those) or a list."""
 
     low: int | float | None = None
     high: int | float | None = None
@@ -26,18 +28,36 @@ class Space(Frozen):
 
     @model_validator(mode="after")
     def _is_range_or_list(self) -> Self:
-        is_range = self.low is not None and self.high is not None
-        if is_range == bool(self.choices):
+        low, high, step = self.low, self.high, self.step
+        if self.choices:
+            if low is not None or high is not None or step is not None or self.log:
+                raise ValueError("'choices' go without 'low', 'high', 'step' and 'log'")
+            return self
+        if low is None or high is None:
             raise ValueError("give either 'low' and 'high', or 'choices'")
-        if self.low is not None and self.high is not None and self.low >= self.high:
-            raise ValueError(f"low {self.low} is not below high {self.high}")
-        if self.log and (self.step is not None or (self.low is not None and self.low <= 0)):
+        if low >= high:
+            raise ValueError(f"low {low} is not below high {high}")
+        if step is not None and step > high - low:
+            raise ValueError(f"step {step} is longer than the range from {low} to {high}")
+        if self.log and (step is not None or low <= 0):
             raise ValueError("a log range starts above 0 and has no step")
         return self
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a range of whole numbers."""
+        written = (self.low, self.high, 1 if self.step is None else self.step)
+        return not self.choices and all(isinstance(value, int) for value in written)
+
     def ends(self) -> tuple[Any, ...]:
         """The values at which to check that a configuration is allowed."""
-        return self.choices or (self.low, self.high)
+        if self.choices or self.is_whole:
+            return self.choices or (self.low, self.high)
+        assert self.low is not None
+        assert self.high is not None
+        # Both ends of a setting's whole numbers are allowed even where those between are not.
+        inside = self.low + (self.step or (self.high - self.low) / 2)
+        return (self.low, round(inside, 10), self.high)
 
 
 class Pruning(Frozen):
@@ -55,4 +75,4 @@ class Confirm(Frozen):
 
     top: int = Field(3, gt=0, description="how many of the best finished settings")
     seeds: int = Field(3, gt=1, description="replicates of each")
-    against: dict[str, Any] = Field(min_length=1, description="the setting to compare with: the paper's")
+    against: Settings = Field(min_length=1, description="the setting to compare with: the paper's")

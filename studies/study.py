@@ -17,24 +17,30 @@ names a space and lets Optuna choose::
 The settings are the paper's. Where one is too large for a laptop, ``laptop`` names what stands for it there::
 
     laptop: {detector.backbone: {resnet50: {detector.backbone: mobilenet_v2, detector.backbone_width: 0.35}}}
+
+or how it scales there (see ``settings``)::
+
+    laptop: {detector.fc_width: {512: {detector.fc_width: 0.5x}}}
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from drcnn.config import ConfigError, parse_assignments
+from drcnn.engine.metrics import AT_IOU
+from studies.settings import Key, Misplaced, Place, Settings, check_values, lines_of
 from studies.space import Confirm, Frozen, Pruning, Space
 
 __all__ = [
     "INFERENCE",
+    "METRICS",
     "Changes",
     "Confirm",
     "EvaluateStudy",
@@ -52,6 +58,8 @@ __all__ = [
 
 CATALOG = Path(__file__).parent / "catalog"
 Changes = dict[str, Any]
+# What a study may be judged by: figures that every split has, and of which the statistics know the spread.
+METRICS = tuple(f"val/{name}" for name in ("AP", *AT_IOU))
 
 # Settings that a trained detector does not depend on.
 INFERENCE = (
@@ -81,18 +89,31 @@ class PaperTable(Frozen):
 class _Base(Frozen):
     title: str
     answers: str = Field("", description="the paper's table, or the question")
-    metric: str = Field("val/AP", pattern="^val/")
-    base: Changes = Field({}, description="settings of all its trials")
+    metric: str = "val/AP"
+    base: Settings = Field({}, description="settings of all its trials")
     paper: tuple[PaperTable, ...] = ()
-    laptop: dict[str, dict[bool | int | float | str, Changes]] = Field(
+    laptop: dict[Key, dict[bool | int | float | str, Settings]] = Field(
         {}, description="by setting and value: the settings that stand for it on the laptop profile"
     )
 
+    @field_validator("metric")
+    @classmethod
+    def _is_always_there(cls, metric: str) -> str:
+        if metric not in METRICS:
+            raise ValueError(f"{metric!r} is none of {', '.join(METRICS)}")
+        return metric
+
     @model_validator(mode="after")
-    def _knows_its_keys(self) -> Self:
-        inner = [key for values in self.laptop.values() for changes in values.values() for key in changes]
-        _refuse_unknown([*self.base, *self.laptop, *inner])
+    def _has_values(self) -> Self:
+        check_values(self._written())
         return self
+
+    def _written(self) -> Iterator[tuple[Place, str, Any]]:
+        """Every value of the file: where it is, its setting, and the value."""
+        yield from _in(("base",), self.base)
+        for key, values in self.laptop.items():
+            for value, changes in values.items():
+                yield from _in(("laptop", key, str(value)), changes)
 
     def on(self, profile: str, changes: Mapping[str, Any]) -> Changes:
         """The changes with what stands for them on this profile."""
@@ -106,18 +127,25 @@ class _Base(Frozen):
 
 
 class _Listed(_Base):
-    rows: tuple[Changes, ...] = ()
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field({}, description="a product of values")
+    rows: tuple[Settings, ...] = ()
+    grid: dict[Key, Annotated[list[Any], Field(min_length=1)]] = Field({}, description="a product of values")
     replicates: int = Field(1, gt=0, description="seeds of each setting, unless --seeds says otherwise")
 
     @model_validator(mode="after")
     def _has_settings(self) -> Self:
         if not self.rows and not self.grid:
-            raise ValueError(
-                "this kind of study needs 'rows' (a list of settings) or 'grid' (a product of values)"
+            raise Misplaced(
+                ("kind",),
+                "this kind of study needs 'rows' (a list of settings) or 'grid' (a product of values)",
             )
-        _refuse_unknown([*self.grid, *itertools.chain.from_iterable(self.rows)])
         return self
+
+    def _written(self) -> Iterator[tuple[Place, str, Any]]:
+        yield from super()._written()
+        for number, row in enumerate(self.rows):
+            yield from _in(("rows", number), row)
+        for key, values in self.grid.items():
+            yield from ((("grid", key, number), key, value) for number, value in enumerate(values))
 
     def settings(self, profile: str = "paper") -> list[Changes]:
         """The changes of each setting, without repeats: the rows, then the product."""
@@ -149,7 +177,9 @@ class EvaluateStudy(_Listed):
     @model_validator(mode="after")
     def _tries_inference(self) -> Self:
         if not set(self.varied()) & set(INFERENCE):
-            raise ValueError(f"a study of kind evaluate varies at least one of {', '.join(INFERENCE)}")
+            raise Misplaced(
+                ("kind",), f"a study of kind evaluate varies at least one of {', '.join(INFERENCE)}"
+            )
         return self
 
 
@@ -158,8 +188,8 @@ class SearchStudy(_Base):
 
     kind: Literal["search"]
     trials: int = Field(gt=0)
-    space: dict[str, Space] = Field(min_length=1)
-    first: tuple[Changes, ...] = ()
+    space: dict[Key, Space] = Field(min_length=1)
+    first: tuple[Settings, ...] = ()
     prune: Pruning | None = None
     minimise: Literal["perf/ms_per_image"] | None = Field(
         None, description="a second objective, traded against the metric: time of inference"
@@ -169,13 +199,26 @@ class SearchStudy(_Base):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        _refuse_unknown([*self.space, *(self.confirm.against if self.confirm else ())])
-        for point in self.first:
+        for number, point in enumerate(self.first):
             if set(point) != set(self.space):
-                raise ValueError(f"each point of 'first' gives exactly {', '.join(self.space)}; got {point}")
+                raise Misplaced(
+                    ("first", number),
+                    f"each point of 'first' gives exactly {', '.join(self.space)}; got {point}",
+                )
         if self.minimise and self.prune:
-            raise ValueError("'prune' compares one metric; with 'minimise' there are two: leave one out")
+            raise Misplaced(
+                ("prune",), "'prune' compares one metric; with 'minimise' there are two: leave one out"
+            )
         return self
+
+    def _written(self) -> Iterator[tuple[Place, str, Any]]:
+        yield from super()._written()
+        for key, space in self.space.items():
+            yield from ((("space", key), key, value) for value in space.ends())
+        for number, point in enumerate(self.first):
+            yield from _in(("first", number), point)
+        if self.confirm is not None:
+            yield from _in(("confirm", "against"), self.confirm.against)
 
     def count(self, profile: str) -> int:
         """How many trials it chooses, and how many confirm the best."""
@@ -230,44 +273,33 @@ def parse(text: str, origin: str) -> Study:
         StudyError: naming ``origin``, the line and the key.
     """
     try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         tree = yaml.safe_load(text)
-        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         raise StudyError(f"{origin}{where}: not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(tree, dict):
         raise StudyError(f"{origin}: a study file is a mapping with title, kind, ...; see studies/catalog")
+    lines: dict[tuple[str, ...], int] = {}
+    for place, line in lines_of(node):
+        if place in lines:
+            raise StudyError(f"{origin}:{line}: {'.'.join(place)}: is in line {lines[place]} already")
+        lines[place] = line
     try:
         return _ADAPTER.validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        # A union's location starts with the chosen kind, which is no key of the file.
-        place = tuple(first["loc"][1:])
-        while place and place not in lines:
-            place = place[:-1]
-        key = ".".join(str(part) for part in first["loc"][1:]) or "kind"
+        # A union's location starts with the chosen kind, and a key's ends with "[key]": no keys of the file.
+        found = tuple(str(part) for part in first["loc"][1:] if part != "[key]")
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, Misplaced):
+            found = tuple(map(str, cause.place))
+        found = found or ("kind",)
+        known = [lines[found[:end]] for end in range(1, len(found) + 1) if found[:end] in lines]
         message = first["msg"].removeprefix("Value error, ")
-        raise StudyError(f"{origin}:{lines.get(place, 1)}: {key}: {message}") from None
+        raise StudyError(f"{origin}:{known[-1] if known else 1}: {'.'.join(found)}: {message}") from None
 
 
-def _lines(
-    node: yaml.Node | None, place: tuple[str | int, ...] = ()
-) -> Iterator[tuple[tuple[Any, ...], int]]:
-    """Yield the place of every key and list item of a YAML document, and its line."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*place, key.value), key.start_mark.line + 1
-            yield from _lines(value, (*place, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*place, index), value.start_mark.line + 1
-            yield from _lines(value, (*place, index))
-
-
-def _refuse_unknown(keys: Iterable[str]) -> None:
-    try:
-        # Values are checked later, in the whole configuration that they become part of.
-        parse_assignments([f"{key}=null" for key in keys])
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
+def _in(place: Place, changes: Changes) -> Iterator[tuple[Place, str, Any]]:
+    yield from (((*place, key), key, value) for key, value in changes.items())

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drcnn.data.annotations import Annotations
-from drcnn.data.prepare import PreparedData
 from studies.remote_data import RemoteFolder, fetch
 from studies.storage import Storage
 from studies.trials import Trial
+
+if TYPE_CHECKING:
+    from drcnn.data.prepare import PreparedData
 
 __all__ = ["Supplies", "unreadable"]
 

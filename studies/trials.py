@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from drcnn import presets
 from drcnn.config import Config, ConfigError, DataConfig
+from drcnn.recipes import recipe
 from studies.naming import telling, trial_name
 from studies.outcomes import Outcome, clear_verdict, outcome, write_verdict
+from studies.settings import multiplied
 from studies.study import INFERENCE, Changes, EvaluateStudy, SearchStudy, Study
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ __all__ = [
     "search_points",
     "write_verdict",
 ]
+
+logger = logging.getLogger(__name__)
 
 # Settings whose values may be names that bring others.
 NAMED = ("detector.variant", "training.schedule")
@@ -95,7 +100,7 @@ class Plan:
 
     def on_profile(self, changes: Mapping[str, Any]) -> Changes:
         """The settings that stand for these on this profile."""
-        return self.study.on(self.profile, changes)
+        return multiplied(self.study.on(self.profile, changes), self.base)
 
     def config(self, changes: Mapping[str, Any], seed: int) -> Config:
         """The whole configuration of one setting.
@@ -103,9 +108,12 @@ class Plan:
         Raises:
             ConfigError: a value is not allowed.
         """
-        brought = presets.expand(self.on_profile(changes))
-        # The names themselves are in the base: again here, they would undo the study's own settings.
-        fixed = {key: value for key, value in self.fixed.items() if key not in NAMED}
+        own = self.on_profile(changes)
+        brought = presets.expand(own)
+        # The names themselves are in the base: again here, they would undo the study's own settings. And
+        # weights that were given fit no backbone that stands for another and starts from scratch.
+        kept = {*NAMED, *({"detector.weights"} & own.keys())}
+        fixed = {key: value for key, value in self.fixed.items() if key not in kept}
         return self.base.with_changes({**brought, **fixed, "seed": seed})
 
     def trial(self, changes: Mapping[str, Any], seed: int, shown: Sequence[str] | None = None) -> Trial:
@@ -124,6 +132,7 @@ class Plan:
         if not isinstance(self.study, EvaluateStudy):
             return trial
         trained = {key: value for key, value in changes.items() if key not in INFERENCE}
+        trained = {**self._inference_of_training(), **trained}
         model = self._trained(self.config(trained, seed), [key for key in shown if key not in INFERENCE])
         if model.id == trial.id:
             return trial
@@ -150,6 +159,17 @@ class Plan:
             flats = [dict(self.config({key: value}, 1).flat()) for value in space.choices]
             keys.extend(telling([key], flats) if flats else [key])
         return list(dict.fromkeys(keys))
+
+    def _inference_of_training(self) -> Changes:
+        """The recipe's settings of inference where the study's base has its own.
+
+        A trained detector does not depend on them, so another study may have trained it already.
+        """
+        named = [key for key in self.on_profile(self.study.base) if key in INFERENCE]
+        if not named:
+            return {}
+        usual = dict(Config().with_changes(recipe(self.profile, self.base.data.source)).flat())
+        return {key: usual[key] for key in named}
 
     def _trained(self, config: Config, shown: Sequence[str]) -> Trial:
         settings = dict(config.flat())
@@ -182,7 +202,15 @@ def expand(plan: Plan, seeds: int | None = None) -> list[Trial]:
         for replicate in range(seeds or plan.study.replicates):
             with _naming(plan, f"setting {setting}"):
                 trials.append(plan.trial(setting, first + replicate, shown))
-    return list({trial.id: trial for trial in trials}.values())
+    found = list({trial.id: trial for trial in trials}.values())
+    if len(found) < len(trials):
+        logger.warning(
+            "%s: %d of %d trials are left out: what is fixed makes them equal to others",
+            plan.name,
+            len(trials) - len(found),
+            len(trials),
+        )
+    return found
 
 
 def models(trials: Sequence[Trial]) -> list[Trial]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from study_helpers import TINY, epoch
+from study_helpers import TINY, epoch, papers_data
 
 from drcnn.config import Config, DataConfig
 from drcnn.data.prepare import PreparedData
@@ -41,13 +41,20 @@ def output(tmp_path: Path, migrated: Path) -> Path:
 def make_plan(tmp_path: Path) -> Callable[..., Plan]:
     """Plans of a study (a name or YAML text) whose data need not exist."""
 
-    def make(study: str, fingerprint: str = "f" * 16, profile: str = "laptop", **changes: Any) -> Plan:
+    def make(
+        study: str,
+        fingerprint: str = "f" * 16,
+        profile: str = "laptop",
+        source: str | None = None,
+        **changes: Any,
+    ) -> Plan:
         name, found = (
             load(study) if "\n" not in study else ("mine", parse(textwrap.dedent(study), "mine.yaml"))
         )
-        small = TINY if profile == "laptop" else {}
-        base = Config().with_changes(recipe(profile, "digits" if profile == "laptop" else "coco:absent"))
+        source = source or ("digits" if profile == "laptop" else papers_data(name))
+        base = Config().with_changes(recipe(profile, source))
         fixed = {key.replace("__", "."): value for key, value in changes.items()}
+        small = TINY if source == "digits" else {}
         base = base.with_changes({**small, **found.on(profile, found.base), **fixed})
 
         def prepare(data: DataConfig) -> PreparedData:

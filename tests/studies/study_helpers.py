@@ -20,6 +20,12 @@ TINY: dict[str, Any] = {
 }
 
 
+def papers_data(study: str) -> str:
+    """A folder of the data that the paper has a study's tables of: COCO from Table VIII on, before it VOC."""
+    on_coco = study in {"pareto", "table_08", "table_09", "table_10", "table_11"}
+    return "coco:absent" if on_coco else "voc:absent"
+
+
 def epoch(number: int, value: float) -> dict[str, float]:
     """The metrics of one epoch."""
     aps = {"val/AP": value, "val/AP50": value + 0.1, "val/AP90": value / 2, "val/AP_large": float("nan")}

@@ -6,17 +6,22 @@ from collections.abc import Callable
 
 import pytest
 
+from studies.paper_tables import paper_rows, row_of
 from studies.study import EvaluateStudy, SearchStudy, load, shipped
 from studies.trials import Plan, Trial, expand, models, search_points
 
-PROFILES = ("laptop", "paper")
 LISTED = [name for name in shipped() if not isinstance(load(name)[1], SearchStudy)]
 
 
-@pytest.fixture(params=PROFILES)
+# A laptop's profile and the paper's, with whatever data they take; none: the paper's own.
+SETTINGS = (("laptop", "digits"), ("laptop", "voc:absent"), ("laptop", "coco:absent"), ("paper", None))
+
+
+@pytest.fixture(params=SETTINGS)
 def table(request: pytest.FixtureRequest, make_plan: Callable[..., Plan]) -> Callable[[int], list[Trial]]:
     """The trials of a table, on both profiles."""
-    return lambda number: expand(make_plan(f"table_{number:02}", profile=request.param))
+    profile, source = request.param
+    return lambda number: expand(make_plan(f"table_{number:02}", profile=profile, source=source))
 
 
 def shared(some: list[Trial], others: list[Trial]) -> list[str]:
@@ -34,31 +39,82 @@ def test_rows_that_tables_share_are_one_trial(table: Callable[[int], list[Trial]
     assert len(shared(table(11), table(8))) == 4
 
 
-def test_on_a_laptop_the_tables_on_coco_share_those_on_voc(make_plan: Callable[..., Plan]) -> None:
-    voc, coco = (expand(make_plan(f"table_{number:02}")) for number in (7, 8))
+@pytest.mark.parametrize("source", ["digits", "voc:absent"])
+def test_on_a_laptop_the_tables_on_coco_share_those_on_voc(
+    source: str, make_plan: Callable[..., Plan]
+) -> None:
+    voc, coco = (expand(make_plan(f"table_{number:02}", source=source)) for number in (7, 8))
     assert len(shared(voc, coco)) == 6
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("source", ["digits", "voc:absent"])
+def test_full_heads_of_the_search_for_speed_are_those_of_the_tables(
+    source: str, make_plan: Callable[..., Plan]
+) -> None:
+    plan = make_plan("pareto", source=source)
+    assert isinstance(plan.study, SearchStudy)
+    full = [plan.trial({**point, "detector.fc_width": 1024}, 1) for point in plan.study.first]
+    tables = [trial for name in ("table_07", "table_11") for trial in expand(make_plan(name, source=source))]
+    assert len(shared(full, tables)) == 2
+    widths = [
+        plan.trial({**plan.study.first[0], "detector.fc_width": width}, 1).config.detector.fc_width
+        for width in (1024, 512, 256)
+    ]
+    assert widths[0] == plan.base.detector.fc_width == 2 * widths[1] == 4 * widths[2]
+
+
+@pytest.mark.parametrize(("profile", "source"), SETTINGS)
+def test_cascade_rcnn_trains_on_twice_the_proposals(
+    profile: str, source: str | None, make_plan: Callable[..., Plan]
+) -> None:
+    plan = make_plan("table_10", profile=profile, source=source)
+    found = {t.config.detector.variant: t.config.detector.rpn_post_nms_train for t in models(expand(plan))}
+    assert found["cascade_rcnn"] == 2 * found["decoupled_cascade_cls"]
+
+
+def test_on_photographs_the_papers_rows_are_found_again(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan("table_10", source="voc:absent")
+    rows = paper_rows(plan.study.paper, plan.on_profile)
+    assert len({id(row_of(rows, trial.config)) for trial in expand(plan)} - {id(None)}) == len(rows) == 12
+
+
+@pytest.mark.parametrize(("profile", "source"), SETTINGS)
 @pytest.mark.parametrize("name", LISTED)
-def test_names_tell_trials_apart(name: str, profile: str, make_plan: Callable[..., Plan]) -> None:
-    trials = expand(make_plan(name, profile=profile))
+def test_names_tell_trials_apart(
+    name: str, profile: str, source: str | None, make_plan: Callable[..., Plan]
+) -> None:
+    trials = expand(make_plan(name, profile=profile, source=source))
     assert len({trial.name for trial in trials}) == len({trial.id for trial in trials}) == len(trials)
     assert len({tuple(trial.varied.values()) for trial in trials}) == len(trials)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(("profile", "source"), SETTINGS)
 @pytest.mark.parametrize("name", [name for name in shipped() if name not in LISTED])
-def test_every_end_of_a_space_is_allowed(name: str, profile: str, make_plan: Callable[..., Plan]) -> None:
-    assert len(search_points(make_plan(name, profile=profile))) > 5
+def test_every_end_of_a_space_is_allowed(
+    name: str, profile: str, source: str | None, make_plan: Callable[..., Plan]
+) -> None:
+    assert len(search_points(make_plan(name, profile=profile, source=source))) > 5
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("number", range(1, 8))
+def test_the_papers_tables_on_voc_are_built_as_such(number: int, make_plan: Callable[..., Plan]) -> None:
+    for trial in expand(make_plan(f"table_{number:02}", profile="paper")):
+        assert trial.config.evaluation.metric == "voc07"
+        assert trial.config.data.val_split == "test"
+        assert trial.config.training.lr == 0.005
+
+
+@pytest.mark.parametrize(("profile", "source"), SETTINGS)
 @pytest.mark.parametrize(("name", "trained", "evaluated"), [("table_09", 5, 6), ("table_10", 2, 12)])
 def test_evaluations_share_their_detectors(
-    name: str, trained: int, evaluated: int, profile: str, make_plan: Callable[..., Plan]
+    name: str,
+    trained: int,
+    evaluated: int,
+    profile: str,
+    source: str | None,
+    make_plan: Callable[..., Plan],
 ) -> None:
-    plan = make_plan(name, profile=profile)
+    plan = make_plan(name, profile=profile, source=source)
     assert isinstance(plan.study, EvaluateStudy)
     trials = expand(plan)
     assert (len(models(trials)), len(trials)) == (trained, evaluated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -100,15 +101,14 @@ def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Tri
     found = estimate(wanted, output, partial(measure_pace, device="cpu"))
     assert all(0 < seconds < 600 for seconds in found.seconds.values())
     assert found.sources == ("finished trials of this output folder", "a few steps measured now")
+    last = outcome(model.folder).metrics
+    assert last["perf/workers"] == 1
+    epoch = 8 / last["perf/images_per_s"] + last["perf/eval_seconds"]
+    assert found.seconds["0"] == pytest.approx(2 * epoch)
 
 
-def test_an_evaluation_fails_with_its_detector(
-    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    trial = expand(make_plan(STUDY))[1]
-    for table in (trial.data.train, trial.data.val):
-        Path(table).touch()
+def test_an_evaluation_fails_with_its_detector(make_plan: Callable[..., Plan], trials: list[Trial]) -> None:
+    trial = replace(expand(make_plan(STUDY))[1], data=trials[0].data)
     assert trial.model is not None
     write_verdict(trial.model.folder, "failed", "TrainingDiverged: so it is")
     train_here({"trial": trial, "options": {}, "timed": False, "supplies": Supplies(SharedFolder())})
@@ -128,3 +128,8 @@ def test_an_evaluation_with_the_detectors_own_settings_is_its_training(
     assert trials[0].model is None
     assert {trial.model.id for trial in trials if trial.model} == {trials[0].id}
     assert models(trials) == []
+
+
+def test_a_part_of_a_gpu_is_recorded_as_such() -> None:
+    assert RunOptions(device="cuda", gpu_share=0.25).gpus == 0.25
+    assert RunOptions(device="cpu", gpu_share=0.25).gpus == 0

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from drcnn.config import Config, DataConfig
 from drcnn.data.annotations import Annotations, Record
 from drcnn.data.prepare import PreparedData
 from drcnn.recipes import recipe
+from studies import samples
+from studies.evidence import gather
 from studies.precision import score_split
 from studies.report import write_report
 from studies.report_command import keep_request
@@ -181,7 +184,61 @@ def test_the_papers_table_is_beside_ours(planned: Callable[..., Plan], annotatio
     # The paper's AP50 changes by -0.3: within what the same setting differs by there.
     assert "the paper has about none" in text
     assert "| `detector.backbone` | resnet101 | mobilenet_v2 |" in text
+    assert "| setting | difference | 95 % interval, uncorrected | p, corrected | verdict |" in text
     assert (plan.folder / "changes_table_iii.png").exists()
+
+
+def test_both_of_the_papers_best_are_told(planned: Callable[..., Plan], annotations: Annotations) -> None:
+    plan = planned("table_02")
+    trials = expand(plan, 1)
+    for number, trial in enumerate(trials):
+        finish(trial, annotations, blur=1.0 + number)
+    text = write(plan, trials)
+    assert "In Table II, fpn_unshared and decoupled are the paper's best (AP 55.0 each there)" in text
+    assert "The paper's best of these settings are fpn_unshared and decoupled (AP 55.0 each)" in text
+    assert "Here the higher of them, fpn_unshared, is number 2 of 4" in text
+    assert "From fpn to fpn_unshared, the paper's best" in text
+    assert "From fpn to decoupled, the paper's best" in text
+
+
+def test_the_papers_times_are_beside_ours(planned: Callable[..., Plan], annotations: Annotations) -> None:
+    plan = planned("table_11")
+    trials = expand(plan, 1)
+    for trial in trials:
+        finish(trial, annotations, blur=2.0)
+    (trials[0].folder / "latency.json").write_text(json.dumps({"perf/ms_per_image": 31.0}))
+    text = write(plan, trials)
+    assert "| setting | seeds | AP | s/image |" in text
+    assert "| 0.031 (paper 0.125) |" in text
+    assert "| – (paper 0.625) |" in text
+    assert "the paper's on its TITAN X" in text
+
+
+def test_ways_to_test_the_same_detectors_are_paired(
+    planned: Callable[..., Plan], annotations: Annotations
+) -> None:
+    """Each of three very different detectors is better after its second stage."""
+    plan = planned("table_10")
+    trials = [
+        plan.trial({"detector.variant": "cascade_rcnn", "detector.test_stage": stage}, seed)
+        for stage in (1, 2)
+        for seed in (1, 2, 3)
+    ]
+    for trial in trials:
+        blur = 1.0 + trial.config.seed - 0.4 * (trial.config.detector.test_stage == 2)
+        finish(trial, annotations, blur)
+    settings = gather(trials)
+    assert [[each.training for each in setting.replicates] for setting in settings] == [
+        [trial.model.id for trial in trials[:3] if trial.model]
+    ] * 2
+    (found,) = winner({setting.name: setting.replicates for setting in settings})
+    assert found.shown
+    apart = {
+        name: [replace(each, training="") for each in setting.replicates]
+        for name, setting in zip("ab", settings, strict=True)
+    }
+    assert not winner(apart)[0].shown
+    assert "are compared detector by detector" in write(plan, trials)
 
 
 def test_the_command_is_the_launchs(planned: Callable[..., Plan], annotations: Annotations) -> None:
@@ -277,12 +334,42 @@ def test_a_search_shows_its_history_front_and_confirmation(searched: tuple[Plan,
         assert f"({name}.png)" in text
         assert (plan.folder / f"{name}.png").stat().st_size > 1000
     assert "the front has 3 trials" in text
+    assert "**The front has 3 of 5 finished trials**" in text
+    assert text.index("**The front has 3") < text.index("is the best setting**")
+    page = (plan.folder / "report.html").read_text(encoding="utf-8")
+    assert '<p class="lead"><strong>The front has 3' in page
     assert "Optuna's TPE chose 6 of 8 trials over NMS_reg, stages; 1 were cut early" in text
     # The confirmation's two settings are compared, without the search's own lucky runs.
     assert "NMS_reg=0.85 stages=3 is the best setting" in text
     assert "trained with 2 seeds" in text
     assert "is the best" in text
     assert "| nms_reg=0.65 stages=3 seed=1 | cut early |" in text
+
+
+def test_objects_are_named_and_those_not_drawn_are_told(
+    planned: Callable[..., Plan], annotations: Annotations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All objects are found; a third of them with a score too low to be drawn."""
+    plan = planned(MINE)
+    trials = expand(plan, 1)
+    for trial in trials:
+        finish(trial, annotations, blur=0.1)
+        table = pq.read_table(trial.folder / "detections.parquet").slice(0, 3 * IMAGES)
+        scores = np.tile([0.9, 0.8, 0.2], IMAGES).astype(np.float32)
+        table = table.set_column(table.column_names.index("score"), "score", pa.array(scores))
+        pq.write_table(table, trial.folder / "detections.parquet")
+    names: list[tuple[str, bool]] = []
+    draw = samples._name
+    monkeypatch.setattr(
+        samples,
+        "_name",
+        lambda *given, is_below=False: names.append((given[1], is_below)) or draw(*given, is_below=is_below),
+    )
+    text = write(plan, trials)
+    assert ": 2 of 3 objects found, 0 wrong; with weaker detections too, AP " in text
+    assert {name for name, is_below in names if is_below} == {"cat", "dog"}
+    assert sum(is_below for _, is_below in names) == 8 * 3
+    assert sum(not is_below for _, is_below in names) == 8 * 2
 
 
 class _Links(html.parser.HTMLParser):

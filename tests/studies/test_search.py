@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -9,6 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from studies.outcomes import write_latency
 from studies.search import StudySearch, scheduler
+from studies.search_record import so_far
 from studies.trials import Plan, Trial, check_search, write_verdict
 
 SEARCH = """\
@@ -168,3 +171,125 @@ def test_the_record_names_the_best_and_what_mattered(
     assert record["best"] == [record["history"][1]["trial_id"]]
     assert set(record["importances"]) == {"detector.nms_reg", "detector.stages"}
     assert sum(record["importances"].values()) == pytest.approx(1)
+
+
+def test_a_search_whose_figure_is_missing_ends(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key")
+
+    def end(tune_id: str) -> None:
+        folder = ask(search, tune_id).folder
+        finish(folder, [0.1])
+        record = json.loads((folder / "result.json").read_text())
+        del record["history"][-1]["val/AP"]
+        (folder / "result.json").write_text(json.dumps(record))
+        search.on_trial_complete(tune_id, {})
+
+    for number, tune_id in enumerate("abcd"):
+        assert search.left() == 4 - number
+        end(tune_id)
+    assert search.suggest("e") == "FINISHED"
+    again = StudySearch(plan, "key")
+    assert again.left() == 0
+    assert states(plan) == ["FAIL"] * 4, "none is asked for again"
+
+
+MIXED = """\
+title: t
+kind: search
+trials: 8
+space:
+  detector.variant: {choices: [decoupled, cascade_rcnn, fpn]}
+  detector.stages: {low: 1, high: 4}
+"""
+
+
+def test_values_that_do_not_go_together_are_left_out_and_told_once(
+    make_plan: Callable[..., Plan], finish: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = make_plan(MIXED)
+    check_search(plan)
+    search = StudySearch(plan, "key")
+    found = []
+    # decoupled has four stages, cascade_rcnn three, fpn one: eight of the twelve points are allowed.
+    for number in range(8):
+        suggested = search.suggest(str(number))
+        if not isinstance(suggested, dict):
+            break
+        found.append(suggested["trial"])
+        finish(found[-1].folder, [0.1 * number])
+        search.on_trial_complete(str(number), {})
+    assert len({trial.id for trial in found}) == len(found) > 4
+    told = [record.getMessage() for record in caplog.records]
+    assert told
+    assert len(set(told)) == len(told) <= 4
+    assert all("leaves out" in each and "detector.stages" in each for each in told)
+    assert "FAIL" in states(plan)
+    before = states(plan)
+    caplog.clear()
+    again = StudySearch(plan, "key")
+    assert states(plan) == before, "nothing that cannot be is asked for again"
+    assert not caplog.records
+    assert [trial.id for trial in again.trials()] == [trial.id for trial in found]
+
+
+def test_a_space_of_nothing_but_such_values_comes_to_an_end(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(MIXED)
+    search = StudySearch(plan, "key")
+    search._make = lambda params: None  # type: ignore[method-assign]
+    assert search.suggest("a") == "FINISHED"
+    assert set(states(plan)) == {"FAIL"}
+
+
+def test_a_fractional_step_between_whole_ends(make_plan: Callable[..., Plan]) -> None:
+    space = "space: {detector.lambda_reg: {low: 0, high: 1, step: 0.25}}"
+    search = StudySearch(make_plan(f"title: t\nkind: search\ntrials: 5\n{space}\n"), "key")
+    values = {ask(search, tune_id).config.detector.lambda_reg for tune_id in "abcde"}
+    assert values == {0, 0.25, 0.5, 0.75, 1}
+
+
+def test_a_look_at_a_search_changes_nothing(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    first = plan.trial({"detector.nms_reg": 0.7, "detector.stages": 3}, 1)
+    assert [[trial.id for trial in each] for each in so_far(plan, "key")] == [[], [first.id]]
+    assert not plan.folder.exists()
+    search = StudySearch(plan, "key")
+    running, ended = ask(search, "a"), ask(search, "b")
+    finish(ended.folder, [0.1, 0.4])
+    search.on_trial_complete("b", {"val/AP": 0.4})
+    before = (plan.folder / "optuna.db").read_bytes()
+    assert [[trial.id for trial in each] for each in so_far(plan, "key")] == [[ended.id], [running.id]]
+    assert so_far(plan, "other")[0] == []
+    assert (plan.folder / "optuna.db").read_bytes() == before
+
+
+def test_a_trial_that_another_node_finished_is_fetched_before_optuna_is_told(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    elsewhere = {}
+
+    def fetch(folder: Path) -> None:
+        finish(folder, elsewhere.pop(folder))
+
+    search = StudySearch(plan, "key", fetch)
+    trial = ask(search, "a")
+    elsewhere[trial.folder] = [0.1, 0.4]
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    assert states(plan)[0] == "COMPLETE"
+    assert search.record()["best"] == [trial.id]
+
+
+def test_what_cannot_be_fetched_is_not_called_cut(make_plan: Callable[..., Plan]) -> None:
+    def fetch(folder: Path) -> None:
+        raise OSError("the store is away")
+
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key", fetch)
+    ask(search, "a")
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    assert states(plan)[0] == "FAIL"

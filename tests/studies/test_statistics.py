@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,8 @@ def test_kendall_by_hand() -> None:
     assert kendall([1, 2, 3], [3, 2, 1]).tau == -1
     # 4 pairs agree, 1 is tied in each list: tau-b = 4 / 5.
     assert kendall([1, 2, 2, 4], [1, 2, 3, 3]).tau == pytest.approx(4 / 5)
+    # Four have 24 orders: one is theirs, one the reverse.
+    assert kendall([1, 3, 2, 4], [1, 2, 3, 4]).least == pytest.approx(2 / 24)
     assert math.isnan(kendall([1, 1, 1], [1, 2, 3]).tau)
     assert math.isnan(kendall([1], [1]).p)
     with pytest.raises(ValueError, match=r"2 of our figures.*3 of theirs"):
@@ -147,6 +150,65 @@ def test_settings_may_have_different_numbers_of_seeds() -> None:
     assert (found.high - found.low) / 2 == pytest.approx(4.302653 * 0.02 * math.sqrt(1 + 1 / 3))
 
 
+def retested(
+    rng: np.random.Generator, seeds: int, shift: float, by_seed: float
+) -> tuple[list[Replicate], list[Replicate]]:
+    """Detectors that were tested in two ways: the first is better by ``shift``, and varies by ``by_seed``."""
+    settings: tuple[list[Replicate], list[Replicate]] = ([], [])
+    common = 0.005 * rng.normal(size=(2, 201))
+    for seed in range(seeds):
+        level = 0.4 + 0.03 * rng.normal() + 0.02 * rng.normal(size=201)
+        for number, setting in enumerate(settings):
+            better = shift + by_seed * rng.normal() if number == 0 else 0.0
+            luck = level + common[number] + 0.003 * rng.normal(size=201)
+            setting.append(
+                Replicate(IMAGES, 0, {"AP": luck[0] + better}, {"AP": luck[1:] + better}, f"training {seed}")
+            )
+    return settings
+
+
+@pytest.mark.parametrize("by_seed", [0.0, 0.01], ids=["alike for all", "varies by detector"])
+@pytest.mark.parametrize("shift", [0.0, 0.03], ids=["equal", "shifted"])
+def test_two_ways_to_test_the_same_detectors_are_paired(shift: float, by_seed: float) -> None:
+    rng = np.random.default_rng(0)
+    held, shown, pairs = 0, 0, 400
+    for _ in range(pairs):
+        a, b = retested(rng, 3, shift, by_seed)
+        found = compare_with("b", {"b": b, "a": a[::-1]})[0].difference
+        held += found.low <= shift <= found.high
+        shown += found.p < 0.05
+    assert 0.92 <= held / pairs <= 0.985
+    # The detectors' own levels differ by 3 AP: unpaired, 30 % would be shown.
+    assert shown / pairs > 0.7 if shift else shown / pairs < 0.08
+
+
+def test_only_the_very_same_detectors_are_paired() -> None:
+    def tested(shift: float, *trainings: str) -> list[Replicate]:
+        levels = zip((0.40, 0.43, 0.46), trainings, strict=False)
+        return [
+            replace(replicate(level + shift, 0.002, 9 + int(100 * shift)), training=training)
+            for level, training in levels
+        ]
+
+    a, b = tested(0.02, "x", "y", "z"), tested(0.0, "x", "y", "z")
+    assert paired_bootstrap(a, b)["AP"].p < 0.001
+    for other in (tested(0.0, "x", "y"), tested(0.0, "x", "y", "u"), tested(0.0, "", "", "")):
+        assert paired_bootstrap(a, other)["AP"].p > 0.2
+    # One detector: about it, as ever.
+    one = paired_bootstrap(a[:1], b[:1])["AP"]
+    assert one == paired_bootstrap([replace(a[0], training="")], b[:1])["AP"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_test_image_says_nothing_of_others(seeds: int) -> None:
+    a, b = ([replicate(value, 0.0, 1, images=1)] * seeds for value in (0.5, 0.4))
+    found = paired_bootstrap(a, b)["AP"]
+    assert (found.value, found.p) == (pytest.approx(0.1), 1)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert "+10.0 AP (one test image gives no interval; p = 1.00)" in winner({"a": a, "b": b})[0].sentence
+
+
 def test_detectors_resampled_otherwise_are_refused() -> None:
     with pytest.raises(ValueError, match="resampled on the same images"):
         paired_bootstrap([replicate(0.5, 0.1, 1)], [replicate(0.5, 0.1, 1, images=7)])
@@ -165,7 +227,7 @@ def test_the_reference_is_compared_with_all_others_and_corrected() -> None:
     assert [each.p_holm for each in found] == holm([each.difference.p for each in found])
     assert found[0].shown
     assert found[0].sentence.startswith(
-        "0.8 is better than 0.7 by 3.0 AP (95 % interval +1.0 to +5.0; p = 0.00"
+        "0.8 is better than 0.7 by 3.0 AP (95 % interval +1.0 to +5.0 by itself; p = 0.00"
     )
     assert found[0].sentence.endswith("after correction for 2 comparisons).")
 
@@ -182,7 +244,25 @@ def test_the_winner_is_named_only_against_all_rivals() -> None:
         ("b", "a", True),
     ]
     assert found[0].sentence.startswith("No difference shown between b and c: +1.0 AP50 (95 % interval -1.")
+    assert [each.comparisons for each in found] == [3, 3]  # with that of the two rivals
     assert winner({"a": settings["a"]}) == []
+
+
+@pytest.mark.parametrize(("seeds", "by_images"), [(1, 0.02), (3, 0.005)])
+def test_of_equal_settings_none_is_named_better_than_any(seeds: int, by_images: float) -> None:
+    """The highest of eight equals is lucky: corrected for 7 comparisons, 15 % and 9 % would beat another."""
+    rng = np.random.default_rng(0)
+    tables, false = 300, 0
+    for _ in range(tables):
+        settings = {str(n): [equal(rng, by_images) for _ in range(seeds)] for n in range(8)}
+        false += any(each.shown for each in winner(settings))
+    assert false / tables <= 0.06
+
+
+def equal(rng: np.random.Generator, by_images: float) -> Replicate:
+    """A detector as good as all others, but for its luck; how much of that lies in the images is known."""
+    whole = 0.4 + 0.02 * rng.normal()
+    return Replicate(IMAGES, 0, {"AP": whole}, {"AP": whole + by_images * rng.normal(size=200)})
 
 
 def test_a_difference_lost_to_correction_is_not_shown() -> None:
@@ -190,7 +270,7 @@ def test_a_difference_lost_to_correction_is_not_shown() -> None:
     assert not found.shown
     assert found.sentence == (
         "No difference shown between a and b: +2.0 AP "
-        "(95 % interval +0.1 to +3.9; p = 0.20 after correction for 5 comparisons)."
+        "(95 % interval +0.1 to +3.9 by itself; p = 0.20 after correction for 5 comparisons)."
     )
     worse = Comparison("a", "b", "AP", Difference(-0.02, -0.03, -0.01, 0.0001), 0.0001, 1)
     assert worse.sentence == "a is worse than b by 2.0 AP (95 % interval -3.0 to -1.0; p < 0.001)."

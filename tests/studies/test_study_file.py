@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from studies.study import GridStudy, SearchStudy, StudyError, load, parse, shipped
+from drcnn.config import Config
+from studies.precision import METRICS as MEASURED
+from studies.settings import multiplied
+from studies.study import METRICS, GridStudy, SearchStudy, StudyError, load, parse, shipped
 
 GRID = "title: t\nkind: grid\n"
 SEARCH = "title: t\nkind: search\ntrials: 3\n"
@@ -53,19 +56,60 @@ def test_a_product_is_appended_to_the_rows_without_repeats() -> None:
         ("title: [", ["mine.yaml:1", "not YAML"]),
         ("- 1", ["mine.yaml", "mapping"]),
         ("title: t\nkind: gird\n", ["mine.yaml", "grid"]),
-        (GRID, ["rows", "grid"]),
+        ("title: t\nkind: gird\n", ["mine.yaml:2: kind"]),
+        (GRID, ["mine.yaml:2: kind", "rows", "grid"]),
         (GRID + "rows: []\nmetrics: val/AP\n", ["mine.yaml:4", "metrics"]),
-        (GRID + "base: {}\ngrid: {detector.nms_rg: [0.7]}\n", ["nms_rg", "did you mean", "nms_reg"]),
+        (
+            GRID + "base: {}\ngrid:\n  detector.nms_rg: [0.7]\n",
+            ["mine.yaml:5: grid.detector.nms_rg", "did you mean 'detector.nms_reg'"],
+        ),
+        (
+            GRID + "rows:\n  - {detector.nms_reg: 0.7}\n  - {detector.nms_rg: 0.7}\n",
+            ["mine.yaml:5: rows.1.detector.nms_rg", "did you mean"],
+        ),
+        (GRID + "grid: {seed: [1]}\nbase:\n  detector.foo: 1\n", ["mine.yaml:5: base.detector.foo"]),
+        (GRID + "rows: [{seed: 1}]\nrows: [{seed: 2}]\n", ["mine.yaml:4: rows", "line 3"]),
+        (GRID + "rows:\n  - {seed: 1, seed: 2}\n", ["mine.yaml:4: rows.0.seed", "line 4"]),
+        (GRID + "grid:\n  detector.nms_reg: [0.7, 1.7]\n", ["mine.yaml:4: grid.detector.nms_reg.1", "1.7"]),
+        (
+            GRID + "rows:\n  - &a {detector.nms_reg: 0.7}\n  - {<<: *a, detector.stages: 9}\n",
+            ["mine.yaml:5: rows.1.detector.stages", "9"],
+        ),
+        (
+            GRID + "grid: {seed: [1]}\nbase:\n  detector.backbone: resnet52\n",
+            ["mine.yaml:5: base.detector.backbone", "resnet50"],
+        ),
+        (GRID + "grid: {detector.backbone: [2x]}\n", ["mine.yaml:3: grid.detector.backbone.0", "'2x'"]),
+        (GRID + "grid: {seed: [1]}\nmetric: val/AP_75\n", ["mine.yaml:4: metric", "val/AP75"]),
+        (GRID + "grid: {seed: [1]}\nmetric: val/AP_small\n", ["mine.yaml:4: metric", "val/AP, val/AP50"]),
+        (
+            SEARCH + "space:\n  detector.lambda_reg: {low: 0, high: 1, step: 2}\n",
+            ["mine.yaml:5: space.detector.lambda_reg", "step 2"],
+        ),
+        (
+            SEARCH + "space:\n  detector.stages: {low: 1, high: 4, step: 0.5}\n",
+            ["mine.yaml:5: space.detector.stages", "1.5"],
+        ),
+        (SEARCH + "space: {detector.stages: {low: 1.0, high: 4.0}}\n", ["detector.stages", "2.5"]),
+        (SEARCH + "space: {seed: {low: 1, choices: [1, 2]}}\n", ["mine.yaml:4: space.seed", "'choices'"]),
+        (SEARCH + "space: {seed: {low: 1, high: .inf}}\n", ["mine.yaml:4: space.seed", "finite"]),
         (GRID + "grid:\n  detector.nms_reg: []\n", ["mine.yaml:4", "detector.nms_reg"]),
         (SEARCH + "space: {detector.stages: {low: 4, high: 1}}\n", ["mine.yaml:4", "low 4"]),
         (SEARCH + "space: {detector.stages: {low: 1}}\n", ["mine.yaml:4", "'high'"]),
         (SEARCH + "space: {detector.stages: {low: 0, high: 4, log: true}}\n", ["log"]),
-        (SEARCH + "space: {seed: {low: 1, high: 4}}\nfirst: [{detector.stages: 1}]\n", ["first", "seed"]),
+        (
+            SEARCH + "space: {seed: {low: 1, high: 4}}\nfirst:\n  - {detector.stages: 1}\n",
+            ["mine.yaml:6: first.0", "seed"],
+        ),
+        (
+            SEARCH + "space: {seed: {low: 1, high: 4}}\nconfirm:\n  against: {detector.stage: 1}\n",
+            ["mine.yaml:6: confirm.against.detector.stage", "detector.stages"],
+        ),
         (EVALUATE + "rows: [{detector.stages: 1}]\n", ["evaluate", "detector.nms_test"]),
         (GRID + "replicates: 0\ngrid: {seed: [1]}\n", ["mine.yaml:3", "replicates"]),
         (
-            GRID + "grid: {seed: [1]}\nlaptop:\n  detector.stages: {2: {detector.stage: 1}}\n",
-            ["detector.stage'", "detector.stages"],
+            GRID + "grid: {seed: [1]}\nlaptop:\n  detector.stages:\n    2: {detector.stage: 1}\n",
+            ["mine.yaml:6: laptop", "detector.stage'", "detector.stages"],
         ),
         (
             SEARCH + "space: {seed: {low: 1, high: 4}}\nminimise: perf/ms_per_image\nprune: {}\n",
@@ -115,3 +159,33 @@ def test_every_shipped_study_says_what_it_answers(name: str) -> None:
     assert study.answers
     if name.startswith("table_"):
         assert [table.table for table in study.paper] == [f"{name}.csv"]
+
+
+def test_a_study_is_judged_by_what_the_statistics_know() -> None:
+    assert [f"val/{name}" for name in MEASURED] == list(METRICS)
+
+
+def test_a_merged_row_may_say_again_what_it_takes_over() -> None:
+    text = GRID + "rows:\n  - &a {seed: 1, detector.stages: 2}\n  - {<<: *a, detector.stages: 3}\n"
+    study = parse(text, "mine.yaml")
+    assert isinstance(study, GridStudy)
+    assert study.rows[1] == {"seed": 1, "detector.stages": 3}
+
+
+def test_a_range_is_of_whole_numbers_if_its_step_is_one_too() -> None:
+    space = {"low: 0, high: 4": True, "low: 0, high: 4, step: 2": True, "low: 0, high: 1, step: 0.25": False}
+    for written, is_whole in space.items():
+        study = parse(SEARCH + f"space: {{detector.lambda_reg: {{{written}}}}}\n", "mine.yaml")
+        assert isinstance(study, SearchStudy)
+        assert study.space["detector.lambda_reg"].is_whole == is_whole
+
+
+def test_a_multiple_is_of_what_the_base_says() -> None:
+    base = Config().with_changes({"detector.fc_width": 600, "detector.score_thr": 0.1})
+    changes = {"detector.fc_width": "0.25x", "detector.score_thr": "2x", "detector.weights": "2x", "seed": 3}
+    assert multiplied(changes, base) == {
+        "detector.fc_width": 150,
+        "detector.score_thr": 0.2,
+        "detector.weights": "2x",
+        "seed": 3,
+    }

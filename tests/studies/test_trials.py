@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from drcnn.config import Config, ConfigError
-from studies.trials import Plan, check_search, clear_verdict, expand, outcome, write_verdict
+from studies.trials import Plan, check_search, clear_verdict, expand, models, outcome, write_verdict
 
 STAGES = "title: t\nkind: grid\ngrid: {detector.stages: [1, 2]}\n"
 
@@ -66,9 +66,10 @@ def test_short_names_of_settings_are_unique() -> None:
 
 
 def test_a_bad_setting_is_told_before_anything_runs(make_plan: Callable[..., Plan]) -> None:
+    base = "title: t\nbase: {detector.variant: cascade_rcnn}\n"
     with pytest.raises(ConfigError, match=r"mine, setting .*detector\.stages"):
-        expand(make_plan("title: t\nkind: grid\ngrid: {detector.stages: [1, 9]}\n"), 1)
-    space = "title: t\nkind: search\ntrials: 2\nspace: {detector.stages: {low: 1, high: 9}}\n"
+        expand(make_plan(base + "kind: grid\ngrid: {detector.stages: [1, 4]}\n"), 1)
+    space = base + "kind: search\ntrials: 2\nspace: {detector.stages: {low: 1, high: 4}}\n"
     with pytest.raises(ConfigError, match=r"mine, point .*detector\.stages"):
         check_search(make_plan(space))
 
@@ -89,3 +90,45 @@ def test_a_folder_tells_how_its_trial_stands(tmp_path: Path, finish: Callable[..
     clear_verdict(folder)
     assert outcome(folder).status == "finished"
     assert outcome(folder).metrics["val/AP"] == 0.2
+
+
+def test_the_studys_own_settings_of_inference_train_no_detector_anew(
+    make_plan: Callable[..., Plan],
+) -> None:
+    base = "title: t\nbase: {detector.variant: decoupled, detector.stages: 3"
+    trained = expand(make_plan(base + "}\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"))
+    plan = make_plan(
+        base + ", detector.nms_reg: 0.7, detector.score_thr: 0.001}\n"
+        "kind: evaluate\ngrid: {detector.nms_test: [0.6, 0.7]}\n"
+    )
+    trials = expand(plan)
+    assert [model.id for model in models(trials)] == [trained[0].id]
+    assert [trial.config.detector.nms_test for trial in trials] == [0.6, 0.7]
+    for trial in trials:
+        assert trial.config.detector.score_thr == 0.001, "what it is evaluated with"
+        assert trial.model is not None
+        assert trial.folder.parent.parent == trained[0].folder
+
+
+def test_settings_that_become_equal_are_told(
+    make_plan: Callable[..., Plan], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(expand(make_plan("table_04"))) == 4
+    assert not caplog.records
+    text = (
+        "title: t\nkind: grid\nrows: [{detector.variant: decoupled}, {detector.variant: decoupled_cascade}]\n"
+    )
+    assert len(expand(make_plan(text, detector__stages=2, detector__lambda_reg=1.0))) == 1
+    assert "mine: 1 of 2 trials are left out" in caplog.text
+
+
+def test_given_weights_are_not_for_a_backbone_that_starts_from_scratch(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    weights = str(tmp_path / "weights")
+    Path(weights).touch()
+    plan = make_plan("table_07", source="voc:absent", detector__weights=weights)
+    found = {(t.config.detector.backbone_width, t.config.detector.weights) for t in expand(plan)}
+    assert found == {(0.35, "none"), (1.0, weights)}
+    plan = make_plan("nms_sweep", source="voc:absent", detector__weights=weights)
+    assert {trial.config.detector.weights for trial in expand(plan)} == {weights}
