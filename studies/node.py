@@ -55,7 +55,7 @@ class Needs:
         storage: where trials' folders are kept.
         remotes: data to fetch.
         data: the prepared splits.
-        weights: path of a weights file, if any.
+        weights: paths of the weights files, if any.
     """
 
     output: Path
@@ -63,7 +63,7 @@ class Needs:
     storage: Storage
     remotes: tuple[RemoteFolder, ...]
     data: PreparedData
-    weights: Path | None
+    weights: tuple[Path, ...]
 
 
 @dataclass
@@ -161,8 +161,11 @@ def _data(needs: Needs, report: NodeReport) -> None:
 
 
 def _weights(needs: Needs, report: NodeReport) -> None:
-    if needs.weights is not None and not os.access(needs.weights, os.R_OK):
-        report.faults.append(f"cannot read {needs.weights} (detector.weights); put it there on every node")
+    report.faults += [
+        f"cannot read {path} (detector.weights); put it there on every node"
+        for path in needs.weights
+        if not os.access(path, os.R_OK)
+    ]
 
 
 def _noting(report: NodeReport, check: Callable[[], None]) -> None:

@@ -75,7 +75,7 @@ def execute(request: Request) -> int:
             preview(plan, trials, request, supplies)
             return 0
         console = Console(width=None if sys.stdout.isatty() else 160)
-        with alone(plan), _joined(request, supplies, trials[0], console) as given:
+        with alone(plan), _joined(request, supplies, trials, console) as given:
             supplies.storage.adopt()
             if not was_launched(plan):
                 # On a new head: what launches from another one left in the storage.
@@ -93,7 +93,9 @@ def _supplied(request: Request) -> tuple[Request, Supplies]:
 
 
 @contextmanager
-def _joined(request: Request, supplies: Supplies, sample: Trial, console: Console) -> Iterator[Share | None]:
+def _joined(
+    request: Request, supplies: Supplies, trials: Sequence[Trial], console: Console
+) -> Iterator[Share | None]:
     """Join the cluster that is asked for, and check all of its nodes; a Ray of our own starts when needed."""
     if not request.machines.is_cluster:
         yield None
@@ -102,16 +104,16 @@ def _joined(request: Request, supplies: Supplies, sample: Trial, console: Consol
     from studies.connection import connect
     from studies.node import Needs
 
-    weights = sample.config.detector.weights
+    files = {trial.config.detector.weights for trial in trials} - {"imagenet", "none"}
     with connect(request.machines) as given:
-        supplies.offer([sample])
+        supplies.offer(trials[:1])
         needs = Needs(
             request.output.resolve(),
             token="" if request.storage else ".shared",
             storage=supplies.storage,
             remotes=supplies.remotes,
-            data=sample.data,
-            weights=None if weights in {"imagenet", "none"} else Path(weights),
+            data=trials[0].data,
+            weights=tuple(map(Path, sorted(files))),
         )
         check_cluster(needs, console)
         yield given

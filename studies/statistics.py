@@ -116,13 +116,12 @@ class Comparison:
         """The result in plain words."""
         found = self.difference
         size = f"{100 * abs(found.value):.1f} {self.metric}"
+        several = self.comparisons > 1
         interval = f"95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}"
+        interval += " by itself" if several else ""
         if math.isnan(found.low):
             interval = "one test image gives no interval"
-        corrected = ""
-        if self.comparisons > 1:
-            interval += " by itself"
-            corrected = f" after correction for {self.comparisons} comparisons"
+        corrected = f" after correction for {self.comparisons} comparisons" if several else ""
         chance = f"{_p(self.p_holm)}{corrected}"
         if self.shown:
             word = "better" if found.value > 0 else "worse"

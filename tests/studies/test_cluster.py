@@ -27,7 +27,7 @@ def needs(tmp_path: Path) -> Needs:
     Annotations.from_records([_record(image)], ["thing"]).save(table)
     (tmp_path / ".shared").touch()
     data = PreparedData(str(table), str(table), ("thing",), "f" * 16, ())
-    return Needs(tmp_path, ".shared", SharedFolder(), (), data, None)
+    return Needs(tmp_path, ".shared", SharedFolder(), (), data, ())
 
 
 def _record(image: Path) -> Record:
@@ -56,7 +56,7 @@ def test_each_fault_is_named(needs: Needs, tmp_path: Path) -> None:
     # A folder cannot be made where a file is.
     (tmp_path / "file").touch()
     store = ObjectStore(f"file://{tmp_path}/file/store", tmp_path)
-    report = examine(replace(needs, weights=tmp_path / "absent", storage=store), "10.0.0.1", gpus=99)
+    report = examine(replace(needs, weights=(tmp_path / "absent",), storage=store), "10.0.0.1", gpus=99)
     shared, stored, data, weights = report.faults[1:]
     assert report.faults[0].startswith("Ray counts 99 GPUs, torch sees ")
     assert f"does not share {tmp_path} with the driver's node" in shared

@@ -206,10 +206,11 @@ def test_the_papers_times_are_beside_ours(planned: Callable[..., Plan], annotati
     trials = expand(plan, 1)
     for trial in trials:
         finish(trial, annotations, blur=2.0)
-    (trials[0].folder / "latency.json").write_text(json.dumps({"perf/ms_per_image": 31.0}))
+    # Not the first: of equals it stands out, in bold.
+    (trials[1].folder / "latency.json").write_text(json.dumps({"perf/ms_per_image": 31.0}))
     text = write(plan, trials)
     assert "| setting | seeds | AP | s/image |" in text
-    assert "| 0.031 (paper 0.125) |" in text
+    assert "| 0.031 (paper 0.270) |" in text
     assert "| – (paper 0.625) |" in text
     assert "the paper's on its TITAN X" in text
 
@@ -225,8 +226,8 @@ def test_ways_to_test_the_same_detectors_are_paired(
         for seed in (1, 2, 3)
     ]
     for trial in trials:
-        blur = 1.0 + trial.config.seed - 0.4 * (trial.config.detector.test_stage == 2)
-        finish(trial, annotations, blur)
+        better = 0.7 if trial.config.detector.test_stage == 2 else 1.0
+        finish(trial, annotations, blur=(1.0 + trial.config.seed) * better)
     settings = gather(trials)
     assert [[each.training for each in setting.replicates] for setting in settings] == [
         [trial.model.id for trial in trials[:3] if trial.model]
