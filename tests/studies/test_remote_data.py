@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,9 +71,18 @@ def test_trouble_while_fetching_is_no_fault_of_the_data(
     copy = shutil.copyfileobj
 
     def fail_on_the_second(source: Any, target: Any, length: int) -> None:
-        if Path(target.name).name == "one.jpg":
-            raise OSError(28, "No space left on device")
-        copy(source, target, length)
+        if Path(target.name).name != "one.jpg":
+            copy(source, target, length)
+            return
+        # Not before the other one is there: what has not begun by then is not begun any more.
+        until = time.monotonic() + 10
+        while not has_first() and time.monotonic() < until:
+            time.sleep(0.01)
+        raise OSError(28, "No space left on device")
+
+    def has_first() -> bool:
+        path = draft(remote) / "list.txt"
+        return path.exists() and path.read_text() == "first"
 
     monkeypatch.setattr("shutil.copyfileobj", fail_on_the_second)
     with pytest.raises(OSError, match=r"store/VOC2007 cannot be fetched on .* No space left") as caught:
