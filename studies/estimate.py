@@ -21,7 +21,7 @@ from drcnn.batch import Batch
 from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.data.annotations import Annotations
 from drcnn.data.loader import BatchLoader, make_loader
-from drcnn.detector.detector import build_detector
+from drcnn.detector.detector import build_detector, move_detector
 from drcnn.engine.train import make_optimizer
 from studies.outcomes import outcome
 from studies.trials import Trial
@@ -179,7 +179,9 @@ def measure_pace(trial: Trial, device: str) -> Pace:
     """
     config = trial.config
     where = torch.device(device)
-    detector = build_detector(config.detector, len(trial.data.classes), pretrained=False).to(where)
+    detector = move_detector(
+        build_detector(config.detector, len(trial.data.classes), pretrained=False), where
+    )
     optimizer = make_optimizer(detector, config.training)
 
     def step(batch: Batch) -> None:

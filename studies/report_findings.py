@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from studies.claims import Joined, join, ranking
 from studies.evidence import Run, Setting, gather
-from studies.precision import METRICS
 from studies.statistics import Comparison
 from studies.study import SearchStudy
 from studies.trials import Plan, Trial, models
@@ -48,7 +47,6 @@ class Findings:
         judged = again or settings
         joined = join(plan, judged)
         metric = plan.study.metric.removeprefix("val/")
-        metric = metric if metric in METRICS else "AP"
         return cls(
             plan=plan,
             settings=settings,
