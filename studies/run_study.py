@@ -26,8 +26,8 @@ from typing import NoReturn
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
-from studies.remote_data import FetchError
-from studies.study import StudyError, load, shipped
+from studies.definition.errors import FetchError, StudyError
+from studies.definition.study import load, shipped
 
 __all__ = ["main"]
 
@@ -78,15 +78,15 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from studies.report_command import report
+    from studies.execution.report_command import report
 
     return report(given.of, Path(given.output))
 
 
 def _execute(given: argparse.Namespace) -> int:
     # With torch and scikit-learn behind it: not for --list, nor for a mistyped option.
-    from studies.request import Request
-    from studies.session import execute
+    from studies.definition.request import Request
+    from studies.execution.launch import execute
 
     request = Request(
         study=given.name,

@@ -28,9 +28,9 @@ from mlflow.entities import Run
 from drcnn.config import Config, DataConfig
 from drcnn.data.prepare import PreparedData
 from drcnn.recipes import recipe
-from studies.study import parse
-from studies.tracking import Tracker
-from studies.trials import Plan, Trial, expand
+from studies.definition.plan import Plan, Trial, expand
+from studies.definition.study import parse
+from studies.record.tracking import Tracker
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[cluster]'")
 psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2: pip install '.[cluster]'")

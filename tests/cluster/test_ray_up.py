@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray_cluster import CONFIG, HEAD, WORKERS, Cluster
 
-from studies.outcomes import Outcome, outcome
+from drcnn.engine.record import Outcome, outcome
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 

@@ -18,7 +18,7 @@ TRIALS, NODES = 12, 3
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
 def test_all_trials_end_and_are_recorded_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "studies.scale", "--trials", str(TRIALS), "--nodes", str(NODES)]
+    command = [sys.executable, "-m", "benchmarks.scale", "--trials", str(TRIALS), "--nodes", str(NODES)]
     done = subprocess.run(
         [*command, "--output", str(tmp_path), "--json"],
         cwd=ROOT,

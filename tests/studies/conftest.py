@@ -16,8 +16,8 @@ from study_helpers import TINY, epoch, papers_data
 from drcnn.config import Config, DataConfig
 from drcnn.data.prepare import PreparedData
 from drcnn.recipes import recipe
-from studies.study import load, parse
-from studies.trials import Plan
+from studies.definition.plan import Plan
+from studies.definition.study import load, parse
 
 
 @pytest.fixture(scope="session")

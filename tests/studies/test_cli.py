@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from study_helpers import assignments
 
-from studies.request import Request, resolve
+from studies.definition.request import Request, resolve
 from studies.run_study import main
 
 

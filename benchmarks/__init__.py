@@ -1,0 +1,1 @@
+"""Benchmarks: speed of the driver, calibration of the statistics."""

@@ -1,0 +1,1 @@
+"""What may be claimed: replicates, statistics, comparisons with the paper."""

@@ -1,0 +1,1 @@
+"""What is to be run: study file, request, overrides, and the trials they become. Loads nothing heavy."""

@@ -1,0 +1,13 @@
+"""What the person who started a study can put right: each is one line that says what to do."""
+
+from __future__ import annotations
+
+__all__ = ["FetchError", "StudyError"]
+
+
+class StudyError(ValueError):
+    """A study that does not exist or cannot be used as asked."""
+
+
+class FetchError(OSError):
+    """Data that are in the store are not to be had on this node, now."""

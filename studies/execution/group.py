@@ -1,0 +1,138 @@
+"""A trial with several workers: Ray Train inside Ray Tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty
+from typing import Any, Protocol
+
+import ray.train
+from ray import tune
+from ray.train import Checkpoint, UserCallback
+from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.util.queue import Queue
+
+from drcnn.engine.record import outcome
+from studies.definition.plan import Trial
+from studies.execution.trial_run import only_one, pushing, verdict_on_failure, work
+from studies.transfer.supplies import Supplies
+
+__all__ = ["reports", "train_in_group"]
+
+# How long to wait for a report before looking whether the group has ended.
+SECONDS = 0.5
+
+
+def train_in_group(config: Mapping[str, Any]) -> None:
+    """Tune function of a trial with several workers: starts them with Ray Train and waits.
+
+    The workers' placement group is not Tune's. When this actor is killed, Ray Train's cleaner removes
+    it with the help of the dashboard, which must therefore be running.
+    """
+    trial: Trial = config["trial"]
+    supplies: Supplies = config["supplies"]
+    with only_one(trial.folder):
+        supplies.storage.pull(trial.folder)
+        if outcome(trial.folder).status != "unfinished":
+            return
+        queue = Queue(actor_options={"num_cpus": 0})
+        trainer = _trainer(config, queue)
+        try:
+            for metrics in reports(trainer.fit, queue):
+                tune.report(metrics)
+        except Exception:
+            # A failure that would only repeat itself is recorded by the worker that saw it.
+            supplies.storage.pull(trial.folder)
+            if outcome(trial.folder).status != "failed":
+                raise
+        finally:
+            queue.shutdown(force=True)
+
+
+class _Source(Protocol):
+    def get(self, *, timeout: float) -> dict[str, float]: ...
+
+
+def reports(fit: Callable[[], Any], queue: _Source) -> Iterator[dict[str, float]]:
+    """Run a fit, and give what it puts into a queue until it has ended and the queue is empty.
+
+    Ray's own way from Train to Tune (``TuneReportCallback``, 2.60) has the trial wait for ever if its group
+    ends while a report is still on its way, as it does when the driver is slower than a short last epoch:
+    Tune's "the function has ended" fills the place that this report is then waited to take.
+
+    Raises:
+        Exception: what the fit raised, after all its reports.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        fitted = pool.submit(fit)
+        while True:
+            # Asked before the queue: what was put in until then is in it.
+            has_ended = fitted.done()
+            try:
+                yield queue.get(timeout=SECONDS)
+            except Empty:
+                if has_ended:
+                    break
+        fitted.result()
+
+
+class _Reports(UserCallback):
+    """Puts the first worker's metrics of each epoch into a queue."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def after_report(
+        self, run_context: TrainRunContext, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
+    ) -> None:
+        self._queue.put(metrics[0])
+
+
+def _trainer(config: Mapping[str, Any], queue: Queue) -> Any:
+    from ray.train.torch import TorchTrainer
+
+    from studies.resources.network import TorchOnNodeAddress
+
+    group: Mapping[str, Any] = config["group"]
+    gpus = {"GPU": group["gpus"]} if group["gpus"] else {}
+    return TorchTrainer(
+        _worker,
+        train_loop_config={name: config[name] for name in ("trial", "options", "supplies")},
+        torch_config=TorchOnNodeAddress(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=group["workers"],
+            use_gpu=bool(gpus),
+            resources_per_worker={"CPU": group["cpus"], **gpus},
+        ),
+        run_config=RunConfig(  # type: ignore[arg-type] # mypy sees the trainer of Ray Train V1
+            name=config["trial"].id,
+            storage_path=group["storage"],
+            callbacks=[_Reports(queue)],
+            # A killed worker restarts the group from the trial's last epoch. Without the second limit a
+            # group that cannot get its workers would be tried for ever, silently.
+            failure_config=FailureConfig(max_failures=group["retries"], controller_failure_limit=3),
+        ),
+    )
+
+
+def _worker(config: Mapping[str, Any]) -> None:
+    """One worker of a group; returns at once if its trial failed for good before the group was restarted."""
+    import torch.distributed as dist
+
+    trial: Trial = config["trial"]
+    supplies: Supplies = config["supplies"]
+    with verdict_on_failure(trial, supplies):
+        if ray.train.get_context().get_local_rank() == 0:
+            supplies.bring(trial)
+        # The node's other workers read what its first one brought.
+        dist.barrier()
+    if outcome(trial.folder).error is not None:
+        return
+    with verdict_on_failure(trial, supplies):
+        work(trial, config["options"], pushing(trial, supplies, ray.train.report))
+    failure = outcome(trial.folder).error
+    if failure is not None:
+        # The others may wait for this worker's gradients: the group has to end.
+        raise RuntimeError(failure)

@@ -1,0 +1,1 @@
+"""Copies trial folders and data between an object store and the nodes."""

@@ -1,0 +1,273 @@
+"""Where trials' folders are kept between nodes: in a folder that all of them share, or in an object store.
+
+The training loop writes a trial's folder and reads it again, whichever node it runs on. With an object
+store (``--storage s3://bucket/prefix``) the store is the truth: a node pulls a trial's folder before it works
+there, and pushes what has changed after each epoch, before that epoch is reported. ``result.json`` goes last,
+so that a trial is finished there only when all of it is there. A store that does not answer is waited for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+from pyarrow import fs
+
+from drcnn.engine.record import VERDICTS
+from drcnn.files import replacing, write_text
+from studies.definition.errors import StudyError
+from studies.transfer.retry import patiently
+
+__all__ = ["ObjectStore", "SharedFolder", "Storage", "open_storage", "open_uri"]
+
+LOCAL = fs.LocalFileSystem()
+# Size and time of a file.
+Stamp = tuple[int, int]
+# In OUTPUT: which store it is used with.
+MARK = ".storage"
+TRIAL = "[0-9a-f]" * 16
+
+
+class Storage(Protocol):
+    """What keeps the files of OUTPUT where every node finds them. Cheap to send to other processes."""
+
+    def pull(self, folder: Path) -> None:
+        """Make a folder here what is kept of it; without what is kept in folders inside it."""
+
+    def push(self, folder: Path, names: Sequence[str] | None = None) -> None:
+        """Keep what has changed in a folder here; with ``names``, of these files only."""
+
+    def forget(self, folder: Path, names: Sequence[str] | None = None) -> None:
+        """Keep these files of a folder no longer; without ``names``, nothing of it."""
+
+    def put_aside(self, folder: Path, aside: Path) -> None:
+        """Keep the files of a folder as another one's."""
+
+    def adopt(self) -> None:
+        """Called by the driver: keep what OUTPUT has from before it was used with this storage."""
+
+    def pull_file(self, path: Path) -> None:
+        """Fetch a file that never changes, if it is not here."""
+
+    def push_file(self, path: Path) -> None:
+        """Keep a file that never changes."""
+
+    def ended(self) -> set[Path]:
+        """The folders of trials kept elsewhere, of which a verdict is known."""
+
+    def probe(self) -> None:
+        """Write, read and remove a file.
+
+        Raises:
+            OSError: that did not work.
+        """
+
+
+class SharedFolder:
+    """All nodes see the same OUTPUT: nothing is to be copied."""
+
+    def pull(self, folder: Path) -> None:  # noqa: D102
+        if folder.exists():
+            # NFS may answer for seconds from what it knew of a folder; to list it makes it ask the server.
+            os.listdir(folder)
+
+    def push(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
+
+    def forget(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
+
+    def put_aside(self, folder: Path, aside: Path) -> None: ...  # noqa: D102
+
+    def adopt(self) -> None: ...  # noqa: D102
+
+    def pull_file(self, path: Path) -> None: ...  # noqa: D102
+
+    def push_file(self, path: Path) -> None: ...  # noqa: D102
+
+    def ended(self) -> set[Path]:  # noqa: D102
+        return set()
+
+    def probe(self) -> None: ...  # noqa: D102
+
+
+class ObjectStore:
+    """OUTPUT is each node's own; what matters of it is kept under a URI of pyarrow's file systems.
+
+    Args:
+        uri: ``s3://bucket/prefix``, ``gs://...`` or ``file:///...``; S3's may end in
+            ``?region=...&endpoint_override=...``.
+        output: absolute; the same path on every node.
+
+    Raises:
+        StudyError: no such kind of address.
+    """
+
+    def __init__(self, uri: str, output: Path) -> None:
+        self._uri, self._output = uri, output
+        # Files here that are kept as they are: by path, size and time.
+        self._same: dict[Path, Stamp] = {}
+        self._store, self._root = open_uri(uri)
+
+    def __reduce__(self) -> tuple[type[ObjectStore], tuple[str, Path]]:
+        return ObjectStore, (self._uri, self._output)
+
+    def pull(self, folder: Path) -> None:  # noqa: D102
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = {info.base_name: info for info in self._list(folder)}
+        if self._is_whole(folder, kept):
+            return
+        for path in _files(folder):
+            if path.name not in kept:
+                path.unlink()
+        for name in sorted(kept, key=_last):
+            # Always: S3's times are whole seconds, and say too little about whether two files are the same.
+            self._fetch(folder / name)
+
+    def _is_whole(self, folder: Path, kept: Mapping[str, fs.FileInfo]) -> bool:
+        """Whether a finished trial is here already: it changes no more, and its checkpoints are large."""
+        result = folder / "result.json"
+        if result.name not in kept or {path.name for path in _files(folder)} != set(kept):
+            return False
+        if any((folder / name).stat().st_size != info.size for name, info in kept.items()):
+            return False
+        return self._read(self._key(result)) == result.read_bytes()
+
+    def push(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
+        for path in sorted(_files(folder), key=lambda path: _last(path.name)):
+            is_asked = names is None or path.name in names
+            if is_asked and self._same.get(path) != _stamp(path):
+                self._keep(path)
+
+    def forget(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
+        for info in self._list(folder):
+            if names is None or info.base_name in names:
+                patiently(partial(self._store.delete_file, info.path))
+
+    def put_aside(self, folder: Path, aside: Path) -> None:  # noqa: D102
+        for info in self._list(folder):
+            self._make_folder(self._key(aside))
+            patiently(partial(self._store.copy_file, info.path, self._key(aside / info.base_name)))
+        self.forget(folder)
+
+    def adopt(self) -> None:  # noqa: D102
+        mark = self._output / MARK
+        # Not the address itself, which may hold a key.
+        known = hashlib.sha256(self._uri.encode()).hexdigest()
+        if mark.exists() and mark.read_text(encoding="utf-8") == known:
+            return
+        trials = self._output / "trials"
+        for folder in [*trials.glob(TRIAL), *trials.glob(f"{TRIAL}/evaluations/{TRIAL}")]:
+            # What the store has of a trial is what counts; pulling would remove the rest.
+            if not self._list(folder):
+                self.push(folder)
+        write_text(mark, known)
+
+    def pull_file(self, path: Path) -> None:  # noqa: D102
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fetch(path)
+
+    def push_file(self, path: Path) -> None:  # noqa: D102
+        if not patiently(lambda: self._store.get_file_info(self._key(path))).is_file:
+            self._keep(path)
+
+    def ended(self) -> set[Path]:  # noqa: D102
+        selector = fs.FileSelector(f"{self._root}/trials", recursive=True, allow_not_found=True)
+        found = (info for info in self._store.get_file_info(selector) if info.base_name in VERDICTS)
+        return {(self._output / Path(info.path).relative_to(self._root)).parent for info in found}
+
+    def probe(self) -> None:  # noqa: D102
+        name = uuid.uuid4().hex
+        key = f"{self._root}/.probe-{name}"
+        self._make_folder(self._root)
+        with self._store.open_output_stream(key) as written:
+            written.write(name.encode())
+        with self._store.open_input_stream(key) as kept:
+            found = kept.read()
+        self._store.delete_file(key)
+        if found != name.encode():
+            raise OSError(f"{self._root} gives back something else than was written")
+
+    def _list(self, folder: Path) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(self._key(folder), allow_not_found=True)
+        return [info for info in patiently(lambda: self._store.get_file_info(selector)) if info.is_file]
+
+    def _read(self, key: str) -> bytes:
+        def read() -> bytes:
+            with self._store.open_input_stream(key) as file:
+                found: bytes = file.read()
+            return found
+
+        return patiently(read)
+
+    def _fetch(self, path: Path) -> None:
+        with replacing(path) as draft:
+            patiently(
+                lambda: fs.copy_files(
+                    self._key(path), str(draft), source_filesystem=self._store, destination_filesystem=LOCAL
+                )
+            )
+        self._same[path] = _stamp(path)
+
+    def _keep(self, path: Path) -> None:
+        stamp = _stamp(path)
+        self._make_folder(self._key(path.parent))
+        patiently(
+            lambda: fs.copy_files(
+                str(path), self._key(path), source_filesystem=LOCAL, destination_filesystem=self._store
+            )
+        )
+        self._same[path] = stamp
+
+    def _make_folder(self, key: str) -> None:
+        """Where keys are paths: object stores have no folders, only objects that look like some."""
+        if self._store.type_name == "local":
+            self._store.create_dir(key)
+
+    def _key(self, path: Path) -> str:
+        return f"{self._root}/{path.relative_to(self._output).as_posix()}"
+
+
+def open_storage(uri: str | None, output: Path) -> Storage:
+    """The storage of an absolute output folder: shared, or with a URI an object store.
+
+    Raises:
+        StudyError: no such kind of address.
+    """
+    return SharedFolder() if uri is None else ObjectStore(uri, output)
+
+
+def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
+    """A file system of pyarrow's, and the path in it, without a slash at its end.
+
+    Raises:
+        StudyError: no such kind of address.
+    """
+    try:
+        store, path = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise StudyError(
+            f"{uri}: expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or the like: {why}"
+        ) from None
+    return store, path.rstrip("/")
+
+
+def _files(folder: Path) -> list[Path]:
+    """A trial's files; not drafts and locks, which begin with a dot."""
+    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+
+
+def _last(name: str) -> tuple[bool, str]:
+    """Order of copying: a verdict says that all the rest is there."""
+    return name in VERDICTS, name
+
+
+def _stamp(path: Path) -> Stamp:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

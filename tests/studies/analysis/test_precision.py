@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drcnn.data.annotations import Annotations, Record
+from drcnn.engine.evaluate import coco_metrics
+from drcnn.engine.voc_metric import voc07_metrics
+from studies.analysis.precision import METRICS, Protocol, ScoredSplit, figures, score_split
+
+CLASSES = ["cat", "dog", "never"]
+METRIC_OF = {"coco": coco_metrics, "voc07": voc07_metrics}
+
+
+def table(rows: list[tuple[str, int, float, list[float]]]) -> pa.Table:
+    return pa.table(
+        {
+            "image_id": pa.array([row[0] for row in rows], pa.string()),
+            "label": pa.array([row[1] for row in rows], pa.int32()),
+            "score": pa.array([row[2] for row in rows], pa.float32()),
+            **{
+                name: pa.array([row[3][side] for row in rows], pa.float32())
+                for side, name in enumerate(("x1", "y1", "x2", "y2"))
+            },
+        }
+    )
+
+
+def random_split(
+    seed: int, images: int = 12, ignore: float = 0.2, tied: bool = True, detections: int = 8
+) -> tuple[list[Record], list[tuple[str, int, float, list[float]]]]:
+    """Crowded images whose boxes have whole sides and overlap much; some without objects or detections."""
+    rng = np.random.default_rng(seed)
+    records, rows = [], []
+    for number in range(images):
+        count = int(rng.integers(0, 6))
+        corners = rng.integers(0, 12, size=(count, 2))
+        boxes = np.concatenate([corners, corners + rng.integers(4, 11, size=corners.shape)], axis=1)
+        labels = rng.integers(0, 2, size=count)
+        records.append(
+            Record(f"i{number}", 40, 40, boxes, labels, ignore=rng.random(count) < ignore, path="x.jpg")
+        )
+        for _ in range(int(rng.integers(0, detections))):
+            source = boxes[rng.integers(count)] if count else np.array([0, 0, 5, 5])
+            box = source + rng.integers(-1, 2, size=4)
+            score = float(rng.integers(1, 6)) / 5 if tied else float(rng.random())
+            rows.append((f"i{number}", int(rng.integers(0, 3)), score, [float(side) for side in box]))
+    return records, rows
+
+
+def build(seed: int, **options: Any) -> tuple[Annotations, pa.Table]:
+    records, rows = random_split(seed, **options)
+    return Annotations.from_records(records, classes=CLASSES), table(rows)
+
+
+def expected(protocol: Protocol, annotations: Annotations, detections: pa.Table) -> dict[str, float]:
+    return METRIC_OF[protocol](annotations, detections).summary
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc07"])
+@given(seed=st.integers(0, 2**32 - 1), ignore=st.sampled_from([0.0, 0.3, 1.0]), tied=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_every_image_once_gives_the_metric_itself(
+    protocol: Protocol, seed: int, ignore: float, tied: bool
+) -> None:
+    annotations, detections = build(seed, ignore=ignore, tied=tied)
+    theirs = expected(protocol, annotations, detections)
+    ours = figures(score_split(annotations, detections, protocol).ap())
+    for name, value in ours.items():
+        assert value == pytest.approx(theirs.get(name, np.nan), abs=1e-12, nan_ok=True), name
+
+
+def test_more_than_100_detections_of_a_class_in_an_image() -> None:
+    annotations, detections = build(3, images=3, ignore=0.1, tied=False, detections=800)
+    assert detections.num_rows > 600
+    for protocol in ("coco", "voc07"):
+        ours = figures(score_split(annotations, detections, protocol).ap())  # type: ignore[arg-type]
+        theirs = expected(protocol, annotations, detections)  # type: ignore[arg-type]
+        assert {name: float(value) for name, value in ours.items()} == pytest.approx(
+            {name: theirs[name] for name in METRICS}, abs=1e-12
+        )
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc07"])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_a_weight_is_so_many_copies_of_the_image(protocol: Protocol, seed: int) -> None:
+    records, rows = random_split(seed, tied=False)
+    weights = np.random.default_rng(seed).integers(0, 4, size=len(records))
+    copies, copied_rows = [], []
+    for number, (record, weight) in enumerate(zip(records, weights, strict=True)):
+        for copy in range(weight):
+            name = f"i{number}-{copy}"
+            copies.append(
+                Record(name, 40, 40, record.boxes, record.labels, ignore=record.ignore, path="x.jpg")
+            )
+            copied_rows += [(name, *row[1:]) for row in rows if row[0] == record.id]
+    if not copies:
+        return
+    annotations = Annotations.from_records(copies, classes=CLASSES)
+    theirs = expected(protocol, annotations, table(copied_rows))
+    split = score_split(Annotations.from_records(records, classes=CLASSES), table(rows), protocol)
+    for name, value in figures(split.ap(weights)).items():
+        assert value == pytest.approx(theirs.get(name, np.nan), abs=1e-12, nan_ok=True), name
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_detection_between_two_objects_takes_the_one_that_pycocotools_gives_it(swapped: bool) -> None:
+    objects = [[0, 0, 10, 10], [10, 0, 20, 10]]
+    annotations = Annotations.from_records(
+        [Record("a", 40, 40, objects[::-1] if swapped else objects, [0, 0], path="a.jpg")], classes=CLASSES
+    )
+    detections = table([("a", 0, 0.9, [0, 0, 20, 10]), ("a", 0, 0.8, [0, 0, 10, 10])])
+    ours = figures(score_split(annotations, detections).ap())["AP50"]
+    assert ours == pytest.approx(expected("coco", annotations, detections)["AP50"])
+    assert (ours > 0.9) == (not swapped)
+
+
+def test_many_weights_at_once_are_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = score_split(*build(5, images=40))
+    weights = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), size=30)
+    one_by_one = np.stack([split.ap(row) for row in weights])
+    assert split.ap(weights).shape == (30, 10)
+    np.testing.assert_array_equal(split.ap(weights), one_by_one)
+    np.testing.assert_allclose(split.ap(0.25 * weights), one_by_one, rtol=0, atol=1e-12)
+    monkeypatch.setattr("studies.analysis.precision.BLOCK", 700)  # a few rows at a time
+    np.testing.assert_array_equal(split.ap(weights), one_by_one)
+
+
+def test_a_class_without_weight_is_left_out_of_the_mean() -> None:
+    annotations = Annotations.from_records(
+        [
+            Record("a", 40, 40, [[0, 0, 9, 9]], [0], path="a.jpg"),
+            Record("b", 40, 40, [[0, 0, 9, 9]], [1], path="b.jpg"),
+        ],
+        classes=CLASSES,
+    )
+    split = score_split(annotations, table([("a", 0, 0.9, [0, 0, 9, 9]), ("b", 0, 0.95, [0, 0, 9, 9])]))
+    assert split.ap([1, 1]) == pytest.approx(0.25)  # (1/2 + 0) / 2
+    assert split.ap([1, 0]) == pytest.approx(1.0)
+    assert split.ap([3, 1]) == pytest.approx(0.375)  # (3/4 + 0) / 2
+    assert np.isnan(split.ap([0, 0])).all()
+
+
+def test_no_detections_at_all() -> None:
+    annotations, _ = build(1)
+    np.testing.assert_array_equal(score_split(annotations, table([])).ap(), np.zeros(10))
+
+
+def test_detections_of_another_split_are_refused() -> None:
+    annotations, _ = build(1)
+    with pytest.raises(ValueError, match="another split: image 'elsewhere'"):
+        score_split(annotations, table([("elsewhere", 0, 0.5, [0, 0, 1, 1])]))
+
+
+def test_weights_of_another_length_are_refused() -> None:
+    split = score_split(*build(1, images=12))
+    with pytest.raises(ValueError, match=r"\(11,\); expected one for each of 12 images"):
+        split.ap(np.ones(11))
+
+
+def test_a_thousand_resamples_at_once_are_each_alone() -> None:
+    """A tenth of COCO's size, 500 images and 8 classes: more than fits one block of the computation."""
+    rng = np.random.default_rng(0)
+    records, rows = [], []
+    for number in range(500):
+        corners = rng.uniform(0, 400, (7, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(20, 150, (7, 2))], axis=1)
+        labels = rng.integers(0, 8, 7)
+        records.append(Record(f"i{number}", 600, 600, boxes, labels, path="x.jpg"))
+        names = [f"i{number}"] * 42
+        jittered = np.repeat(boxes, 6, axis=0) + rng.normal(0, 8, (42, 4))
+        rows += list(
+            zip(names, np.repeat(labels, 6).tolist(), rng.random(42).tolist(), jittered.tolist(), strict=True)
+        )
+    split: ScoredSplit = score_split(
+        Annotations.from_records(records, classes=[str(label) for label in range(8)]), table(rows)
+    )
+    weights = rng.multinomial(500, np.full(500, 1 / 500), size=1000)
+    together = split.ap(weights)
+    assert together.shape == (1000, 10)
+    for draw in (0, 1, 499, 998, 999):
+        np.testing.assert_allclose(together[draw], split.ap(weights[draw]), rtol=0, atol=1e-12)

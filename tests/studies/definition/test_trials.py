@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drcnn.config import Config, ConfigError
+from drcnn.engine.record import clear_verdict, outcome, write_verdict
+from studies.definition.plan import Plan, check_search, expand, models
+
+STAGES = "title: t\nkind: grid\ngrid: {detector.stages: [1, 2]}\n"
+
+
+def test_every_setting_gets_every_seed(make_plan: Callable[..., Plan]) -> None:
+    trials = expand(make_plan(STAGES), 2)
+    assert [trial.name for trial in trials] == [
+        "stages=1 seed=1",
+        "stages=1 seed=2",
+        "stages=2 seed=1",
+        "stages=2 seed=2",
+    ]
+    assert len({trial.id for trial in trials}) == 4
+    assert trials[0].folder.name == trials[0].id
+
+
+def test_identity_is_the_same_for_equal_configurations(make_plan: Callable[..., Plan]) -> None:
+    one = make_plan(STAGES).trial({"detector.stages": 1, "detector.nms_reg": 0.7}, 1)
+    same = make_plan(STAGES, data__source="voc:elsewhere").trial({"detector.nms_reg": 7e-1}, 1)
+    assert one.id == same.id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"detector.nms_reg": 0.71},
+        {"detector.stage_weights": (1.0, 1.0, 1.0, 1.0)},
+        {"training.epochs": 9},
+        {"data.flip": 0.25},
+    ],
+)
+def test_identity_changes_with_every_setting(make_plan: Callable[..., Plan], change: dict[str, Any]) -> None:
+    plan = make_plan(STAGES)
+    assert plan.trial(change, 1).id != plan.trial({}, 1).id
+
+
+def test_identity_changes_with_seed_and_data(make_plan: Callable[..., Plan]) -> None:
+    here = make_plan(STAGES).trial({}, 1).id
+    assert make_plan(STAGES).trial({}, 2).id != here
+    assert make_plan(STAGES, fingerprint="0" * 16).trial({}, 1).id != here
+
+
+def test_identity_knows_a_weights_file_by_content(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    for name, content in {"a": b"one", "b": b"one", "c": b"two"}.items():
+        (tmp_path / name).write_bytes(content)
+    plan = make_plan(STAGES)
+    ids = [plan.trial({"detector.weights": str(tmp_path / name)}, 1).id for name in "abc"]
+    assert ids[0] == ids[1] != ids[2]
+    with pytest.raises(ConfigError, match=r"detector\.weights .*No such file"):
+        plan.trial({"detector.weights": str(tmp_path / "absent")}, 1)
+
+
+def test_short_names_of_settings_are_unique() -> None:
+    names = [key.rpartition(".")[2] for key, _ in Config().flat()]
+    assert len(names) == len(set(names)), "MLflow's parameters go by short names"
+
+
+def test_a_bad_setting_is_told_before_anything_runs(make_plan: Callable[..., Plan]) -> None:
+    base = "title: t\nbase: {detector.variant: cascade_rcnn}\n"
+    with pytest.raises(ConfigError, match=r"mine, setting .*detector\.stages"):
+        expand(make_plan(base + "kind: grid\ngrid: {detector.stages: [1, 4]}\n"), 1)
+    space = base + "kind: search\ntrials: 2\nspace: {detector.stages: {low: 1, high: 4}}\n"
+    with pytest.raises(ConfigError, match=r"mine, point .*detector\.stages"):
+        check_search(make_plan(space))
+
+
+def test_a_folder_tells_how_its_trial_stands(tmp_path: Path, finish: Callable[..., None]) -> None:
+    folder = tmp_path / "trial"
+    assert outcome(folder).status == "unfinished"
+    write_verdict(folder, "failed", "why")
+    assert (outcome(folder).status, outcome(folder).error) == ("failed", "why")
+    clear_verdict(folder)
+    assert outcome(folder).status == "unfinished"
+    write_verdict(folder, "pruned")
+    assert outcome(folder).done
+    clear_verdict(folder)
+    assert outcome(folder).status == "unfinished"
+    finish(folder, [0.1, 0.2])
+    write_verdict(folder, "pruned")
+    clear_verdict(folder)
+    assert outcome(folder).status == "finished"
+    assert outcome(folder).metrics["val/AP"] == 0.2
+
+
+def test_the_studys_own_settings_of_inference_train_no_detector_anew(
+    make_plan: Callable[..., Plan],
+) -> None:
+    base = "title: t\nbase: {detector.variant: decoupled, detector.stages: 3"
+    trained = expand(make_plan(base + "}\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"))
+    plan = make_plan(
+        base + ", detector.nms_reg: 0.7, detector.score_thr: 0.001}\n"
+        "kind: evaluate\ngrid: {detector.nms_test: [0.6, 0.7]}\n"
+    )
+    trials = expand(plan)
+    assert [model.id for model in models(trials)] == [trained[0].id]
+    assert [trial.config.detector.nms_test for trial in trials] == [0.6, 0.7]
+    for trial in trials:
+        assert trial.config.detector.score_thr == 0.001, "what it is evaluated with"
+        assert trial.model is not None
+        assert trial.folder.parent.parent == trained[0].folder
+
+
+def test_settings_that_become_equal_are_told(
+    make_plan: Callable[..., Plan], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(expand(make_plan("table_04"))) == 4
+    assert not caplog.records
+    text = (
+        "title: t\nkind: grid\nrows: [{detector.variant: decoupled}, {detector.variant: decoupled_cascade}]\n"
+    )
+    assert len(expand(make_plan(text, detector__stages=2, detector__lambda_reg=1.0))) == 1
+    assert "mine: 1 of 2 trials are left out" in caplog.text
+
+
+def test_given_weights_are_not_for_a_backbone_that_starts_from_scratch(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    weights = str(tmp_path / "weights")
+    Path(weights).touch()
+    plan = make_plan("table_07", source="voc:absent", detector__weights=weights)
+    found = {(t.config.detector.backbone_width, t.config.detector.weights) for t in expand(plan)}
+    assert found == {(0.35, "none"), (1.0, weights)}
+    plan = make_plan("nms_sweep", source="voc:absent", detector__weights=weights)
+    assert {trial.config.detector.weights for trial in expand(plan)} == {weights}

@@ -1,0 +1,135 @@
+"""Settings of inference on a detector that was really trained, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from study_helpers import TINY
+
+from drcnn.config import Config, DataConfig
+from drcnn.data.prepare import PreparedData, prepare
+from drcnn.engine.record import LATENCY, outcome, write_verdict
+from drcnn.engine.train import RunOptions, fit
+from drcnn.recipes import recipe
+from studies.definition.plan import Plan, Trial, expand, models
+from studies.definition.study import parse
+from studies.execution.inference import evaluate, measure_latency
+from studies.execution.trial_run import train_here
+from studies.resources.throughput import estimate, measure_pace
+from studies.transfer.storage import SharedFolder
+from studies.transfer.supplies import Supplies
+
+STUDY = """\
+title: t
+kind: evaluate
+base: {detector.variant: decoupled_cascade}
+rows:
+  - {detector.test_stage: null, detector.score_thr: 0.0}
+  - {detector.test_stage: 3, detector.score_thr: 0.0}
+  - {detector.test_stage: 1, detector.score_thr: 0.0}
+"""
+HERE = RunOptions(threads=1)
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
+    """Three evaluations of one trained detector."""
+    output = tmp_path_factory.mktemp("runs")
+    study = parse(STUDY, "mine.yaml")
+    base = Config().with_changes({**recipe("laptop", "digits"), **TINY, **study.base, "training.epochs": 2})
+
+    def data(wanted: DataConfig) -> PreparedData:
+        return prepare(wanted, output / "data")
+
+    plan = Plan("mine", study, base, output, data)
+    found = expand(plan)
+    (model,) = models(found)
+    fit(model.config, model.data, model.folder, report=lambda metrics: None, options=HERE)
+    for trial in found:
+        evaluate(trial, HERE)
+    return found
+
+
+def detections(trial: Trial) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(trial.folder / "detections.parquet").to_pylist()
+    return rows
+
+
+def test_an_evaluation_is_recorded_like_a_trial_of_its_last_epoch(trials: list[Trial]) -> None:
+    for trial in trials:
+        found = outcome(trial.folder)
+        assert found.status == "finished"
+        assert found.metrics["epoch"] == 2
+        assert "val/AP" in found.metrics
+        kept = Config.from_yaml((trial.folder / "config.yaml").read_text())
+        assert kept == trial.config
+
+
+def test_settings_of_inference_take_effect(trials: list[Trial]) -> None:
+    everything, three, one = map(detections, trials)
+    assert everything == three, "all stages are three"
+    assert three != one
+    assert len({trial.id for trial in trials}) == 3
+
+
+def test_latency_is_measured_once_and_shown_with_the_figures(trials: list[Trial]) -> None:
+    model = trials[0].model
+    assert model is not None
+    measure_latency(model, HERE)
+    first = outcome(model.folder).metrics[LATENCY]
+    assert first > 0
+    measure_latency(model, HERE)
+    assert outcome(model.folder).metrics[LATENCY] == first
+
+
+def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Trial]) -> None:
+    model = trials[0].model
+    assert model is not None
+    output: Path = model.folder.parent.parent
+    assert estimate([model, *trials], output, None).seconds == {}
+    known, other = ({"seed": 2}, {"detector.stages": 1})
+    wanted = []
+    for changes in (known, other):
+        config = model.config.with_changes(changes)
+        folder = output / "trials" / str(len(wanted))
+        wanted.append(Trial(str(len(wanted)), "t", config, {}, model.data, folder))
+    found = estimate(wanted, output, partial(measure_pace, device="cpu"))
+    assert all(0 < seconds < 600 for seconds in found.seconds.values())
+    assert found.sources == ("finished trials of this output folder", "a few steps measured now")
+    last = outcome(model.folder).metrics
+    assert last["perf/workers"] == 1
+    epoch = 8 / last["perf/images_per_s"] + last["perf/eval_seconds"]
+    assert found.seconds["0"] == pytest.approx(2 * epoch)
+
+
+def test_an_evaluation_fails_with_its_detector(make_plan: Callable[..., Plan], trials: list[Trial]) -> None:
+    trial = replace(expand(make_plan(STUDY))[1], data=trials[0].data)
+    assert trial.model is not None
+    write_verdict(trial.model.folder, "failed", "TrainingDiverged: so it is")
+    train_here({"trial": trial, "options": {}, "timed": False, "supplies": Supplies(SharedFolder())})
+    found = outcome(trial.folder)
+    assert found.status == "failed"
+    assert "was not trained" in (found.error or "")
+    assert "so it is" in (found.error or "")
+
+
+def test_an_evaluation_with_the_detectors_own_settings_is_its_training(
+    make_plan: Callable[..., Plan],
+) -> None:
+    plan = make_plan(
+        STUDY.replace("detector.test_stage: null, detector.score_thr: 0.0", "detector.nms_test: 0.7")
+    )
+    trials = expand(plan)
+    assert trials[0].model is None
+    assert {trial.model.id for trial in trials if trial.model} == {trials[0].id}
+    assert models(trials) == []
+
+
+def test_a_part_of_a_gpu_is_recorded_as_such() -> None:
+    assert RunOptions(device="cuda", gpu_share=0.25).gpus == 0.25
+    assert RunOptions(device="cpu", gpu_share=0.25).gpus == 0

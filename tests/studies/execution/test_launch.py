@@ -1,0 +1,114 @@
+"""What the driver makes of a trial's end, and a worker of its own failure."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from drcnn.data.annotations import DataError
+from drcnn.engine.record import outcome
+from studies.definition.plan import Plan, Trial, expand
+from studies.execution.trial_run import verdict_on_failure
+from studies.execution.tune import _Watch
+from studies.transfer.storage import ObjectStore, SharedFolder
+from studies.transfer.supplies import Supplies
+
+STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8]}\n"
+
+
+@pytest.fixture
+def trial(make_plan: Callable[..., Plan]) -> Trial:
+    return expand(make_plan(STUDY))[0]
+
+
+class Away(ObjectStore):
+    """A store that keeps what it is given, and gives nothing back."""
+
+    def pull(self, folder: Path) -> None:
+        raise OSError("AWS Error SERVICE_UNAVAILABLE")
+
+
+class Shown:
+    """Stands for the table and for MLflow."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def show(self, trial: Trial, status: str, metrics: dict[str, float], why: str = "") -> None:
+        self.said.append((status, why))
+
+    def finish(self, trial: Trial) -> None: ...
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+def test_a_trial_that_cannot_be_fetched_gets_no_verdict(
+    trial: Trial, make_plan: Callable[..., Plan], tmp_path: Path, *, cuts: bool
+) -> None:
+    plan = make_plan(STUDY)
+    node = ObjectStore(f"file://{tmp_path}/store", plan.output)
+    trial.folder.mkdir(parents=True)
+    (trial.folder / "result.json").write_text('{"status": "finished", "history": [], "seconds": 1}')
+    node.push(trial.folder)
+    (trial.folder / "result.json").unlink()
+    shown: Any = Shown()
+    store = Away(f"file://{tmp_path}/store", plan.output)
+    watch = _Watch(plan, Supplies(store), shown, shown, cuts=cuts, waits=False)
+    ended: Any = SimpleNamespace(config={"trial": trial})
+    watch.on_trial_complete(1, [], ended)
+    ((status, why),) = shown.said
+    assert status == "failed"
+    assert "SERVICE_UNAVAILABLE" in why
+    node.pull(trial.folder)
+    assert outcome(trial.folder).status == "finished"
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: uncorrectable ECC error encountered", "No CUDA GPUs are available"]
+)
+def test_a_broken_gpu_is_no_verdict_on_the_trial(trial: Trial, said: str) -> None:
+    with (
+        pytest.raises(RuntimeError, match=f"on {socket.gethostname()}"),
+        verdict_on_failure(trial, Supplies(SharedFolder())),
+    ):
+        raise RuntimeError(said)
+    assert outcome(trial.folder).status == "unfinished"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_raised", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA error: out of memory"), True, "lower training.batch_size"),
+        (ValueError("a mistake"), True, "a mistake"),
+        (DataError("image 7 is damaged"), False, "image 7 is damaged"),
+    ],
+)
+def test_what_would_only_repeat_itself_is_recorded_with_its_host(
+    trial: Trial, error: Exception, said: str, *, is_raised: bool
+) -> None:
+    def work() -> None:
+        with verdict_on_failure(trial, Supplies(SharedFolder())):
+            raise error
+
+    if is_raised:
+        with pytest.raises(type(error)):
+            work()
+    else:
+        work()
+    found = json.loads((trial.folder / "error.json").read_text())
+    assert said in found["message"]
+    assert found["host"] == socket.gethostname()
+
+
+def test_a_node_with_another_torch_is_named(trial: Trial) -> None:
+    supplies = Supplies(
+        SharedFolder(), versions={"python": "3", "ray": "2", "torch": "1", "torchvision": "0"}
+    )
+    with pytest.raises(OSError, match=rf"node {socket.gethostname()} has .*, but the driver"):
+        supplies.bring(trial)

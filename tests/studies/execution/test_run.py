@@ -1,0 +1,229 @@
+"""Whole launches of the command line, as a user starts, stops and kills them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from study_helpers import assignments
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Launch:
+    """One process of the command line."""
+
+    def __init__(self, output: Path, *arguments: str) -> None:
+        self.output = output
+        command = [
+            sys.executable,
+            str(ROOT / "studies" / "run_study.py"),
+            *arguments,
+            "--output",
+            str(output),
+        ]
+        # Elsewhere than the checkout, which workers must find all the same.
+        self.process = subprocess.Popen(
+            command,
+            cwd=output,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self) -> tuple[int, str, str]:
+        """Wait; return status, stdout, stderr."""
+        out, err = self.process.communicate(timeout=280)
+        return self.process.returncode, out, err
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Wait for a condition while the process lives."""
+        limit = time.monotonic() + 200
+        while not ready():
+            assert self.process.poll() is None, self.end()
+            assert time.monotonic() < limit, "waited too long"
+            time.sleep(0.05)
+
+
+def results(output: Path, pattern: str = "*") -> dict[str, dict[str, Any]]:
+    """Every finished trial's record, by id."""
+    return {
+        path.parent.name: json.loads(path.read_text())
+        for path in output.glob(f"trials/{pattern}/result.json")
+    }
+
+
+def runs(output: Path, experiment: str) -> tuple[list[Run], list[Run]]:
+    """Parents and children of a study."""
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
+    return [run for run in found if run not in children], children
+
+
+def steps(output: Path, run: Run) -> list[int]:
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    return [metric.step for metric in client.get_metric_history(run.info.run_id, "val/AP")]
+
+
+def write_study(output: Path, text: str) -> str:
+    path = output / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_smoke_runs_the_papers_study_in_small(output: Path) -> None:
+    status, out, err = Launch(output, "nms_sweep", "--smoke", "--set", *assignments()).end()
+    assert status == 0, err
+    assert "Table III" in out
+    assert "2 trained, 0 reused, 0 failed" in out
+    assert f"mlflow ui --backend-store-uri sqlite:///{output}/mlflow.db --host 127.0.0.1" in out
+    table = pq.read_table(output / "nms_sweep-smoke" / "results.parquet").to_pylist()
+    assert [row["status"] for row in table] == ["finished", "finished"]
+    parents, children = runs(output, "nms_sweep-smoke")
+    assert len(parents) == 1
+    assert sorted(run.info.run_name for run in children) == [
+        "nms_cls=0.7 seed=1",
+        "nms_cls=0.9 seed=1",
+    ]
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    files = {file.path for file in client.list_artifacts(children[0].info.run_id)}
+    assert files == {"config.yaml", "result.json", "detections.parquet", "last.safetensors"}
+    kept = {file.path for file in client.list_artifacts(parents[0].info.run_id)}
+    assert {
+        "best",
+        "results.parquet",
+        "report.md",
+        "report.html",
+        "base.yaml",
+        "study.yaml",
+        "environment.txt",
+    } <= kept
+    assert len(children[0].data.metrics) <= 40
+
+    again, text, _ = Launch(output, "nms_sweep", "--smoke", "--set", *assignments()).end()
+    assert again == 0
+    assert "0 trained, 2 reused, 0 failed" in text
+    assert [len(found) for found in runs(output, "nms_sweep-smoke")] == [1, 2]
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_ctrl_c_and_after_kill(output: Path) -> None:
+    study = write_study(output, "title: Mine\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8, 0.9]}\n")
+    command = [
+        study,
+        "--max-concurrent",
+        "1",
+        "--set",
+        *assignments(training__epochs=6, data__train_images=16),
+    ]
+
+    def epochs_of_running() -> int:
+        from drcnn.engine.record import outcome
+
+        known = [outcome(folder) for folder in output.glob("trials/*")]
+        return max((len(found.history) for found in known if found.status == "unfinished"), default=0)
+
+    launch = Launch(output, *command)
+    launch.wait_until(lambda: epochs_of_running() >= 2)
+    launch.process.send_signal(signal.SIGINT)
+    status, _, err = launch.end()
+    assert status == 130, err
+    assert "interrupted" in err
+    assert "same command goes on" in err
+    assert {run.info.status for group in runs(output, "mine") for run in group} == {"KILLED"}
+
+    launch = Launch(output, *command)
+    launch.wait_until(lambda: len(results(output)) == 1 and epochs_of_running() >= 2)
+    os.kill(launch.process.pid, signal.SIGKILL)
+    launch.end()
+    before = results(output)
+    running = _histories(output)
+
+    status, out, err = Launch(output, *command).end()
+    assert status == 0, err
+    assert "2 trained, 1 reused, 0 failed" in out
+    after = results(output)
+    assert len(after) == 3
+    assert all(after[trial] == record for trial, record in before.items())
+    # Times of day are in the records: equal ones were not trained again.
+    assert any(len(history) >= 2 for history in running.values())
+    assert all(after[trial]["history"][: len(history)] == history for trial, history in running.items())
+    parents, children = runs(output, "mine")
+    assert len(parents) == 1
+    assert sorted(run.data.tags["drcnn.trial_id"] for run in children) == sorted(after)
+    assert {run.info.status for run in parents + children} == {"FINISHED"}
+    assert [steps(output, run) for run in children] == [[1, 2, 3, 4, 5, 6]] * 3
+
+
+def _histories(output: Path) -> dict[str, list[dict[str, float]]]:
+    from drcnn.engine.record import outcome
+
+    return {folder.name: outcome(folder).history for folder in output.glob("trials/*")}
+
+
+def test_a_failing_trial_ends_neither_the_study_nor_its_record(output: Path) -> None:
+    study = write_study(
+        output,
+        "title: Mine\nkind: grid\nbase: {training.clip_norm: null, training.warmup_iterations: 0}\n"
+        "grid: {training.lr: [0.01, 1.0e+30, 0.02]}\n",
+    )
+    status, out, err = Launch(output, study, "--set", *assignments(training__epochs=2)).end()
+    assert status == 1, err
+    assert "2 trained, 0 reused, 1 failed" in out
+    assert "lr=1e+30 seed=1: TrainingDiverged" in out
+    _, children = runs(output, "mine")
+    assert sorted(run.info.status for run in children) == ["FAILED", "FINISHED", "FINISHED"]
+    failed = next(run for run in children if run.info.status == "FAILED")
+    assert "TrainingDiverged" in failed.data.tags["mlflow.note.content"]
+    rows = pq.read_table(output / "mine" / "results.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["finished", "failed", "finished"]
+
+
+@pytest.mark.slow
+def test_a_search_keeps_its_number_of_trials_and_starts_again_when_asked(output: Path) -> None:
+    study = write_study(
+        output,
+        "title: Mine\nkind: search\ntrials: 3\nspace: {detector.stages: {low: 1, high: 4}}\n"
+        "first: [{detector.stages: 2}]\nprune: {grace_epochs: 1, keep: 2}\n",
+    )
+    command = [study, "--set", *assignments(training__epochs=2)]
+    status, out, err = Launch(output, *command).end()
+    assert status == 0, err
+    assert "3 trained, 0 reused, 0 failed" in out
+    assert len(results(output)) == 3
+    status, out, err = Launch(output, *command).end()
+    assert "0 trained, 3 reused, 0 failed" in out
+    status, out, err = Launch(output, *command, "--fresh").end()
+    assert status == 0, err
+    assert "3 trained, 0 reused, 0 failed" in out
+    assert len(results(output, "old-*/*")) == 3
+    assert len(runs(output, "mine")[0]) == 2
+    assert {run.info.status for group in runs(output, "mine") for run in group} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_figures_of_one(output: Path) -> None:
+    """Up to the order of sums, which in an untrained detector soon decides which proposals it keeps."""
+    study = write_study(output, "title: Mine\nkind: grid\ngrid: {detector.stages: [2]}\n")
+    both = []
+    for arguments in ([], ["--workers-per-trial", "2", "--fresh"]):
+        status, _, err = Launch(output, study, *arguments, "--set", *assignments(training__epochs=1)).end()
+        assert status == 0, err
+        (record,) = results(output).values()
+        both.append(record["metrics"])
+    one, two = both
+    compared = [key for key in one if key.startswith("train/")]
+    assert [two[key] for key in compared] == pytest.approx([one[key] for key in compared], rel=2e-3)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from study_helpers import epoch
+
+from drcnn.engine.record import write_verdict
+from studies.definition.plan import Plan, Trial, expand
+from studies.record.tracking import Tracker, ui_command
+
+
+class Desk:
+    """Trackers of one study in one database, as launch after launch would open them."""
+
+    def __init__(self, output: Path) -> None:
+        self.uri = f"sqlite:///{output / 'mlflow.db'}"
+        self.output = output
+        self.client = MlflowClient(self.uri)
+
+    def open(self, key: str = "key", **options: Any) -> Tracker:
+        tracker = Tracker(self.uri, f"file://{self.output}/artifacts", "mine", self.output)
+        tracker.open(
+            key, "mine today", "A title", fresh=options.get("fresh", False), tags={}, texts={"a.txt": "a"}
+        )
+        return tracker
+
+    def runs(self, *, children: bool) -> list[Run]:
+        experiment = self.client.get_experiment_by_name("mine")
+        assert experiment is not None
+        found = self.client.search_runs([experiment.experiment_id])
+        return [run for run in found if ("mlflow.parentRunId" in run.data.tags) == children]
+
+    def steps(self, run: Run, key: str = "val/AP") -> list[int]:
+        return [metric.step for metric in self.client.get_metric_history(run.info.run_id, key)]
+
+
+@pytest.fixture
+def desk(output: Path) -> Iterator[Desk]:
+    return Desk(output)
+
+
+@pytest.fixture
+def trial(make_plan: Callable[..., Plan]) -> Trial:
+    return expand(make_plan("nms_sweep"), 1)[3]
+
+
+def test_a_trial_becomes_a_child_with_readable_parameters(
+    desk: Desk, trial: Trial, finish: Callable[..., None]
+) -> None:
+    tracker = desk.open()
+    tracker.start(trial)
+    tracker.log(trial, epoch(1, 0.3))
+    tracker.log(trial, epoch(2, 0.4))
+    finish(trial.folder, [0.3, 0.4])
+    tracker.finish(trial)
+    tracker.close("FINISHED", [trial], trial, [])
+    (child,), (parent,) = desk.runs(children=True), desk.runs(children=False)
+    assert child.info.run_name == "nms_reg=0.85 nms_cls=0.7 seed=1"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert {key: child.data.params[key] for key in ("nms_reg", "nms_cls", "stages", "seed", "backbone")} == {
+        "nms_reg": "0.85",
+        "nms_cls": "0.7",
+        "stages": "1",
+        "seed": "1",
+        "backbone": "mobilenet_v2",
+    }
+    assert desk.steps(child) == [1, 2]
+    assert "val/AP_large" not in child.data.metrics, "not a number is not logged"
+    assert {run.info.status for run in (child, parent)} == {"FINISHED"}
+    assert parent.data.metrics["best/AP"] == 0.4
+    names = [file.path for file in desk.client.list_artifacts(child.info.run_id)]
+    assert names == ["result.json"]
+
+
+def test_the_next_launch_mends_and_continues_after_a_kill(
+    desk: Desk, trial: Trial, finish: Callable[..., None]
+) -> None:
+    killed = desk.open()
+    killed.start(trial)
+    killed.log(trial, epoch(1, 0.3))
+    # Epoch 2 was trained and checkpointed, but the driver died before it heard of it.
+    finish(trial.folder, [0.3, 0.4, 0.5])
+    tracker = desk.open()
+    assert {run.info.status for run in desk.runs(children=True)} == {"KILLED"}
+    tracker.finish(trial)
+    tracker.close("FINISHED", [trial], trial, [])
+    (child,), (parent,) = desk.runs(children=True), desk.runs(children=False)
+    assert desk.steps(child) == [1, 2, 3]
+    assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
+
+
+def test_an_interrupted_launch_leaves_nothing_running(desk: Desk, trial: Trial) -> None:
+    tracker = desk.open()
+    tracker.start(trial)
+    tracker.close("KILLED", [trial], None, [])
+    assert {run.info.status for run in desk.runs(children=True) + desk.runs(children=False)} == {"KILLED"}
+
+
+def test_fresh_and_other_commands_have_their_own_parent(
+    desk: Desk, trial: Trial, finish: Callable[..., None]
+) -> None:
+    finish(trial.folder, [0.3])
+    for options in ({}, {}, {"fresh": True}, {}, {"key": "other"}):
+        tracker = desk.open(**options)
+        tracker.finish(trial)
+        tracker.close("FINISHED", [trial], trial, [])
+    assert len(desk.runs(children=False)) == 3
+    assert len(desk.runs(children=True)) == 3
+
+
+def test_failed_and_cut_trials_say_so(
+    desk: Desk, make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    failed, cut = expand(make_plan("nms_sweep"), 1)[:2]
+    tracker = desk.open()
+    tracker.start(failed)
+    write_verdict(failed.folder, "failed", "TrainingDiverged: loss not finite")
+    tracker.finish(failed)
+    finish(cut.folder, [0.1], status="pruned")
+    tracker.finish(cut)
+    runs = {run.info.run_name: run for run in desk.runs(children=True)}
+    assert runs[failed.name].info.status == "FAILED"
+    assert runs[failed.name].data.tags["mlflow.note.content"] == "TrainingDiverged: loss not finite"
+    assert runs[cut.name].info.status == "FINISHED"
+    assert runs[cut.name].data.tags["drcnn.status"] == "pruned"
+
+
+def test_a_broken_store_costs_no_training_and_is_filled_in_later(
+    desk: Desk, trial: Trial, finish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = desk.open()
+
+    def locked(*_: Any, **__: Any) -> None:
+        raise RuntimeError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", locked)
+        tracker.start(trial)
+        tracker.log(trial, epoch(1, 0.3))
+    tracker.log(trial, epoch(2, 0.4))
+    finish(trial.folder, [0.3, 0.4])
+    tracker.finish(trial)
+    (child,) = desk.runs(children=True)
+    assert sorted(desk.steps(child)) == [1, 2]
+    assert child.info.status == "FINISHED"
+
+
+def test_where_the_runs_are_is_said_without_a_password() -> None:
+    assert ui_command("sqlite:////a/mlflow.db").startswith(
+        "mlflow ui --backend-store-uri sqlite:////a/mlflow.db "
+    )
+    assert ui_command("http://head:5000") == "http://head:5000"
+    assert "secret" not in ui_command("postgresql://me:secret@db/mlflow")
+    assert "secret" not in ui_command("https://me:secret@head/mlflow")

@@ -1,0 +1,68 @@
+"""What a launch leaves in an output folder when its request cannot be met."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from studies.definition.errors import StudyError
+from studies.record.output_folder import no_trace_of_bad_input, prepared_data
+
+
+def launch(output: Path, *, fetched: str = "") -> None:
+    """A launch that makes what launches make, and then finds that it cannot go on."""
+    with no_trace_of_bad_input(output), prepared_data(output, is_kept=True):
+        (output / "data" / "table.arrow").touch()
+        if fetched:
+            (output / "data" / fetched).mkdir()
+            (output / "data" / fetched / "image.jpg").touch()
+        (output / "study").mkdir()
+        (output / "study" / "request.json").touch()
+        (output / "mlflow.db").touch()
+        raise StudyError("a node is missing")
+
+
+def files(output: Path) -> set[str]:
+    found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    return found - {"data/.in_use"}
+
+
+def test_bad_input_leaves_no_new_folder(tmp_path: Path) -> None:
+    with pytest.raises(StudyError):
+        launch(tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["VOC2007-0123456789ab", ".VOC2007-0123456789ab.draft"])
+def test_fetched_data_stay(tmp_path: Path, name: str) -> None:
+    output = tmp_path / "runs"
+    with pytest.raises(StudyError):
+        launch(output, fetched=name)
+    assert files(output) == {f"data/{name}/image.jpg"}
+
+
+def test_a_folder_that_was_there_is_left_alone(tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    output.mkdir()
+    with pytest.raises(StudyError):
+        launch(output)
+    assert files(output) == {"data/table.arrow", "study/request.json", "mlflow.db"}
+
+
+def test_what_another_launch_uses_stays(tmp_path: Path) -> None:
+    """It has come after this one had made the folder, and has trained nothing yet."""
+    output = tmp_path / "runs"
+
+    def fail_beside(other: ExitStack) -> None:
+        with no_trace_of_bad_input(output):
+            other.enter_context(prepared_data(output, is_kept=True))
+            (output / "other").mkdir()
+            (output / "other" / ".lock").touch()
+            raise StudyError("a node is missing")
+
+    with ExitStack() as other:
+        with pytest.raises(StudyError):
+            fail_beside(other)
+        assert files(output) == {"other/.lock"}

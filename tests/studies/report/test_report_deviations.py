@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from drcnn.data.prepare import PreparedData
+from studies.definition.plan import Plan
+from studies.definition.request import Request, resolve
+from studies.definition.study import SearchStudy, shipped
+from studies.report.deviations import deviations
+from studies.report.document import Bullets, Table
+
+OWN = """
+title: A narrow backbone
+kind: grid
+base: {detector.backbone: mobilenet_v2, detector.backbone_width: 0.5}
+grid: {detector.nms_reg: [0.7, 0.85]}
+"""
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Callable[..., list[tuple[str, str, str]]]:
+    """The rows below that of the data, without the meanings, of a plan as the command line makes it."""
+
+    def of(name: str, data: str = "", **asked: object) -> list[tuple[str, str, str]]:
+        return rows(plan_of(tmp_path, name, **asked), data)
+
+    return of
+
+
+def plan_of(folder: Path, name: str, **asked: object) -> Plan:
+    request = Request(study=name, output=folder, **asked)  # type: ignore[arg-type]
+    found = resolve(request)
+    prepared = PreparedData("train.arrow", "val.arrow", ("0", "1"), "f" * 16, ())
+    return Plan(found.name, found.study, found.base, folder, lambda _: prepared, request.profile, found.fixed)
+
+
+def rows(plan: Plan, data: str) -> list[tuple[str, str, str]]:
+    study = plan.study
+    first = {} if isinstance(study, SearchStudy) else study.settings()[0]
+    found = next(block for block in deviations(plan, plan.trial(first, 1), data) if isinstance(block, Table))
+    kept = []
+    for name, paper, here, _ in found.rows[1:]:
+        assert isinstance(paper, str)
+        assert isinstance(here, str)
+        kept.append((" ".join(name).strip() if isinstance(name, tuple) else name, paper, here))
+    return kept
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_on_the_papers_profile_nothing_differs(name: str, told: Callable[..., list[tuple[str, ...]]]) -> None:
+    is_coco = name in {"table_08", "table_09", "table_10", "table_11"}
+    source, data = ("coco:absent", "COCO") if is_coco else ("voc:absent", "VOC07+12")
+    assert told(name, data, profile="paper", source=source) == []
+
+
+def test_a_laptop_differs_setting_by_setting(told: Callable[..., list[tuple[str, ...]]]) -> None:
+    found = told("table_08", "COCO")
+    # λ of one stage is the data's own; the variants that bring theirs have the paper's.
+    assert [row for row in found if "lambda_reg" in row[0]] == [
+        ("`detector.lambda_reg` decoupled", "0.5", "1")
+    ]
+    assert [row for row in found if "`detector.backbone" in row[0]] == [
+        ("`detector.backbone`", "resnet50", "mobilenet_v2"),
+        ("`detector.backbone`", "resnet101", "mobilenet_v2"),
+        ("`detector.backbone`", "resnext101_32x4d", "resnet18"),
+        ("`detector.backbone_width` resnet50", "1", "0.35"),
+        ("`detector.backbone_width` resnet101", "1", "0.5"),
+    ]
+    assert ("`training.epochs`", "12", "4") in found
+
+
+def test_what_a_study_varies_alike_is_no_deviation(told: Callable[..., list[tuple[str, ...]]]) -> None:
+    found = told("table_10", "COCO")
+    assert not [row for row in found if "stage" in row[0] and "frozen" not in row[0]]
+    assert [row for row in found if "rpn_post_nms_train" in row[0]] == [
+        ("`detector.rpn_post_nms_train` cascade_rcnn", "2000", "200"),
+        ("`detector.rpn_post_nms_train` decoupled_cascade_cls", "1000", "100"),
+    ]
+
+
+def test_what_the_command_line_sets_is_a_deviation(told: Callable[..., list[tuple[str, ...]]]) -> None:
+    asked = {"profile": "paper", "source": "voc:absent", "assignments": ("training.lr=0.01",)}
+    assert told("table_03", "VOC07+12", **asked) == [("`training.lr`", "0.005", "0.01")]
+
+
+def test_a_search_holds_each_of_its_choices(told: Callable[..., list[tuple[str, ...]]]) -> None:
+    assert ("`detector.backbone`", "resnext101_32x4d", "resnet18") in told("pareto")
+
+
+def test_a_study_of_ones_own_may_ask_for_what_the_papers_backbone_refuses(
+    tmp_path: Path, told: Callable[..., list[tuple[str, ...]]]
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN)
+    found = told(str(path))
+    assert not [row for row in found if row[0].startswith("`detector.backbone")]
+
+
+def test_where_text_and_code_of_the_paper_differ_is_told(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "table_07", profile="paper", source="voc:absent")
+    *_, notes = deviations(plan, plan.trial({}, 1), "VOC07+12")
+    assert isinstance(notes, Bullets)
+    assert "the code weighs them 1, 0.5, 0.25" in notes.items[0]
+    assert "800 pixels" in notes.items[1]

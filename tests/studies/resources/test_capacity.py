@@ -1,0 +1,74 @@
+"""How trials share the machines of a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studies.definition.errors import StudyError
+from studies.definition.machines import Machines
+from studies.resources.slots import NodeShape, _autoscaled, share
+
+SHAPES = st.lists(
+    st.builds(NodeShape, cpus=st.integers(0, 64), gpus=st.integers(0, 8), count=st.integers(1, 8)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(SHAPES, st.integers(1, 8), st.sampled_from([None, 0.25, 0.5, 1.0]))
+def test_all_trials_at_once_fit_on_whole_nodes(
+    nodes: list[NodeShape], workers: int, gpus: float | None
+) -> None:
+    try:
+        found = share(Machines("auto", workers, gpus), nodes)
+    except StudyError as error:
+        assert "--workers-per-trial" in str(error) or "--gpus-per-worker" in str(error)  # noqa: PT017
+        return
+    fit = 0
+    for node in nodes:
+        each = node.gpus / found.gpus if found.gpus else node.cpus
+        workers_here = int(each + 1e-9)
+        # Every GPU of every node finds its cores there.
+        if found.gpus:
+            assert found.cpus * workers_here <= node.cpus or not workers_here
+        fit += workers_here * node.count
+    assert 1 <= found.concurrent * workers <= fit
+
+
+def test_a_head_without_cores_takes_none_from_the_others() -> None:
+    nodes = [NodeShape(0, 0), NodeShape(48, 4, 2), NodeShape(8, 4)]
+    found = share(Machines("auto"), nodes)
+    assert (found.concurrent, found.cpus, found.gpus) == (12, 2, 1.0)
+
+
+def test_workers_of_one_trial_do_not_share_a_gpu() -> None:
+    with pytest.raises(StudyError, match="cannot share a GPU"):
+        share(Machines("auto", 2, 0.5), [NodeShape(8, 2)])
+
+
+def test_a_cluster_that_may_grow_is_taken_at_its_owners_word() -> None:
+    assert share(Machines("auto", 4, 1.0, max_concurrent=16), [NodeShape(0, 0)]).concurrent == 16
+    with pytest.raises(StudyError, match="--max-concurrent"):
+        share(Machines("auto", 4, 1.0), [NodeShape(0, 0)])
+    assert share(Machines("local", 1, None, max_concurrent=16), [NodeShape(2, 0)]).concurrent == 2
+
+
+def test_the_autoscalers_limits_count_nodes_that_are_not_there_yet(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        """
+        head_node_type: head
+        max_workers: 5
+        available_node_types:
+          head: {resources: {CPU: 0}, max_workers: 0}
+          on_demand: {resources: {CPU: 48, GPU: 4}, max_workers: 2}
+          spot: {resources: {CPU: 48, GPU: 4}, max_workers: 4}
+        """
+    )
+    assert sum(shape.count for shape in _autoscaled(config)) == 5
+    assert share(Machines("auto"), _autoscaled(config)).concurrent == 20
+    assert _autoscaled(tmp_path / "absent.yaml") == []

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from drcnn.engine.record import write_latency, write_verdict
+from studies.definition.plan import Plan, Trial, check_search
+from studies.search.optuna_record import so_far
+from studies.search.searcher import StudySearch, scheduler
+
+SEARCH = """\
+title: t
+kind: search
+trials: 4
+space:
+  detector.nms_reg: {low: 0.6, high: 0.95, step: 0.05}
+  detector.stages: {low: 1, high: 4}
+first: [{detector.nms_reg: 0.7, detector.stages: 3}]
+prune: {grace_epochs: 1, keep: 2}
+"""
+
+
+def ask(search: StudySearch, tune_id: str) -> Trial:
+    suggested = search.suggest(tune_id)
+    assert isinstance(suggested, dict)
+    trial = suggested["trial"]
+    assert isinstance(trial, Trial)
+    return trial
+
+
+def states(plan: Plan, key: str = "key") -> list[str]:
+    study = optuna.load_study(study_name=key, storage=f"sqlite:///{plan.folder / 'optuna.db'}")
+    return [trial.state.name for trial in study.get_trials()]
+
+
+def test_the_papers_point_comes_first_and_floats_are_round(make_plan: Callable[..., Plan]) -> None:
+    search = StudySearch(make_plan(SEARCH), "key")
+    assert ask(search, "a").varied == {"detector.nms_reg": 0.7, "detector.stages": 3}
+    values = [ask(search, tune_id).config.detector.nms_reg for tune_id in "bcd"]
+    assert values == [round(value, 2) for value in values]
+    assert search.suggest("e") == "FINISHED"
+
+
+def test_each_end_is_told_to_optuna(make_plan: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key")
+    finished, cut, failed = (ask(search, tune_id) for tune_id in "abc")
+    finish(finished.folder, [0.1, 0.4])
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    # Tune reports a cut trial as complete, with its last value.
+    search.on_trial_result("b", {"val/AP": 0.05, "epoch": 1.0, "training_iteration": 1})
+    search.on_trial_complete("b", {"val/AP": 0.05, "epoch": 1.0})
+    write_verdict(cut.folder, "pruned")
+    write_verdict(failed.folder, "failed", "why")
+    search.on_trial_complete("c", None)
+    assert states(plan) == ["COMPLETE", "PRUNED", "FAIL"]
+    assert search.left() == 1, "a failed trial is not replaced in the same launch"
+
+
+def test_a_killed_search_goes_on(make_plan: Callable[..., Plan], finish: Callable[..., None]) -> None:
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key")
+    first, running = ask(search, "a"), ask(search, "b")
+    finish(first.folder, [0.1, 0.4])
+    search.on_trial_complete("a", {"val/AP": 0.4})
+
+    again = StudySearch(plan, "key")
+    assert states(plan) == ["COMPLETE", "FAIL", "WAITING"]
+    assert again.left() == 3
+    assert ask(again, "c").id == running.id
+    assert {trial.id for trial in again.trials()} == {first.id, running.id}
+    others = {ask(again, tune_id).id for tune_id in "de"}
+    assert len(others | {first.id, running.id}) == 4
+    assert again.suggest("f") == "FINISHED"
+
+
+def test_a_kill_before_the_next_ask_enqueues_nothing_twice(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(SEARCH)
+    ask(StudySearch(plan, "key"), "a")
+    StudySearch(plan, "key")
+    StudySearch(plan, "key")
+    assert states(plan) == ["FAIL", "WAITING"]
+
+
+def test_what_another_study_finished_is_reused(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    first = plan.trial({"detector.nms_reg": 0.7, "detector.stages": 3}, 1)
+    finish(first.folder, [0.1, 0.4])
+    search = StudySearch(plan, "key")
+    assert ask(search, "a").id != first.id
+    assert states(plan) == ["COMPLETE", "RUNNING"]
+    assert search.left() == 2
+
+
+def test_asha_cuts_weak_trials_and_remembers_earlier_launches(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    good = check_search(plan)
+    finish(good.folder, [0.5, 0.6])
+    asha: Any = scheduler(plan, [good])
+
+    class Weak:
+        trial_id = "weak"
+
+    asha._trial_info["weak"] = asha._brackets[0]
+    assert asha.on_trial_result(None, Weak, {"epoch": 1, "val/AP": 0.1}) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize("text", [SEARCH.replace("prune: {grace_epochs: 1, keep: 2}\n", "")])
+def test_without_prune_nothing_is_cut(make_plan: Callable[..., Plan], text: str) -> None:
+    assert scheduler(make_plan(text), []) is None
+
+
+TWO = """\
+title: t
+kind: search
+trials: 3
+minimise: perf/ms_per_image
+space: {detector.stages: {low: 1, high: 4}}
+first: [{detector.stages: 3}]
+"""
+
+
+def test_two_objectives_need_both_figures(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(TWO)
+    known = plan.trial({"detector.stages": 3}, 1)
+    finish(known.folder, [0.1, 0.4])
+    search = StudySearch(plan, "key")
+    slow = ask(search, "a")
+    assert slow.id == known.id, "trained by another study, but never timed"
+    write_latency(slow.folder, 30.0, "cpu")
+    search.on_trial_result("a", {"val/AP": 0.4, "epoch": 2.0})
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    fast = ask(search, "b")
+    finish(fast.folder, [0.2])
+    write_latency(fast.folder, 10.0, "cpu")
+    search.on_trial_complete("b", {"val/AP": 0.2})
+    assert states(plan) == ["COMPLETE", "COMPLETE"]
+    record = search.record()
+    assert [each["values"] for each in record["history"]] == [[0.4, 30.0], [0.2, 10.0]]
+    assert set(record["best"]) == {slow.id, fast.id}, "neither beats the other in both"
+
+    untimed = ask(search, "c")
+    finish(untimed.folder, [0.3])
+    search.on_trial_complete("c", {"val/AP": 0.3})
+    assert states(plan)[-1] != "COMPLETE"
+
+
+def test_the_record_names_the_best_and_what_mattered(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key")
+    assert search.record()["best"] == []
+    for tune_id, value in zip("abcd", [0.1, 0.4, 0.2, 0.3], strict=True):
+        trial = ask(search, tune_id)
+        finish(trial.folder, [value])
+        search.on_trial_complete(tune_id, {"val/AP": value})
+    record = search.record()
+    assert record["best"] == [record["history"][1]["trial_id"]]
+    assert set(record["importances"]) == {"detector.nms_reg", "detector.stages"}
+    assert sum(record["importances"].values()) == pytest.approx(1)
+
+
+def test_a_search_whose_figure_is_missing_ends(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key")
+
+    def end(tune_id: str) -> None:
+        folder = ask(search, tune_id).folder
+        finish(folder, [0.1])
+        record = json.loads((folder / "result.json").read_text())
+        del record["history"][-1]["val/AP"]
+        (folder / "result.json").write_text(json.dumps(record))
+        search.on_trial_complete(tune_id, {})
+
+    for number, tune_id in enumerate("abcd"):
+        assert search.left() == 4 - number
+        end(tune_id)
+    assert search.suggest("e") == "FINISHED"
+    again = StudySearch(plan, "key")
+    assert again.left() == 0
+    assert states(plan) == ["FAIL"] * 4, "none is asked for again"
+
+
+MIXED = """\
+title: t
+kind: search
+trials: 8
+space:
+  detector.variant: {choices: [decoupled, cascade_rcnn, fpn]}
+  detector.stages: {low: 1, high: 4}
+"""
+
+
+def test_values_that_do_not_go_together_are_left_out_and_told_once(
+    make_plan: Callable[..., Plan], finish: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = make_plan(MIXED)
+    check_search(plan)
+    search = StudySearch(plan, "key")
+    found = []
+    # decoupled has four stages, cascade_rcnn three, fpn one: eight of the twelve points are allowed.
+    for number in range(8):
+        suggested = search.suggest(str(number))
+        if not isinstance(suggested, dict):
+            break
+        found.append(suggested["trial"])
+        finish(found[-1].folder, [0.1 * number])
+        search.on_trial_complete(str(number), {})
+    assert len({trial.id for trial in found}) == len(found) > 4
+    told = [record.getMessage() for record in caplog.records]
+    assert told
+    assert len(set(told)) == len(told) <= 4
+    assert all("leaves out" in each and "detector.stages" in each for each in told)
+    assert "FAIL" in states(plan)
+    before = states(plan)
+    caplog.clear()
+    again = StudySearch(plan, "key")
+    assert states(plan) == before, "nothing that cannot be is asked for again"
+    assert not caplog.records
+    assert [trial.id for trial in again.trials()] == [trial.id for trial in found]
+
+
+def test_a_space_of_nothing_but_such_values_comes_to_an_end(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(MIXED)
+    search = StudySearch(plan, "key")
+    search._make = lambda params: None  # type: ignore[method-assign]
+    assert search.suggest("a") == "FINISHED"
+    assert set(states(plan)) == {"FAIL"}
+
+
+def test_a_fractional_step_between_whole_ends(make_plan: Callable[..., Plan]) -> None:
+    space = "space: {detector.lambda_reg: {low: 0, high: 1, step: 0.25}}"
+    search = StudySearch(make_plan(f"title: t\nkind: search\ntrials: 5\n{space}\n"), "key")
+    values = {ask(search, tune_id).config.detector.lambda_reg for tune_id in "abcde"}
+    assert values == {0, 0.25, 0.5, 0.75, 1}
+
+
+def test_a_look_at_a_search_changes_nothing(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    first = plan.trial({"detector.nms_reg": 0.7, "detector.stages": 3}, 1)
+    assert [[trial.id for trial in each] for each in so_far(plan, "key")] == [[], [first.id]]
+    assert not plan.folder.exists()
+    search = StudySearch(plan, "key")
+    running, ended = ask(search, "a"), ask(search, "b")
+    finish(ended.folder, [0.1, 0.4])
+    search.on_trial_complete("b", {"val/AP": 0.4})
+    before = (plan.folder / "optuna.db").read_bytes()
+    assert [[trial.id for trial in each] for each in so_far(plan, "key")] == [[ended.id], [running.id]]
+    assert so_far(plan, "other")[0] == []
+    assert (plan.folder / "optuna.db").read_bytes() == before
+
+
+def test_a_trial_that_another_node_finished_is_fetched_before_optuna_is_told(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    elsewhere = {}
+
+    def fetch(folder: Path) -> None:
+        finish(folder, elsewhere.pop(folder))
+
+    search = StudySearch(plan, "key", fetch)
+    trial = ask(search, "a")
+    elsewhere[trial.folder] = [0.1, 0.4]
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    assert states(plan)[0] == "COMPLETE"
+    assert search.record()["best"] == [trial.id]
+
+
+def test_what_cannot_be_fetched_is_not_called_cut(make_plan: Callable[..., Plan]) -> None:
+    def fetch(folder: Path) -> None:
+        raise OSError("the store is away")
+
+    plan = make_plan(SEARCH)
+    search = StudySearch(plan, "key", fetch)
+    ask(search, "a")
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    assert states(plan)[0] == "FAIL"

@@ -1,0 +1,166 @@
+"""Fetching data of an object store: a folder stands for the store (S3's API: test_storage)."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from drcnn.data.annotations import DataError
+from studies.definition.errors import FetchError
+from studies.run_study import main
+from studies.transfer import remote_data
+from studies.transfer.remote_data import RemoteFolder, fetch, localised, probe
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A folder of a store with two files."""
+    folder = tmp_path / "store" / "VOC2007"
+    (folder / "JPEGImages").mkdir(parents=True)
+    (folder / "list.txt").write_text("first")
+    (folder / "JPEGImages" / "one.jpg").write_text("second")
+    return folder
+
+
+def seen(store: Path, tmp_path: Path) -> RemoteFolder:
+    """As the driver hands it to a node."""
+    _, (remote,) = localised(f"voc:file://{store}", tmp_path / "cache")
+    found: RemoteFolder = pickle.loads(pickle.dumps(remote))
+    return found
+
+
+def draft(remote: RemoteFolder) -> Path:
+    return remote.folder.with_name(f".{remote.folder.name}.draft")
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+
+
+def test_a_killed_fetch_goes_on(store: Path, tmp_path: Path) -> None:
+    remote = seen(store, tmp_path)
+    (draft(remote) / "JPEGImages").mkdir(parents=True)
+    (draft(remote) / "list.txt").write_text("FIRST")
+    (draft(remote) / "JPEGImages" / "one.jpg").write_text("sec")
+    fetch([remote])
+    assert (remote.folder / "list.txt").read_text() == "FIRST"
+    assert (remote.folder / "JPEGImages" / "one.jpg").read_text() == "second"
+    assert not draft(remote).exists()
+
+
+def test_files_come_as_they_are(store: Path, tmp_path: Path) -> None:
+    (store / "packed.gz").write_bytes(gzip.compress(b"packed"))
+    (store / "empty").touch()
+    remote = seen(store, tmp_path)
+    fetch([remote])
+    assert gzip.decompress((remote.folder / "packed.gz").read_bytes()) == b"packed"
+    assert (remote.folder / "empty").read_bytes() == b""
+
+
+def test_trouble_while_fetching_is_no_fault_of_the_data(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of the data would be the trial's for good; this is tried again, and what is here is kept."""
+    remote = seen(store, tmp_path)
+    copy = shutil.copyfileobj
+
+    def fail_on_the_second(source: Any, target: Any, length: int) -> None:
+        if Path(target.name).name != "one.jpg":
+            copy(source, target, length)
+            return
+        # Not before the other one is there: what has not begun by then is not begun any more.
+        until = time.monotonic() + 10
+        while not has_first() and time.monotonic() < until:
+            time.sleep(0.01)
+        raise OSError(28, "No space left on device")
+
+    def has_first() -> bool:
+        path = draft(remote) / "list.txt"
+        return path.exists() and path.read_text() == "first"
+
+    monkeypatch.setattr("shutil.copyfileobj", fail_on_the_second)
+    with pytest.raises(OSError, match=r"store/VOC2007 cannot be fetched on .* No space left") as caught:
+        fetch([remote])
+    assert not isinstance(caught.value, DataError)
+    assert (draft(remote) / "list.txt").read_text() == "first"
+    monkeypatch.undo()
+    fetch([remote])
+    assert (remote.folder / "JPEGImages" / "one.jpg").read_text() == "second"
+
+
+def test_a_disk_that_is_too_small_is_known_before(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = seen(store, tmp_path)
+    draft(remote).mkdir(parents=True)
+    (draft(remote) / "list.txt").write_text("first")
+    fill_disk(monkeypatch, free=5)
+    for attempt in (probe, fetch):
+        with pytest.raises(FetchError, match=r"store/VOC2007: 0\.0 GB are still .* but .*/cache on .* free"):
+            attempt([remote])
+    assert [path.name for path in draft(remote).iterdir()] == ["list.txt"]
+    fill_disk(monkeypatch, free=6)
+    fetch([remote])
+
+
+def test_a_store_that_has_changed_meanwhile_is_told(store: Path, tmp_path: Path) -> None:
+    remote = seen(store, tmp_path)
+    (store / "list.txt").write_text("other")
+    for attempt in (probe, fetch):
+        with pytest.raises(FetchError, match="has changed since the study was started"):
+            attempt([remote])
+
+
+def test_a_long_fetch_is_announced(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(remote_data, "LARGE", 10)
+    remote = seen(store, tmp_path)
+    fetch([remote])
+    fetch([remote])
+    assert capsys.readouterr().out == f"Fetching {store}: 2 files, 0.0 GB\n"
+
+
+def test_a_probe_fetches_nothing(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = seen(store, tmp_path)
+    probe([remote])
+    assert not remote.folder.exists()
+    assert not draft(remote).exists()
+    fetch([remote])
+    # Nothing is asked of the store for what is here.
+    fill_disk(monkeypatch, free=0)
+    shutil.rmtree(store)
+    probe([remote])
+
+
+def test_a_probe_reads_a_file(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = seen(store, tmp_path)
+    list_files = remote_data._list
+
+    def list_and_lose(*arguments: Any) -> Any:
+        found = list_files(*arguments)
+        shutil.rmtree(store)
+        return found
+
+    monkeypatch.setattr(remote_data, "_list", list_and_lose)
+    with pytest.raises(FetchError, match=r"cannot be fetched on .*one\.jpg"):
+        probe([remote])
+
+
+def test_the_command_line_says_it_in_one_line(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill_disk(monkeypatch, free=0)
+    output = tmp_path / "runs"
+    assert main(["nms_sweep", "--data", f"voc:file://{store}", "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "still to be fetched" in error
+    assert not output.exists()

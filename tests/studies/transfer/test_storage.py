@@ -1,0 +1,208 @@
+"""Trials' folders between nodes that share nothing: two folders stand for two nodes; S3's API is real."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drcnn.data.annotations import DataError
+from studies.definition.errors import StudyError
+from studies.transfer.remote_data import fetch, localised, probe
+from studies.transfer.retry import patiently
+from studies.transfer.storage import ObjectStore, SharedFolder, open_storage
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """URI of a bucket of a real server of S3's API."""
+    boto3 = pytest.importorskip("boto3")
+    server_of = pytest.importorskip("moto.server").ThreadedMotoServer
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = server_of(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    keys = {"aws_access_key_id": "me", "aws_secret_access_key": "mine", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys).create_bucket(Bucket="bucket")
+    yield f"s3://me:mine@bucket/PREFIX?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return f"file://{tmp_path / 'store'}"
+    found: str = request.getfixturevalue("bucket").replace("PREFIX", tmp_path.name)
+    return found
+
+
+class Node:
+    """A node with an output folder of its own, and a trial in it."""
+
+    def __init__(self, uri: str, output: Path) -> None:
+        # As it comes to another process.
+        self.store: ObjectStore = pickle.loads(pickle.dumps(ObjectStore(uri, output)))
+        self.trial = output / "trials" / "one"
+        self.trial.mkdir(parents=True)
+
+    def write(self, **files: str) -> None:
+        for name, text in files.items():
+            (self.trial / name.replace("_", ".")).write_text(text)
+
+    def files(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in self.trial.iterdir() if not path.name.startswith(".")}
+
+
+def test_a_trial_goes_on_where_the_other_node_left_it(uri: str, tmp_path: Path) -> None:
+    one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
+    one.write(config_yaml="c", last_safetensors="epoch 1")
+    (one.trial / ".lock").touch()
+    one.store.push(one.trial)
+    two.store.pull(two.trial)
+    assert two.files() == {"config.yaml": "c", "last.safetensors": "epoch 1"}
+    two.write(last_safetensors="epoch 2")
+    two.store.push(two.trial)
+    # What the first one has is older, and one of its files was never kept.
+    one.write(best_safetensors="lost")
+    one.store.pull(one.trial)
+    assert one.files() == {"config.yaml": "c", "last.safetensors": "epoch 2"}
+    assert (one.trial / ".lock").exists()
+
+
+def test_a_verdict_is_known_elsewhere_until_it_is_forgotten(uri: str, tmp_path: Path) -> None:
+    one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
+    assert one.store.ended() == set()
+    one.write(last_safetensors="epoch 1")
+    one.store.push(one.trial)
+    assert two.store.ended() == set()
+    one.write(error_json="{}", last_safetensors="not asked for")
+    one.store.push(one.trial, ["error.json"])
+    assert two.store.ended() == {two.trial}
+    two.store.pull(two.trial)
+    assert two.files() == {"error.json": "{}", "last.safetensors": "epoch 1"}
+    two.store.forget(two.trial, ["error.json"])
+    assert one.store.ended() == set()
+    one.store.pull(one.trial)
+    assert one.files() == {"last.safetensors": "epoch 1"}
+    two.store.forget(two.trial)
+    one.store.pull(one.trial)
+    assert one.files() == {}
+
+
+def test_tables_are_fetched_once(uri: str, tmp_path: Path) -> None:
+    one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
+    one.store.probe()
+    (tmp_path / "a/data").mkdir()
+    (tmp_path / "a/data/table").write_text("rows")
+    one.store.push_file(tmp_path / "a/data/table")
+    two.store.pull_file(tmp_path / "b/data/table")
+    assert (tmp_path / "b/data/table").read_text() == "rows"
+    (tmp_path / "b/data/table").write_text("mine")
+    two.store.pull_file(tmp_path / "b/data/table")
+    assert (tmp_path / "b/data/table").read_text() == "mine"
+    with pytest.raises(OSError, match="absent"):
+        two.store.pull_file(tmp_path / "b/data/absent")
+
+
+def test_a_store_that_cannot_be_written_says_so(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="absent"):
+        ObjectStore(bucket.replace("@bucket", "@absent"), tmp_path).probe()
+    with pytest.raises(StudyError, match="expected s3://BUCKET/PREFIX"):
+        open_storage("ftp://host/folder", tmp_path)
+    assert isinstance(open_storage(None, tmp_path), SharedFolder)
+
+
+def test_data_of_a_store_are_fetched_once_and_again_when_they_change(uri: str, tmp_path: Path) -> None:
+    node = Node(uri, tmp_path / "a")
+    node.write(image_jpg="pixels")
+    node.store.push(node.trial)
+    before, _, query = uri.partition("?")
+    where = f"{before}/trials/one" + (f"?{query}" if query else "")
+    source, remotes = localised(f"voc:{where}+/local", tmp_path / "cache")
+    probe(remotes)
+    fetch(remotes)
+    (remote,) = remotes
+    assert source == f"voc:{remote.folder}+/local"
+    assert (remote.folder / "image.jpg").read_text() == "pixels"
+    (remote.folder / "image.jpg").write_text("kept")
+    fetch(remotes)
+    assert (remote.folder / "image.jpg").read_text() == "kept"
+    node.write(image_jpg="other pixels")
+    node.store.push(node.trial)
+    assert localised(f"voc:{where}", tmp_path / "cache")[1] != remotes
+    with pytest.raises(DataError, match="holds no file"):
+        localised(f"coco:{where.replace('/one', '/none')}", tmp_path / "cache")
+    assert localised("digits", tmp_path) == ("digits", ())
+
+
+def test_what_was_there_before_the_store_is_put_into_it_once(uri: str, tmp_path: Path) -> None:
+    trial = tmp_path / "a" / "trials" / "0123456789abcdef"
+    (trial / "evaluations" / "fedcba9876543210").mkdir(parents=True)
+    (trial / "result.json").write_text("{}")
+    (trial / "evaluations" / "fedcba9876543210" / "result.json").write_text("{}")
+    store = ObjectStore(uri, tmp_path / "a")
+    store.adopt()
+    assert store.ended() == {trial, trial / "evaluations" / "fedcba9876543210"}
+    assert "mine" not in (tmp_path / "a" / ".storage").read_text()
+    # From now on the store's word counts: what it has not is not there.
+    store.forget(trial)
+    store.adopt()
+    store.pull(trial)
+    assert not (trial / "result.json").exists()
+
+
+def test_a_finished_trial_that_is_here_is_not_fetched_again(uri: str, tmp_path: Path) -> None:
+    one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
+    one.write(last_safetensors="epoch 9", result_json="{}")
+    one.store.push(one.trial)
+    two.store.pull(two.trial)
+    (two.trial / "last.safetensors").write_text("epoch X")
+    two.store.pull(two.trial)
+    assert two.files()["last.safetensors"] == "epoch X"
+    one.write(result_json="[]")
+    one.store.push(one.trial)
+    two.store.pull(two.trial)
+    assert two.files() == {"last.safetensors": "epoch 9", "result.json": "[]"}
+
+
+def test_a_trial_is_put_aside_within_the_store(uri: str, tmp_path: Path) -> None:
+    node = Node(uri, tmp_path / "a")
+    node.write(last_safetensors="epoch 1")
+    node.store.push(node.trial)
+    aside = tmp_path / "a" / "trials" / "old" / "one"
+    node.store.put_aside(node.trial, aside)
+    node.store.pull(node.trial)
+    assert node.files() == {}
+    node.store.pull(aside)
+    assert (aside / "last.safetensors").read_text() == "epoch 1"
+
+
+def test_a_store_with_a_bad_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("studies.transfer.retry.time.sleep", pauses.append)
+    answers: list[OSError | str] = [OSError("AWS Error SLOW_DOWN"), OSError("AWS Error NETWORK"), "here"]
+
+    def ask() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    assert patiently(ask) == "here"
+    assert pauses == [1, 2]
+    for final in (
+        FileNotFoundError(2, "no such file"),
+        OSError("AWS Error ACCESS_DENIED"),
+        OSError(28, "full"),
+    ):
+        answers[:] = [final, "not asked"]
+        with pytest.raises(OSError, match=str(final.args[-1])):
+            patiently(ask)
+    answers[:] = [OSError("down")] * 9
+    with pytest.raises(OSError, match="down"):
+        patiently(ask, seconds=0)
+    assert pauses == [1, 2]
