@@ -32,7 +32,7 @@ from scipy import stats
 
 from drcnn.engine.metrics import IOU_THRESHOLDS
 from studies.analysis.precision import RECALL_POINTS, ScoredClass, ScoredSplit
-from studies.analysis.statistics import Replicate, paired_bootstrap, resample
+from studies.analysis.statistics import Resampled, paired_bootstrap, resample
 
 __all__ = ["SCENARIOS", "Outcome", "Scenario", "calibrate"]
 
@@ -122,7 +122,7 @@ def calibrate(scenario: Scenario, pairs: int, resamples: int = RESAMPLES) -> Out
 
 
 def _percentiles_exclude_zero(
-    a: Sequence[Replicate], b: Sequence[Replicate], rng: np.random.Generator
+    a: Sequence[Resampled], b: Sequence[Resampled], rng: np.random.Generator
 ) -> bool:
     differences = np.stack([x.resampled["AP"] - y.resampled["AP"] for x, y in zip(a, b, strict=True)])
     chosen = rng.integers(len(a), size=differences.shape)

@@ -27,8 +27,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from drcnn.config import Config, DataConfig
-from drcnn.engine.record import outcome
-from drcnn.files import write_text
+from drcnn.engine.record import read_record, write_finished
 from drcnn.recipes import recipe
 from studies.definition.machines import Machines
 from studies.definition.plan import Plan, Trial, expand
@@ -39,8 +38,8 @@ from studies.execution.tune import run
 from studies.record.results import best, write_results
 from studies.record.tracking import Tracker
 from studies.resources.connection import connect
-from studies.resources.slots import Share
-from studies.transfer.storage import open_storage
+from studies.resources.slots import Allocation
+from studies.transfer.store import open_store
 from studies.transfer.supplies import Supplies
 
 if TYPE_CHECKING:
@@ -185,19 +184,11 @@ def stub(config: Mapping[str, Any]) -> None:
         figures = {f"val/{name}": value for name in ("AP", "AP50", "AP80", "AP90", *map(str, range(20)))}
         history.append({"epoch": float(number), **figures, "perf/eval_seconds": 1.0})
         tune.report(history[-1])
-    trial.folder.mkdir(parents=True, exist_ok=True)
-    record = {
-        "status": "finished",
-        "epoch": EPOCHS,
-        "metrics": history[-1],
-        "history": history,
-        "seconds": 1.0,
-    }
-    write_text(trial.folder / "result.json", json.dumps(record))
+    write_finished(trial.folder, history, {}, 1.0)
 
 
 @contextmanager
-def _simulated(nodes: int) -> Iterator[tuple[Machines, Share]]:
+def _simulated(nodes: int) -> Iterator[tuple[Machines, Allocation]]:
     """A cluster of a head that has no trials and of nodes with one GPU each; joined as a study joins one."""
     # The stub goes to the nodes as it is, and nothing that this module imports.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
@@ -262,7 +253,7 @@ class _Meter(Tracker):
         self.calls[name].append(time.monotonic() - began)
 
 
-def _launch(plan: Plan, machines: Machines, given: Share, tracker: _Meter) -> Launch:
+def _launch(plan: Plan, machines: Machines, given: Allocation, tracker: _Meter) -> Launch:
     """What a launch does (see ``session``) for a study that lists its trials, step by step."""
     laps = [time.monotonic()]
     trials = expand(plan)
@@ -289,8 +280,8 @@ def _launch(plan: Plan, machines: Machines, given: Share, tracker: _Meter) -> La
     return Launch(expanded, known, ran, begun, tables, report, close, sum(map(_is_finished, trials)))
 
 
-def _run(plan: Plan, left: Sequence[Trial], machines: Machines, given: Share, tracker: _Meter) -> None:
-    supplies = Supplies(open_storage(None, plan.output))
+def _run(plan: Plan, left: Sequence[Trial], machines: Machines, given: Allocation, tracker: _Meter) -> None:
+    supplies = Supplies(open_store(None, plan.output))
     with open(os.devnull, "w") as nowhere, Progress(Console(file=nowhere), len(left)) as progress:
         run(
             plan,
@@ -306,7 +297,7 @@ def _run(plan: Plan, left: Sequence[Trial], machines: Machines, given: Share, tr
 
 
 def _is_finished(trial: Trial) -> bool:
-    return outcome(trial.folder).status == "finished"
+    return read_record(trial.folder).is_finished
 
 
 def _memory() -> int:

@@ -1,106 +1,194 @@
-"""What a trial's folder says about it: the only record that resuming reads.
+"""What a trial's folder says about it: how it ended, its figures epoch by epoch, its error.
 
-Ray's own state is never read again: what is on disk here says which trials are finished, and ``fit``
-continues the others from their last epoch.
+This is the only record that resuming reads, and the only place that reads or writes ``result.json`` (the
+trial ended), ``error.json`` (it failed) and ``latency.json`` (its inference was timed). A folder without any
+of these is a trial that is still to be trained, from the last epoch in ``last.safetensors`` on.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import safe_open
 
 from drcnn.files import write_text
 
-__all__ = ["LATENCY", "VERDICTS", "Outcome", "clear_verdict", "outcome", "write_latency", "write_verdict"]
+__all__ = [
+    "LATENCY",
+    "OUTCOME_FILES",
+    "Status",
+    "TrialRecord",
+    "read_record",
+    "reopen",
+    "write_failed",
+    "write_finished",
+    "write_latency",
+    "write_pruned",
+]
 
-# A figure beside those of an epoch: the time of inference, where a study asked for it.
+# Milliseconds an image at inference; a figure beside those of an epoch where a study asked for it.
 LATENCY = "perf/ms_per_image"
-# Files that say how a trial ended.
-VERDICTS = ("result.json", "error.json")
+# The files that say how a trial ended.
+OUTCOME_FILES = ("result.json", "error.json")
 
-Status = Literal["finished", "pruned", "failed", "unfinished"]
+
+class Status(StrEnum):
+    """Where a trial stands. A folder never says RUNNING: whoever runs the trial knows that."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the trial has ended, one way or another."""
+        return self in {Status.FINISHED, Status.PRUNED, Status.FAILED}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a trial's folder says about it."""
+class TrialRecord:
+    """All that is known of a trial.
+
+    Attributes:
+        status: how it ended, or that it has not.
+        history: the metrics of every finished epoch, first epoch first.
+        per_class: AP of each class after the last of these.
+        seconds: of training and evaluation; none if the trial did not finish.
+        error: why it failed, in one line; none if it did not.
+        latency: milliseconds an image at inference; none if nobody measured it.
+    """
 
     status: Status
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: Sequence[Mapping[str, float]] = ()
+    per_class: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
     error: str | None = None
     latency: float | None = None
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """The figures of the last epoch; empty before the first."""
-        if not self.history:
-            return {}
-        return self.history[-1] | ({} if self.latency is None else {LATENCY: self.latency})
+    def is_finished(self) -> bool:
+        """Whether it was trained (or evaluated) to its end."""
+        return self.status is Status.FINISHED
 
     @property
-    def done(self) -> bool:
-        """Nothing is left to train."""
-        return self.status in {"finished", "pruned"}
+    def is_pruned(self) -> bool:
+        """Whether a search stopped it early."""
+        return self.status is Status.PRUNED
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether it ended with an error that would only repeat itself."""
+        return self.status is Status.FAILED
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to train: it finished or was pruned."""
+        return self.is_finished or self.is_pruned
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it has ended, one way or another."""
+        return self.status.is_terminal
+
+    @property
+    def epoch(self) -> int:
+        """The last finished epoch, 1-based; 0 before the first."""
+        return int(self.metrics.get("epoch", 0))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the last finished epoch, with the latency; empty before the first."""
+        if not self.history:
+            return {}
+        return {**self.history[-1], **({} if self.latency is None else {LATENCY: self.latency})}
+
+    def metric(self, name: str) -> float:
+        """A metric of the last epoch, such as ``val/AP``; nan where the trial has none."""
+        return self.metrics.get(name, math.nan)
 
 
-def outcome(folder: Path) -> Outcome:
-    """Read what a trial's folder says; a missing or empty folder is a trial not yet begun."""
-    result = _read(folder / "result.json")
+def read_record(folder: Path) -> TrialRecord:
+    """Read a trial's folder; a missing or empty one is a trial that is still to be begun."""
+    result = _read_json(folder / "result.json")
     if result is not None:
-        timed = _read(folder / "latency.json") or {}
-        seconds = result.get("seconds")
-        return Outcome(result["status"], result.get("history", []), seconds, latency=timed.get(LATENCY))
-    history = _history(folder / "last.safetensors")
-    error = _read(folder / "error.json")
+        return TrialRecord(
+            Status(result["status"]),
+            result.get("history", []),
+            result.get("per_class", {}),
+            result.get("seconds"),
+            latency=(_read_json(folder / "latency.json") or {}).get(LATENCY),
+        )
+    history = _history_of_checkpoint(folder / "last.safetensors")
+    error = _read_json(folder / "error.json")
     if error is not None:
-        return Outcome("failed", history, error=error["message"])
-    return Outcome("unfinished", history)
+        return TrialRecord(Status.FAILED, history, error=error["message"])
+    return TrialRecord(Status.PENDING, history)
 
 
-def write_verdict(
-    folder: Path, status: Literal["pruned", "failed"], message: str = "", trace: str = ""
+def write_finished(
+    folder: Path,
+    history: Sequence[Mapping[str, float]],
+    per_class: Mapping[str, float],
+    seconds: float,
 ) -> None:
-    """Record why a trial that ``fit`` did not finish will not go on.
+    """Mark a trial as finished; to be called when all its other files are written."""
+    _write_result(folder, Status.FINISHED, history, per_class=per_class, seconds=seconds)
 
-    A trial that finished meanwhile stays finished; the first of several errors stays.
-    """
-    before = outcome(folder)
-    if before.done or before.status == status:
+
+def write_pruned(folder: Path) -> None:
+    """Mark a trial as stopped early by its search, unless it has finished meanwhile."""
+    record = read_record(folder)
+    if not record.is_done:
+        _write_result(folder, Status.PRUNED, record.history)
+
+
+def write_failed(folder: Path, message: str, trace: str = "") -> None:
+    """Mark a trial as failed, unless it has ended otherwise; of several errors the first is kept."""
+    if read_record(folder).is_terminal:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if status == "failed":
-        write_text(
-            folder / "error.json",
-            json.dumps(
-                {"message": " ".join(message.split()), "traceback": trace, "host": socket.gethostname()}
-            ),
-        )
-        return
-    last = before.metrics
-    record = {"status": status, "epoch": last.get("epoch", 0), "metrics": last, "history": before.history}
-    write_text(folder / "result.json", json.dumps(record))
+    error = {"message": " ".join(message.split()), "traceback": trace, "host": socket.gethostname()}
+    write_text(folder / "error.json", json.dumps(error))
 
 
 def write_latency(folder: Path, milliseconds: float, device: str) -> None:
-    """Record how long a finished trial's detector takes for an image, and on what."""
+    """Record how long a finished trial's detector takes for an image, and on what device."""
     write_text(folder / "latency.json", json.dumps({LATENCY: milliseconds, "device": device}))
 
 
-def clear_verdict(folder: Path) -> None:
-    """Forget that a trial failed or was cut, so that it goes on from its last epoch."""
+def reopen(folder: Path) -> None:
+    """Forget that a trial failed or was pruned, so that it goes on from its last epoch."""
     (folder / "error.json").unlink(missing_ok=True)
-    if outcome(folder).status == "pruned":
+    if read_record(folder).is_pruned:
         (folder / "result.json").unlink()
 
 
-def _history(checkpoint: Path) -> list[dict[str, float]]:
-    """The epochs in a checkpoint's header: read here without torch, which the driver has no other use for."""
+def _write_result(
+    folder: Path, status: Status, history: Sequence[Mapping[str, float]], **more: object
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    last = history[-1] if history else {}
+    result = {
+        "status": status,
+        "epoch": int(last.get("epoch", 0)),
+        "metrics": last,
+        "history": list(history),
+        **more,
+    }
+    write_text(folder / "result.json", json.dumps(result, indent=1))
+
+
+def _history_of_checkpoint(checkpoint: Path) -> list[dict[str, float]]:
+    """The epochs in a checkpoint's header: read here without torch, which a driver has no other use for."""
     if not checkpoint.exists():
         return []
     with safe_open(checkpoint, "np") as file:
@@ -108,10 +196,10 @@ def _history(checkpoint: Path) -> list[dict[str, float]]:
     return history
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    assert isinstance(record, dict), f"{path} holds no JSON object"
-    return record
+    assert isinstance(content, dict), f"{path} holds no JSON object"
+    return content

@@ -16,14 +16,12 @@ result, on a GPU up to its atomic additions, whose order is left to chance.
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -36,7 +34,7 @@ from drcnn.data.annotations import Annotations
 from drcnn.data.loader import make_loader
 from drcnn.data.prepare import PreparedData
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
-from drcnn.engine import checkpoint
+from drcnn.engine import checkpoint, record
 from drcnn.engine.checkpoint import TrainingState
 from drcnn.engine.evaluate import detect_split, make_metric
 from drcnn.engine.schedule import learning_rate
@@ -291,15 +289,8 @@ class _Trial:
     def write_result(self) -> None:
         """Write ``result.json`` from the state: the mark of a finished trial."""
         history = self.state.history
-        result: dict[str, Any] = {
-            "status": "finished",
-            "epoch": self.state.epoch,
-            "metrics": history[-1],
-            "history": history,
-            "per_class": self.state.per_class,
-            "seconds": sum(past["perf/epoch_seconds"] + past["perf/eval_seconds"] for past in history),
-        }
-        write_text(self.folder / "result.json", json.dumps(result, indent=1))
+        seconds = sum(past["perf/epoch_seconds"] + past["perf/eval_seconds"] for past in history)
+        record.write_finished(self.folder, history, self.state.per_class, seconds)
 
     def _peak_memory(self) -> float:
         """GiB: on a GPU of this trial's tensors, on a CPU of the whole process since it began."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from studies.analysis.evidence import Setting, names_of
 from studies.analysis.precision import METRICS
+from studies.analysis.replicates import Setting, setting_labels
 from studies.analysis.statistics import (
     LEVEL,
     Agreement,
@@ -83,14 +83,14 @@ class Effect:
     p_holm: float
 
     @property
-    def is_shown(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether a change was shown here."""
         return self.p_holm < 1 - LEVEL
 
     @property
     def verdict(self) -> str:
         """Whether the paper's effect is seen here."""
-        shown = self.is_shown
+        shown = self.is_significant
         if abs(self.paper) <= PAPER_NOISE + 1e-9:
             return (
                 "a change is shown; the paper has about none"
@@ -121,14 +121,14 @@ def join(plan: Plan, settings: Sequence[Setting]) -> list[Joined]:
 
 def ranking(settings: Sequence[Setting], metric: str) -> list[Comparison]:
     """The setting of the highest mean against every other one, nearest first; see ``statistics.winner``."""
-    known = {setting.name: setting.replicates for setting in settings if setting.replicates}
+    known = {setting.name: setting.resampled for setting in settings if setting.resampled}
     return winner(known, metric) if len(known) > 1 else []
 
 
 def against(reference: Setting, settings: Sequence[Setting], metric: str) -> list[Comparison]:
     """Every other setting against one that was chosen before the results were seen."""
-    known = {setting.name: setting.replicates for setting in settings if setting.replicates}
-    return compare_with(reference.name, known, metric) if reference.replicates and len(known) > 1 else []
+    known = {setting.name: setting.resampled for setting in settings if setting.resampled}
+    return compare_with(reference.name, known, metric) if reference.resampled and len(known) > 1 else []
 
 
 def best_claim(comparisons: Sequence[Comparison], settings: Sequence[Setting]) -> str:
@@ -136,8 +136,8 @@ def best_claim(comparisons: Sequence[Comparison], settings: Sequence[Setting]) -
     nearest = comparisons[0]
     top = next(setting for setting in settings if setting.name == nearest.name)
     metric = nearest.metric
-    figure = 100 * sum(each.whole[metric] for each in top.replicates) / len(top.replicates)
-    open_ones = [found for found in comparisons if not found.shown]
+    figure = 100 * sum(each.whole[metric] for each in top.resampled) / len(top.resampled)
+    open_ones = [found for found in comparisons if not found.is_significant]
     if open_ones:
         others = (
             "any other setting"
@@ -148,7 +148,7 @@ def best_claim(comparisons: Sequence[Comparison], settings: Sequence[Setting]) -
             f"{top.name} has the highest {metric}, {figure:.1f}, but **no winner can be named**: "
             f"no difference is shown between it and {others}."
         )
-    what = "setting" if len(top.replicates) > 1 else "trained detector"
+    what = "setting" if len(top.resampled) > 1 else "trained detector"
     count = len(comparisons)
     others = "the only other one" if count == 1 else f"each of the {count} others"
     return f"**{top.name} is the best {what}**: {metric} {figure:.1f}, shown to be better than {others}."
@@ -156,7 +156,7 @@ def best_claim(comparisons: Sequence[Comparison], settings: Sequence[Setting]) -
 
 def seeds_claim(settings: Sequence[Setting]) -> str:
     """Say what the intervals are about."""
-    seeds = sorted({len(setting.replicates) for setting in settings if setting.replicates})
+    seeds = sorted({len(setting.resampled) for setting in settings if setting.resampled})
     if seeds == [1]:
         return (
             "Each setting was trained once, with one seed. The comparisons are therefore about **these "
@@ -167,7 +167,7 @@ def seeds_claim(settings: Sequence[Setting]) -> str:
     single = (
         " Comparisons with a setting that has one seed lean on the others' spread." if seeds[0] == 1 else ""
     )
-    trainings = [{each.training for each in setting.replicates} for setting in settings]
+    trainings = [{each.training for each in setting.resampled} for setting in settings]
     shared = (
         " Settings that are the same detectors, tested in two ways, are compared detector by detector."
         if any(one & other for one, other in itertools.combinations(trainings, 2))
@@ -231,10 +231,10 @@ def effects(joined: Joined, metric: str) -> list[Effect]:
     Rows of another backbone are compared with the first row of their own: the paper's question is not
     whether ResNet-101 is better than ResNet-50.
     """
-    rows = [pair for pair in joined.rows if pair[1].replicates and metric in pair[0].figures]
+    rows = [pair for pair in joined.rows if pair[1].resampled and metric in pair[0].figures]
     pairs = [(first, each) for each in rows if (first := _first_of_backbone(rows, each)) is not each]
-    names = dict(zip((id(pair) for pair in rows), names_of([pair[1] for pair in rows]), strict=True))
-    found = [paired_bootstrap(each[1].replicates, first[1].replicates)[metric] for first, each in pairs]
+    names = dict(zip((id(pair) for pair in rows), setting_labels([pair[1] for pair in rows]), strict=True))
+    found = [paired_bootstrap(each[1].resampled, first[1].resampled)[metric] for first, each in pairs]
     corrected = holm([difference.p for difference in found])
     return [
         Effect(
@@ -251,7 +251,7 @@ def effects(joined: Joined, metric: str) -> list[Effect]:
 
 def contrasts(joined: Joined) -> list[list[Effect]]:
     """The change of every metric from the first row to each of the paper's best, corrected for all these."""
-    rows = [pair for pair in joined.rows if pair[1].replicates]
+    rows = [pair for pair in joined.rows if pair[1].resampled]
     pairs = [
         (first, best)
         for best in joined.best
@@ -259,8 +259,8 @@ def contrasts(joined: Joined) -> list[list[Effect]]:
     ]
     made = []
     for first, best in pairs:
-        before, after = names_of([first[1], best[1]])
-        differences = paired_bootstrap(best[1].replicates, first[1].replicates)
+        before, after = setting_labels([first[1], best[1]])
+        differences = paired_bootstrap(best[1].resampled, first[1].resampled)
         for metric in METRICS:
             if metric in best[0].figures and metric in first[0].figures:
                 change = best[0].figures[metric] - first[0].figures[metric]

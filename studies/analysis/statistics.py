@@ -30,7 +30,7 @@ __all__ = [
     "Comparison",
     "Difference",
     "Interval",
-    "Replicate",
+    "Resampled",
     "compare_with",
     "holm",
     "kendall",
@@ -55,7 +55,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Replicate:
+class Resampled:
     """The figures of one trained detector, by the names of ``studies.analysis.precision.METRICS``.
 
     Attributes:
@@ -107,7 +107,7 @@ class Comparison:
     comparisons: int
 
     @property
-    def shown(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether a difference was shown: the chance of a false claim among all comparisons is below 5 %."""
         return self.p_holm < 1 - LEVEL
 
@@ -123,7 +123,7 @@ class Comparison:
             interval = "one test image gives no interval"
         corrected = f" after correction for {self.comparisons} comparisons" if several else ""
         chance = f"{_p(self.p_holm)}{corrected}"
-        if self.shown:
+        if self.is_significant:
             word = "better" if found.value > 0 else "worse"
             return f"{self.name} is {word} than {self.reference} by {size} ({interval}; {chance})."
         return (
@@ -162,7 +162,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def resample(split: ScoredSplit, resamples: int = 1000, seed: int = 0) -> Replicate:
+def resample(split: ScoredSplit, resamples: int = 1000, seed: int = 0) -> Resampled:
     """Measure a trained detector on ``resamples`` draws of its test images, with replacement.
 
     Splits of the same number of images are drawn alike for the same ``seed``: that is what pairs them.
@@ -170,10 +170,10 @@ def resample(split: ScoredSplit, resamples: int = 1000, seed: int = 0) -> Replic
     chances = np.full(split.images, 1 / split.images)
     counts = np.random.default_rng(seed).multinomial(split.images, chances, size=resamples)
     whole = {name: float(value) for name, value in figures(split.ap()).items()}
-    return Replicate(split.images, seed, whole, figures(split.ap(counts)))
+    return Resampled(split.images, seed, whole, figures(split.ap(counts)))
 
 
-def paired_bootstrap(a: Sequence[Replicate], b: Sequence[Replicate]) -> dict[str, Difference]:
+def paired_bootstrap(a: Sequence[Resampled], b: Sequence[Resampled]) -> dict[str, Difference]:
     """Compare two settings on the same test images, each trained with one seed or several.
 
     The variance of the difference of the mean figures is the sum of two:
@@ -208,7 +208,7 @@ def paired_bootstrap(a: Sequence[Replicate], b: Sequence[Replicate]) -> dict[str
     return {metric: _difference(a, b, metric) for metric in METRICS}
 
 
-def _refuse_unlike(a: Sequence[Replicate], b: Sequence[Replicate]) -> None:
+def _refuse_unlike(a: Sequence[Resampled], b: Sequence[Resampled]) -> None:
     if not a or not b:
         raise ValueError("each of the two settings needs at least one trained detector")
     if len({(each.images, each.seed, len(each.resampled["AP"])) for each in (*a, *b)}) > 1:
@@ -217,7 +217,7 @@ def _refuse_unlike(a: Sequence[Replicate], b: Sequence[Replicate]) -> None:
         )
 
 
-def _difference(a: Sequence[Replicate], b: Sequence[Replicate], metric: str) -> Difference:
+def _difference(a: Sequence[Resampled], b: Sequence[Resampled], metric: str) -> Difference:
     are_same = _are_same_detectors(a, b)
     if are_same:
         a, b = (sorted(setting, key=lambda each: each.training) for setting in (a, b))
@@ -250,7 +250,7 @@ def _difference(a: Sequence[Replicate], b: Sequence[Replicate], metric: str) -> 
     return _student(value, variance, max(float(freedom), variance**2 / uncertainty))
 
 
-def _are_same_detectors(a: Sequence[Replicate], b: Sequence[Replicate]) -> bool:
+def _are_same_detectors(a: Sequence[Resampled], b: Sequence[Resampled]) -> bool:
     """Whether both settings are the same trained detectors, tested in two ways."""
     ours, theirs = (sorted(each.training for each in setting) for setting in (a, b))
     return ours == theirs and len(set(ours)) == len(ours) and "" not in ours
@@ -278,7 +278,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_with(
-    reference: str, settings: Mapping[str, Sequence[Replicate]], metric: str = "AP"
+    reference: str, settings: Mapping[str, Sequence[Resampled]], metric: str = "AP"
 ) -> list[Comparison]:
     """Compare every other setting with the reference, corrected for as many comparisons.
 
@@ -291,7 +291,7 @@ def compare_with(
     return _compare(pairs, settings, metric)
 
 
-def winner(settings: Mapping[str, Sequence[Replicate]], metric: str = "AP") -> list[Comparison]:
+def winner(settings: Mapping[str, Sequence[Resampled]], metric: str = "AP") -> list[Comparison]:
     """Compare the setting of the highest mean with all others, nearest rival first.
 
     Call it the best only if every comparison is ``shown``. As it is chosen by the very figures that are then
@@ -309,7 +309,7 @@ def winner(settings: Mapping[str, Sequence[Replicate]], metric: str = "AP") -> l
 
 
 def _compare(
-    pairs: Sequence[tuple[str, str]], settings: Mapping[str, Sequence[Replicate]], metric: str
+    pairs: Sequence[tuple[str, str]], settings: Mapping[str, Sequence[Resampled]], metric: str
 ) -> list[Comparison]:
     found = []
     for name, reference in pairs:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from drcnn import presets
 from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.recipes import recipe
-from studies.definition.labels import telling, trial_name
+from studies.definition.labels import distinguishing_keys, trial_name
 from studies.definition.settings import multiplied
 from studies.definition.study import INFERENCE, Changes, EvaluateStudy, SearchStudy, Study
 
@@ -146,13 +146,13 @@ class Plan:
             return self._shown_of_search(self.study)
         flats = [dict(self.config(setting, 1).flat()) for setting in self.study.settings(self.profile)]
         # The paper's own keys; those that stand for them on a laptop come in where they are needed.
-        return telling(self.study.varied(), flats)
+        return distinguishing_keys(self.study.varied(), flats)
 
     def _shown_of_search(self, study: SearchStudy) -> list[str]:
         keys: list[str] = []
         for key, space in study.space.items():
             flats = [dict(self.config({key: value}, 1).flat()) for value in space.choices]
-            keys.extend(telling([key], flats) if flats else [key])
+            keys.extend(distinguishing_keys([key], flats) if flats else [key])
         return list(dict.fromkeys(keys))
 
     def _inference_of_training(self) -> Changes:

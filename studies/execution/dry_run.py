@@ -12,12 +12,12 @@ from functools import partial
 
 import torch
 
-from drcnn.engine.record import outcome
+from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial, models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
-from studies.resources.slots import NodeShape, Share, share
-from studies.resources.throughput import Estimate, Pace, estimate, measure_pace
+from studies.resources.slots import Allocation, NodeShape, allocate
+from studies.resources.throughput import Estimate, Throughput, estimate, measure_throughput
 from studies.search.confirmation import replicates_of_best
 from studies.transfer.supplies import Supplies
 
@@ -72,13 +72,13 @@ def _of_table(plan: Plan, trials: Sequence[Trial], ask: Callable[[Iterable[Trial
     trained = models(trials)
     every = [*trained, *trials]
     found = ask(every)
-    done = sum(outcome(trial.folder).status == "finished" for trial in every)
+    done = sum(read_record(trial.folder).is_finished for trial in every)
     epochs = plan.base.training.epochs
     print(f"{plan.name}: {len(trials)} trials of {epochs} epochs; {done} of {len(every)} done")
     for trial in every:
         role = "evaluates" if trial.model is not None else "trains"
         left = _time(found.seconds[trial.id]) if trial.id in found.seconds else ""
-        print(f"  {trial.id}  {trial.name}  {role}  {outcome(trial.folder).status}  {left}".rstrip())
+        print(f"  {trial.id}  {trial.name}  {role}  {read_record(trial.folder).status}  {left}".rstrip())
     # Detectors are trained before they are evaluated.
     batches = [
         [found.seconds[t.id] for t in every if t.id in found.seconds and (t.model is not None) == evaluates]
@@ -139,11 +139,13 @@ def _makespan(seconds: Iterable[float], slots: int) -> float:
 
 
 @contextmanager
-def _machines(request: Request, supplies: Supplies) -> Iterator[tuple[Share, Callable[[Trial], Pace] | None]]:
+def _machines(
+    request: Request, supplies: Supplies
+) -> Iterator[tuple[Allocation, Callable[[Trial], Throughput] | None]]:
     """What each trial would get, and what measures a pace on such a machine, if there is one now."""
     if not request.machines.is_cluster:
-        given = share(request.machines, [NodeShape(os.cpu_count() or 1, torch.cuda.device_count())])
-        yield given, partial(measure_pace, device="cuda" if given.gpus else "cpu")
+        given = allocate(request.machines, [NodeShape(os.cpu_count() or 1, torch.cuda.device_count())])
+        yield given, partial(measure_throughput, device="cuda" if given.gpus else "cpu")
         return
     import ray
 
@@ -156,20 +158,20 @@ def _machines(request: Request, supplies: Supplies) -> Iterator[tuple[Share, Cal
         yield given, partial(_measure_on_node, given, supplies) if is_up else None
 
 
-def _measure_on_node(given: Share, supplies: Supplies, trial: Trial) -> Pace:
+def _measure_on_node(given: Allocation, supplies: Supplies, trial: Trial) -> Throughput:
     import ray
 
-    def measure() -> Pace:
+    def measure() -> Throughput:
         supplies.bring(trial)
-        return measure_pace(trial, "cuda" if given.gpus else "cpu")
+        return measure_throughput(trial, "cuda" if given.gpus else "cpu")
 
     supplies.offer([trial])
     task = ray.remote(num_cpus=given.cpus, num_gpus=given.gpus)(measure)
-    found: Pace = ray.get(task.remote())
+    found: Throughput = ray.get(task.remote())
     return found
 
 
-def _hours(seconds: float, given: Share) -> str:
+def _hours(seconds: float, given: Allocation) -> str:
     """What so many seconds of a worker cost."""
     if given.gpus:
         return f"{seconds * given.gpus / 3600:.3g} GPU hours"

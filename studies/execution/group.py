@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.util.queue import Queue
 
-from drcnn.engine.record import outcome
+from drcnn.engine.record import read_record
 from studies.definition.plan import Trial
 from studies.execution.trial_run import only_one, pushing, verdict_on_failure, work
 from studies.transfer.supplies import Supplies
@@ -34,8 +34,8 @@ def train_in_group(config: Mapping[str, Any]) -> None:
     trial: Trial = config["trial"]
     supplies: Supplies = config["supplies"]
     with only_one(trial.folder):
-        supplies.storage.pull(trial.folder)
-        if outcome(trial.folder).status != "unfinished":
+        supplies.storage.download(trial.folder)
+        if read_record(trial.folder).is_terminal:
             return
         queue = Queue(actor_options={"num_cpus": 0})
         trainer = _trainer(config, queue)
@@ -44,8 +44,8 @@ def train_in_group(config: Mapping[str, Any]) -> None:
                 tune.report(metrics)
         except Exception:
             # A failure that would only repeat itself is recorded by the worker that saw it.
-            supplies.storage.pull(trial.folder)
-            if outcome(trial.folder).status != "failed":
+            supplies.storage.download(trial.folder)
+            if read_record(trial.folder).status != "failed":
                 raise
         finally:
             queue.shutdown(force=True)
@@ -128,11 +128,11 @@ def _worker(config: Mapping[str, Any]) -> None:
             supplies.bring(trial)
         # The node's other workers read what its first one brought.
         dist.barrier()
-    if outcome(trial.folder).error is not None:
+    if read_record(trial.folder).error is not None:
         return
     with verdict_on_failure(trial, supplies):
         work(trial, config["options"], pushing(trial, supplies, ray.train.report))
-    failure = outcome(trial.folder).error
+    failure = read_record(trial.folder).error
     if failure is not None:
         # The others may wait for this worker's gradients: the group has to end.
         raise RuntimeError(failure)

@@ -7,7 +7,6 @@ the best epoch, which was chosen by the very images that it would be judged on.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import tempfile
 import time
@@ -25,7 +24,7 @@ from drcnn.data.loader import BatchLoader, make_loader
 from drcnn.detector.detector import DecoupledRCNN
 from drcnn.engine.checkpoint import load_detector
 from drcnn.engine.evaluate import detect_split, make_metric
-from drcnn.engine.record import outcome, write_latency
+from drcnn.engine.record import read_record, write_finished, write_latency
 from drcnn.engine.train import RunOptions
 from drcnn.files import replacing, write_text
 from studies.definition.plan import Trial
@@ -66,16 +65,8 @@ def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
         **{f"val/{name}": value for name, value in found.summary.items()},
         "perf/eval_seconds": seconds,
     }
-    record = {
-        "status": "finished",
-        "epoch": state.epoch,
-        "metrics": metrics,
-        "history": [metrics],
-        "per_class": found.per_class,
-        "seconds": seconds,
-    }
     # Last: the mark of a finished evaluation.
-    write_text(trial.folder / "result.json", json.dumps(record, indent=1))
+    write_finished(trial.folder, [metrics], found.per_class, seconds)
     return metrics
 
 
@@ -85,7 +76,7 @@ def measure_latency(trial: Trial, options: RunOptions) -> None:
     The fastest of several passes over the same images, one image at a time: what else the machine does can
     only make a pass slower. Trials of one machine take turns to be measured, though not to train.
     """
-    if outcome(trial.folder).latency is not None:
+    if read_record(trial.folder).latency is not None:
         return
     device = torch.device(options.device)
     options.apply()

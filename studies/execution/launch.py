@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import yaml
 from rich.console import Console
 
-from drcnn.engine.record import outcome
+from drcnn.engine.record import read_record
 from drcnn.files import write_text
 from studies.definition.errors import StudyError
 from studies.definition.plan import Plan, Trial, expand, models, search_points
@@ -30,16 +30,16 @@ from studies.definition.study import SearchStudy
 from studies.execution.progress import Progress
 from studies.execution.report_command import keep_request, plan_of, try_report, was_launched
 from studies.record import provenance
-from studies.record.output_folder import alone, no_trace_of_bad_input, prepared_data, put_aside
+from studies.record.output_folder import alone, archive, no_trace_of_bad_input, prepared_data
 from studies.record.results import best, print_means, print_results, write_results
 from studies.search.confirmation import compared, replicates_of_best
-from studies.transfer.remote_data import fetch, localised
-from studies.transfer.storage import open_storage
+from studies.transfer.datasets import fetch, localise
+from studies.transfer.store import open_store
 from studies.transfer.supplies import Supplies
 
 if TYPE_CHECKING:
     from studies.record.tracking import Tracker
-    from studies.resources.slots import Share
+    from studies.resources.slots import Allocation
     from studies.search.searcher import StudySearch
 
 __all__ = ["execute"]
@@ -80,7 +80,7 @@ def execute(request: Request) -> int:
             supplies.storage.adopt()
             if not was_launched(plan):
                 # On a new head: what launches from another one left in the storage.
-                supplies.storage.pull(plan.folder)
+                supplies.storage.download(plan.folder)
             keep_request(plan, request)
             return _Launch(plan, request, trials, console, supplies, given).run()
 
@@ -88,27 +88,27 @@ def execute(request: Request) -> int:
 def _supplied(request: Request) -> tuple[Request, Supplies]:
     """The request with data of an object store fetched here, and where the nodes get theirs."""
     output = request.output.resolve()
-    source, remotes = localised(request.source, output / "data")
+    source, remotes = localise(request.source, output / "data")
     fetch(remotes)
-    return replace(request, source=source), Supplies(open_storage(request.storage, output), remotes)
+    return replace(request, source=source), Supplies(open_store(request.storage, output), remotes)
 
 
 @contextmanager
 def _joined(
     request: Request, supplies: Supplies, trials: Sequence[Trial], console: Console
-) -> Iterator[Share | None]:
+) -> Iterator[Allocation | None]:
     """Join the cluster that is asked for, and check all of its nodes; a Ray of our own starts when needed."""
     if not request.machines.is_cluster:
         yield None
         return
     from studies.resources.connection import connect
-    from studies.resources.node_probe import Needs
-    from studies.resources.nodes import check_cluster
+    from studies.resources.node_probe import NodeRequirements
+    from studies.resources.nodes import check_nodes
 
     files = {trial.config.detector.weights for trial in trials} - {"imagenet", "none"}
     with connect(request.machines) as given:
         supplies.offer(trials[:1])
-        needs = Needs(
+        needs = NodeRequirements(
             request.output.resolve(),
             token="" if request.storage else ".shared",
             storage=supplies.storage,
@@ -116,7 +116,7 @@ def _joined(
             data=trials[0].data,
             weights=tuple(map(Path, sorted(files))),
         )
-        check_cluster(needs, console)
+        check_nodes(needs, console)
         yield given
 
 
@@ -130,7 +130,7 @@ class _Launch:
         trials: list[Trial],
         console: Console,
         supplies: Supplies,
-        given: Share | None,
+        given: Allocation | None,
     ) -> None:
         self._plan, self._request, self._console = plan, request, console
         self._supplies, self._given = supplies, given
@@ -218,12 +218,12 @@ class _Launch:
             stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"
             folders = [trial.folder for trial in self._all()]
             aside = self._plan.output / "trials" / stamp
-            put_aside(folders, aside)
+            archive(folders, aside)
             for folder in folders:
-                self._supplies.storage.put_aside(folder, aside / folder.name)
-            self._supplies.storage.put_aside(self._plan.folder, self._plan.folder / stamp)
+                self._supplies.storage.archive(folder, aside / folder.name)
+            self._supplies.storage.archive(self._plan.folder, self._plan.folder / stamp)
             names = ("optuna.db", "search.json", "confirm.json", "results.parquet")
-            put_aside([self._plan.folder / name for name in names], self._plan.folder / stamp)
+            archive([self._plan.folder / name for name in names], self._plan.folder / stamp)
             if self._search is not None:
                 self._open_search()
 
@@ -231,7 +231,7 @@ class _Launch:
         from studies.search.searcher import StudySearch, search_key
 
         key = search_key(self._plan, self._sample)
-        self._search = StudySearch(self._plan, key, self._supplies.storage.pull)
+        self._search = StudySearch(self._plan, key, self._supplies.storage.download)
         self._trials = self._search.trials()
         self._fetch_ended(self._trials)
         self._confirming = self._replicates() if self._search.left() <= 0 else []
@@ -240,10 +240,10 @@ class _Launch:
     def _fetch_ended(self, trials: Sequence[Trial]) -> None:
         """Fetch those that ended on another machine; the others are fetched where they are trained."""
         if self._ended is None:
-            self._ended = self._supplies.storage.ended()
+            self._ended = self._supplies.storage.ended_trials()
         for trial in trials:
             if trial.folder in self._ended:
-                self._supplies.storage.pull(trial.folder)
+                self._supplies.storage.download(trial.folder)
 
     def _replicates(self) -> list[Trial]:
         return replicates_of_best(self._plan, self._trials, self._request.seeds)
@@ -280,12 +280,12 @@ class _Launch:
                         progress=progress,
                     )
 
-    def _check_share(self, given: Share) -> None:
+    def _check_share(self, given: Allocation) -> None:
         from studies.execution.tune import options
-        from studies.resources.gpu_memory import ask_node, check_share
+        from studies.resources.gpu_memory import check_gpu_memory, try_on_node
 
-        ask = partial(ask_node, given, self._supplies, options(given))
-        check_share([*self._models, *self._asked], given, ask)
+        ask = partial(try_on_node, given, self._supplies, options(given))
+        check_gpu_memory([*self._models, *self._asked], given, ask)
 
     def _batches(self, tracker: Tracker) -> Iterator[list[Trial] | StudySearch]:
         """Each time asked: what can be done next. Detectors are trained before they are evaluated."""
@@ -304,11 +304,11 @@ class _Launch:
 
     def _is_done(self, trial: Trial) -> bool:
         """A trial cut by a search is done for the search; others are trained to their end."""
-        found = outcome(trial.folder)
+        found = read_record(trial.folder)
         confirms = any(trial.id == each.id for each in self._confirming)
         if self._search is not None and not confirms:
             return self._search.has_ended(found)
-        return found.status == "finished"
+        return found.is_finished
 
     def _end(self, tracker: Tracker, status: str, reports: Sequence[Path] = ()) -> None:
         """Write the tables and close the runs, however it ended."""
@@ -319,7 +319,7 @@ class _Launch:
 
     def _keep_record(self) -> None:
         try:
-            self._supplies.storage.push(self._plan.folder)
+            self._supplies.storage.upload(self._plan.folder)
         except OSError as error:
             logger.warning("--storage: the study's tables are not kept there: %s", error)
 
@@ -349,7 +349,7 @@ class _Launch:
                 say(sentence, highlight=False)
         new = [t for t in self._all() if t.id not in self._before and t not in failed]
         evaluated = sum(trial.model is not None for trial in new)
-        cut = sum(outcome(trial.folder).status == "pruned" for trial in self._trials)
+        cut = sum(read_record(trial.folder).is_pruned for trial in self._trials)
         counts = (
             f"{len(new) - evaluated} trained, "
             + (f"{evaluated} evaluated, " if evaluated else "")
@@ -357,6 +357,6 @@ class _Launch:
         )
         say(f"{counts} ({cut} cut early)" if cut else counts, highlight=False)
         for trial in failed:
-            say(f"  {trial.name}: {outcome(trial.folder).error or 'did not run'}", highlight=False)
+            say(f"  {trial.name}: {read_record(trial.folder).error or 'did not run'}", highlight=False)
         say(f"Table: {self._plan.folder / 'results.parquet'}", highlight=False)
         say(f"MLflow: {ui_command(self._uri)}", highlight=False)

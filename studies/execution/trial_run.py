@@ -20,7 +20,7 @@ from ray import tune
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
-from drcnn.engine.record import outcome, write_verdict
+from drcnn.engine.record import read_record, write_failed
 from studies.definition.plan import Trial
 from studies.transfer.supplies import Supplies
 
@@ -37,10 +37,10 @@ def train_here(config: Mapping[str, Any]) -> None:
         with verdict_on_failure(trial, supplies):
             supplies.bring(trial)
             work(trial, config["options"], pushing(trial, supplies, tune.report))
-        if config["timed"] and outcome(trial.folder).status == "finished":
+        if config["timed"] and read_record(trial.folder).is_finished:
             with verdict_on_failure(trial, supplies):
                 _time(trial, config["options"])
-        supplies.storage.push(trial.folder)
+        supplies.storage.upload(trial.folder)
 
 
 def work(trial: Trial, options: Mapping[str, Any], report: Report) -> None:
@@ -48,8 +48,8 @@ def work(trial: Trial, options: Mapping[str, Any], report: Report) -> None:
     from drcnn.engine.train import RunOptions, fit
 
     # Finished meanwhile by another study, or failed in a way that would only repeat itself.
-    found = outcome(trial.folder)
-    if found.status == "finished":
+    found = read_record(trial.folder)
+    if found.is_finished:
         report(found.metrics)
     if found.status in {"finished", "failed"}:
         return
@@ -58,10 +58,10 @@ def work(trial: Trial, options: Mapping[str, Any], report: Report) -> None:
         return
     from studies.execution.inference import evaluate
 
-    trained = outcome(trial.model.folder)
-    if trained.status != "finished":
+    trained = read_record(trial.model.folder)
+    if not trained.is_finished:
         why = trained.error or trained.status
-        write_verdict(trial.folder, "failed", f"the detector was not trained ({trial.model.name}: {why})")
+        write_failed(trial.folder, f"the detector was not trained ({trial.model.name}: {why})")
         return
     report(evaluate(trial, RunOptions(**options)))
 
@@ -79,7 +79,7 @@ def pushing(trial: Trial, supplies: Supplies, report: Report) -> Report:
 
     def push_and_report(metrics: dict[str, float]) -> None:
         if rank() == 0:
-            supplies.storage.push(trial.folder)
+            supplies.storage.upload(trial.folder)
         report(metrics)
 
     return push_and_report
@@ -92,15 +92,15 @@ def verdict_on_failure(trial: Trial, supplies: Supplies) -> Iterator[None]:
     from drcnn.engine.train import TrainingDiverged
 
     def fail(error: Exception, trace: str = "") -> None:
-        write_verdict(trial.folder, "failed", f"{type(error).__name__}: {error}{_advice(error)}", trace)
-        supplies.storage.push(trial.folder, ["error.json"])
+        write_failed(trial.folder, f"{type(error).__name__}: {error}{_advice(error)}", trace)
+        supplies.storage.upload(trial.folder, ["error.json"])
 
     try:
         yield
     except (TrainingDiverged, DataError, ConfigError, CheckpointError) as error:
         fail(error)
     except OSError:
-        # Storage has bad moments: Tune tries again, as it does after a killed process.
+        # TrialStore has bad moments: Tune tries again, as it does after a killed process.
         raise
     except Exception as error:
         # Raised for Tune to drop this process, whose GPU may be in a bad state; the retry finds the verdict.

@@ -15,7 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from drcnn.engine.record import VERDICTS, clear_verdict, outcome, write_verdict
+from drcnn.engine.record import OUTCOME_FILES, read_record, reopen, write_failed, write_pruned
 from studies.definition.machines import Machines
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
@@ -23,7 +23,7 @@ from studies.execution.group import train_in_group
 from studies.execution.progress import Progress
 from studies.execution.trial_run import train_here
 from studies.record.tracking import Tracker
-from studies.resources.slots import HEAD, Share
+from studies.resources.slots import HEAD, Allocation
 from studies.search.searcher import StudySearch, scheduler
 from studies.transfer.supplies import Supplies
 
@@ -42,7 +42,7 @@ def run(
     finished: Sequence[Trial],
     *,
     machines: Machines,
-    given: Share,
+    given: Allocation,
     supplies: Supplies,
     tracker: Tracker,
     progress: Progress,
@@ -62,9 +62,9 @@ def run(
         trainable: what a trial does in place of training; for measuring all the rest.
     """
     for trial in left.trials() if isinstance(left, StudySearch) else left:
-        if outcome(trial.folder).status == "failed" or not isinstance(left, StudySearch):
-            clear_verdict(trial.folder)
-            supplies.storage.forget(trial.folder, VERDICTS)
+        if read_record(trial.folder).is_failed or not isinstance(left, StudySearch):
+            reopen(trial.folder)
+            supplies.storage.delete(trial.folder, OUTCOME_FILES)
     storage = plan.folder.resolve() / "ray"
     param_space, searcher, samples = None, None, 1
     timed = isinstance(plan.study, SearchStudy) and plan.study.minimise is not None
@@ -113,7 +113,7 @@ def run(
         shutil.rmtree(storage, ignore_errors=True)
 
 
-def options(given: Share) -> dict[str, Any]:
+def options(given: Allocation) -> dict[str, Any]:
     """How each worker runs: the arguments of ``RunOptions``."""
     if given.gpus:
         loaders = max(0, min(given.cpus - 1, 8))
@@ -121,7 +121,7 @@ def options(given: Share) -> dict[str, Any]:
     return {"device": "cpu", "threads": 1, "loader_workers": 0}
 
 
-def _placed(trainable: Any, given: Share, *, in_group: bool) -> Any:
+def _placed(trainable: Any, given: Allocation, *, in_group: bool) -> Any:
     """What a trial runs, with what Tune is to reserve for it."""
     if not in_group:
         return tune.with_resources(trainable or train_here, {"CPU": given.cpus, "GPU": given.gpus})
@@ -157,7 +157,7 @@ class _Watch(tune.Callback):
         mine: Trial = trial.config["trial"]
         self._tracker.start(mine)
         # A group of workers has no machines yet, and may wait long for them.
-        self._progress.show(mine, "waiting" if self._waits else "running", outcome(mine.folder).metrics)
+        self._progress.show(mine, "waiting" if self._waits else "running", read_record(mine.folder).metrics)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -174,23 +174,23 @@ class _Watch(tune.Callback):
     ) -> None:
         mine: Trial = trial.config["trial"]
         unfetched = self._pull(mine)
-        if unfetched is None and outcome(mine.folder).status == "unfinished":
+        if unfetched is None and not read_record(mine.folder).is_terminal:
             if self._cuts:
-                write_verdict(mine.folder, "pruned")
+                write_pruned(mine.folder)
             else:
-                write_verdict(mine.folder, "failed", "ended without result.json")
+                write_failed(mine.folder, "ended without result.json")
         self._settle(mine, unfetched)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         mine: Trial = trial.config["trial"]
         unfetched = self._pull(mine)
-        write_verdict(mine.folder, "failed", _reason(trial))
+        write_failed(mine.folder, _reason(trial))
         self._settle(mine, unfetched)
 
     def _pull(self, mine: Trial) -> str | None:
         """Fetch what a node has left in the storage; why that cannot be done, if it cannot."""
         try:
-            self._storage.pull(mine.folder)
+            self._storage.download(mine.folder)
         except OSError as error:
             return f"ended, but cannot be fetched from --storage now: {error}; the next launch does"
         return None
@@ -200,15 +200,15 @@ class _Watch(tune.Callback):
             # Else the storage may know better: a verdict of what is here must not replace its own.
             self._push(mine)
         self._tracker.finish(mine)
-        found = outcome(mine.folder)
+        found = read_record(mine.folder)
         status = found.status if unfetched is None else "failed"
         self._progress.show(mine, status, found.metrics, unfetched or found.error or "")
 
     def _push(self, mine: Trial) -> None:
         try:
-            self._storage.push(mine.folder, VERDICTS)
+            self._storage.upload(mine.folder, OUTCOME_FILES)
             # A search's record, should this machine be lost.
-            self._storage.push(self._plan.folder)
+            self._storage.upload(self._plan.folder)
         except OSError as error:
             logger.warning("%s: cannot be put into --storage: %s", mine.name, error)
 

@@ -15,7 +15,7 @@ from drcnn.data.prepare import PreparedData, prepare
 from studies.definition.errors import FetchError, StudyError
 from studies.definition.plan import Plan
 
-__all__ = ["alone", "no_trace_of_bad_input", "prepared_data", "put_aside"]
+__all__ = ["alone", "archive", "no_trace_of_bad_input", "prepared_data"]
 
 # In the folder of prepared data, locked by every launch that works there.
 IN_USE = ".in_use"
@@ -104,7 +104,7 @@ def alone(plan: Plan) -> Iterator[None]:
         yield
 
 
-def put_aside(paths: Sequence[Path], folder: Path) -> None:
+def archive(paths: Sequence[Path], folder: Path) -> None:
     """Move what there is of these into a folder."""
     for path in paths:
         if path.exists():

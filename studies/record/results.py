@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from drcnn.engine.record import Outcome, outcome
+from drcnn.engine.record import TrialRecord, read_record
 from drcnn.files import replacing
 from studies.analysis.statistics import mean_interval
 from studies.definition.labels import trial_name
@@ -27,12 +27,11 @@ SHOWN = ("AP", "AP50", "AP80", "AP90")
 
 def best(trials: Sequence[Trial], metric: str) -> Trial | None:
     """The finished trial with the highest last value; none if none finished."""
-    values = {trial.id: outcome(trial.folder) for trial in trials}
+    values = {trial.id: read_record(trial.folder) for trial in trials}
     scored = [
         (found.metrics[metric], trial)
         for trial in trials
-        if (found := values[trial.id]).status == "finished"
-        and not math.isnan(found.metrics.get(metric, math.nan))
+        if (found := values[trial.id]).is_finished and not math.isnan(found.metrics.get(metric, math.nan))
     ]
     return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
@@ -41,7 +40,7 @@ def write_results(path: Path, trials: Sequence[Trial]) -> None:
     """Write one row a trial: its id, settings, seed, status, figures of the last epoch, seconds, error."""
     rows: list[dict[str, Any]] = []
     for trial in trials:
-        found = outcome(trial.folder)
+        found = read_record(trial.folder)
         rows.append(
             {
                 "trial_id": trial.id,
@@ -75,7 +74,7 @@ def print_results(console: Console, plan: Plan, trials: Sequence[Trial]) -> None
     """Print every trial's last figures, with the paper's and the difference where it has the setting."""
     rows = paper_rows(plan.study.paper, plan.on_profile)
     table = _table("Results, AP × 100", rows, "status")
-    found = {trial.id: outcome(trial.folder) for trial in trials}
+    found = {trial.id: read_record(trial.folder) for trial in trials}
     timed = any(each.latency is not None for each in found.values())
     if timed:
         table.add_column("ms/image", justify="right")
@@ -106,8 +105,8 @@ def print_means(console: Console, plan: Plan, trials: Sequence[Trial]) -> None:
     rows = paper_rows(plan.study.paper, plan.on_profile)
     table = _table("Mean over seeds ± 95 % interval, AP × 100", rows, "seeds")
     for group in _settings(trials).values():
-        found = [outcome(trial.folder) for trial in group]
-        finished = [each for each in found if each.status == "finished"]
+        found = [read_record(trial.folder) for trial in group]
+        finished = [each for each in found if each.is_finished]
         row = row_of(rows, group[0].config)
         cells = [_mean_cell(finished, key, row) for key in SHOWN]
         name = trial_name(group[0].varied, 0).rpartition("seed=")[0].strip() or "the one setting"
@@ -148,7 +147,7 @@ def _cell(metrics: Mapping[str, float], key: str, row: PaperRow | None) -> str:
     return f"{ours} ({theirs:.1f}, {100 * metrics[f'val/{key}'] - theirs:+.1f})"
 
 
-def _mean_cell(found: Sequence[Outcome], key: str, row: PaperRow | None) -> str:
+def _mean_cell(found: Sequence[TrialRecord], key: str, row: PaperRow | None) -> str:
     values = [each.metrics.get(f"val/{key}", math.nan) for each in found]
     values = [value for value in values if not math.isnan(value)]
     if not values:

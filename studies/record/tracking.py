@@ -22,7 +22,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
-from drcnn.engine.record import LATENCY, Outcome, outcome
+from drcnn.engine.record import LATENCY, TrialRecord, read_record
 from studies.definition.plan import Trial
 
 __all__ = ["Tracker", "ui_command"]
@@ -131,7 +131,7 @@ class Tracker:
     def finish(self, trial: Trial) -> None:
         """A trial ended: fill in missing epochs, keep its files, and close its run."""
         self._owed.add(trial.id)
-        self._guard(lambda: self._finish(trial, outcome(trial.folder)))
+        self._guard(lambda: self._finish(trial, read_record(trial.folder)))
 
     def close(self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path]) -> None:
         """Close the parent with its files and the best trial's model, and children that were interrupted."""
@@ -161,7 +161,7 @@ class Tracker:
         state = [RunTag(STATUS, "running"), RunTag("drcnn.data_fingerprint", trial.data.fingerprint)]
         self._client.log_batch(run_id, params=_params(trial), tags=state)
         self._client.update_run(run_id, status="RUNNING")
-        self._log(trial, outcome(trial.folder).history)
+        self._log(trial, read_record(trial.folder).history)
 
     def _log(self, trial: Trial, epochs: Sequence[Mapping[str, float]]) -> None:
         run_id = self._runs[trial.id]
@@ -181,8 +181,8 @@ class Tracker:
             logged.add(step)
         self._steps[trial.id] = logged
 
-    def _finish(self, trial: Trial, found: Outcome) -> None:
-        if found.done and trial.id in self._runs:
+    def _finish(self, trial: Trial, found: TrialRecord) -> None:
+        if found.is_done and trial.id in self._runs:
             run = self._client.get_run(self._runs[trial.id])
             if run.info.status == "FINISHED" and run.data.tags.get(STATUS) == found.status:
                 self._owed.discard(trial.id)
@@ -202,7 +202,7 @@ class Tracker:
         if found.error:
             tags.append(RunTag(MLFLOW_RUN_NOTE, found.error[:5000]))
         self._client.log_batch(run_id, tags=tags)
-        self._client.set_terminated(run_id, "FINISHED" if found.done else "FAILED")
+        self._client.set_terminated(run_id, "FINISHED" if found.is_done else "FAILED")
         self._owed.discard(trial.id)
 
     def _close(self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path]) -> None:
@@ -210,15 +210,15 @@ class Tracker:
             return
         for trial in trials:
             if trial.id in self._owed:
-                self._finish(trial, outcome(trial.folder))
+                self._finish(trial, read_record(trial.folder))
             run_id = self._runs.get(trial.id)
             if run_id and self._client.get_run(run_id).info.status == "RUNNING":
-                self._log(trial, outcome(trial.folder).history)
+                self._log(trial, read_record(trial.folder).history)
                 self._client.set_terminated(run_id, "KILLED")
         for path in files:
             self._client.log_artifact(self._parent, str(path))
         if best is not None:
-            metrics = outcome(best.folder).metrics
+            metrics = read_record(best.folder).metrics
             now = int(time.time() * 1000)
             values = [Metric(f"best/{key}", metrics[f"val/{key}"], now, 0) for key in ("AP", "AP50", "AP90")]
             tags = [RunTag("drcnn.best_trial", best.name), RunTag("drcnn.best_trial_id", best.id)]

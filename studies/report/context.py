@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from studies.analysis.evidence import Setting, load_annotations
+from studies.analysis.replicates import Setting, load_annotations
 from studies.definition.plan import Plan, Trial
 from studies.record import provenance
 from studies.report.document import Block, Bullets, Code, Table, Text, literal
@@ -82,7 +82,7 @@ def origin(plan: Plan, settings: Sequence[Setting]) -> list[Block]:
     metric = plan.study.metric
     columns = ["trial", f"{metric.removeprefix('val/')} × 100", "id"]
     rows = [
-        [run.trial.name, _percent(run.outcome.metrics.get(metric, math.nan)), f"`{run.trial.id}`"]
+        [run.trial.name, _percent(run.record.metrics.get(metric, math.nan)), f"`{run.trial.id}`"]
         for run in runs
     ]
     if any(run.trial.model for run in runs):

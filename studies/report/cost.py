@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from drcnn.engine.record import LATENCY
-from studies.analysis.evidence import Run
+from studies.analysis.replicates import Replicate
 from studies.report.document import Block, Bullets, Table, Text, literal
 
 __all__ = ["cost"]
@@ -35,7 +35,7 @@ class _Cost:
         )
 
 
-def cost(runs: Sequence[Run], trainings: Sequence[Run]) -> list[Block]:
+def cost(runs: Sequence[Replicate], trainings: Sequence[Replicate]) -> list[Block]:
     """What the trials took; ``trainings`` made detectors that some of the runs evaluate."""
     every = [*trainings, *runs]
     costs = [_cost(run) for run in every]
@@ -67,29 +67,29 @@ def cost(runs: Sequence[Run], trainings: Sequence[Run]) -> list[Block]:
         strong=frozenset({len(rows) - 1}),
     )
     blocks: list[Block] = [Text(said), table]
-    failed = [f"{run.trial.name} failed: {literal(run.outcome.error)}" for run in every if run.outcome.error]
+    failed = [f"{run.trial.name} failed: {literal(run.record.error)}" for run in every if run.record.error]
     return [*blocks, Bullets(tuple(failed))] if failed else blocks
 
 
-def _cost(run: Run) -> _Cost:
-    history = run.outcome.history
+def _cost(run: Replicate) -> _Cost:
+    history = run.record.history
     training = sum(epoch.get("perf/epoch_seconds", 0.0) for epoch in history)
     evaluating = sum(epoch.get("perf/eval_seconds", 0.0) for epoch in history)
     images = sum(
         epoch.get("perf/images_per_s", 0.0) * epoch.get("perf/epoch_seconds", 0.0) for epoch in history
     )
-    seconds = training + evaluating if run.outcome.seconds is None else run.outcome.seconds
-    metrics = run.outcome.metrics
+    seconds = training + evaluating if run.record.seconds is None else run.record.seconds
+    metrics = run.record.metrics
     gpu_hours = seconds / 3600 * metrics.get("perf/gpus", math.nan)
     return _Cost(seconds, images, training, gpu_hours, metrics.get(LATENCY, math.nan))
 
 
-def _epochs(run: Run) -> str:
-    return f"{int(run.outcome.metrics.get('epoch', 0))} of {run.trial.config.training.epochs}"
+def _epochs(run: Replicate) -> str:
+    return f"{int(run.record.metrics.get('epoch', 0))} of {run.trial.config.training.epochs}"
 
 
-def _status(run: Run) -> str:
-    return {"pruned": "cut early", "unfinished": "not finished"}.get(run.outcome.status, run.outcome.status)
+def _status(run: Replicate) -> str:
+    return {"pruned": "cut early", "pending": "not finished"}.get(run.record.status, run.record.status)
 
 
 def _sum_of_known(values: Iterable[float]) -> float:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from drcnn.config import Config
 from drcnn.presets import expand
 from drcnn.recipes import recipe
-from studies.analysis.evidence import display_name, short
+from studies.definition.labels import parameter_name, value_text
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import Changes, SearchStudy, Study
 from studies.report.context import data_words
@@ -92,7 +92,7 @@ def _differences(pairs: Sequence[_Pair], key: str) -> Iterator[tuple[str, str, s
     """Yield the paper's value of a key, ours, and for which settings; "" for all, or if the value says it."""
     found: dict[tuple[str, str], list[_Pair]] = {}
     for pair in pairs:
-        found.setdefault((short(pair.paper[key]), short(pair.here[key])), []).append(pair)
+        found.setdefault((value_text(pair.paper[key]), value_text(pair.here[key])), []).append(pair)
     for (paper, here), members in found.items():
         if paper == here:
             continue
@@ -113,7 +113,7 @@ def _which(members: Sequence[_Pair], pairs: Sequence[_Pair]) -> str:
 def _value(pair: _Pair, key: str) -> str:
     """A word says what it is of; a number does not."""
     value = pair.named.get(key, pair.paper[key])
-    return value if isinstance(value, str) else f"{display_name(key)}={short(value)}"
+    return value if isinstance(value, str) else f"{parameter_name(key)}={value_text(value)}"
 
 
 def _meanings(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
@@ -130,7 +130,7 @@ def _notes(settings: Sequence[dict[str, Any]], *, is_coco: bool) -> Iterator[str
     """Where the paper's text says otherwise than its code, or than its own figures do."""
     cascades = [each for each in settings if each["detector.stages"] > 1]
     if cascades:
-        weights = short(cascades[0]["detector.stage_weights"][:3])
+        weights = value_text(cascades[0]["detector.stage_weights"][:3])
         yield f"Eq. 8 weighs the stages of the regressor alike; the code weighs them {weights}."
     if is_coco and any(each["detector.lambda_reg"] == 0.5 for each in settings if each not in cascades):
         yield "For one stage the text has λ = 1; the code has 0.5 on COCO."

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from drcnn.engine.metrics import IOU_THRESHOLDS
 from studies.analysis.claims import Effect
-from studies.analysis.evidence import Setting
+from studies.analysis.replicates import Setting
 from studies.report.charts import MARKERS, MOST, Theme, draw
 from studies.report.document import Picture
 
@@ -110,7 +110,7 @@ def changes(table: str, panels: Mapping[str, Sequence[Effect]]) -> Picture:
                 capsize=3,
             )
             bars.set_label("here, 95 % interval, uncorrected")
-            shown = [effect.is_shown for effect in effects]
+            shown = [effect.is_significant for effect in effects]
             axes.plot(
                 ours[shown],
                 places[shown] - 0.12,
@@ -215,7 +215,7 @@ def _curve(setting: Setting) -> NDArray[np.float64]:
 
 def _by_epoch(setting: Setting, key: str) -> NDArray[np.float64]:
     """float[E], × 100; nan for an epoch without the figure."""
-    histories = [run.outcome.history for run in setting.runs if run.outcome.history]
+    histories = [run.record.history for run in setting.runs if run.record.history]
     longest = max(map(len, histories), default=0)
     values = np.full((len(histories), longest), math.nan)
     for row, history in zip(values, histories, strict=True):

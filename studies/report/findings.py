@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from studies.analysis.claims import Joined, join, ranking
-from studies.analysis.evidence import Run, Setting, gather
+from studies.analysis.replicates import Replicate, Setting, group_by_setting
 from studies.analysis.statistics import Comparison
 from studies.definition.plan import Plan, Trial, models
 from studies.definition.study import SearchStudy
@@ -36,14 +36,14 @@ class Findings:
     metric: str
     ranked: list[Comparison]
     reference: Setting | None
-    trainings: list[Run]
+    trainings: list[Replicate]
     is_confirmed: bool
 
     @classmethod
     def of(cls, plan: Plan, trials: Sequence[Trial]) -> Findings:
         """Read the folders of all the study's trials."""
-        settings = gather(trials)
-        again = [setting for setting in confirmed(plan, settings) if setting.replicates]
+        settings = group_by_setting(trials)
+        again = [setting for setting in confirmed(plan, settings) if setting.resampled]
         judged = again or settings
         joined = join(plan, judged)
         metric = plan.study.metric.removeprefix("val/")
@@ -55,17 +55,17 @@ class Findings:
             metric=metric,
             ranked=ranking(judged, metric),
             reference=_reference(plan, judged, joined),
-            trainings=[run for setting in gather(models(trials)) for run in setting.runs],
+            trainings=[run for setting in group_by_setting(models(trials)) for run in setting.runs],
             is_confirmed=bool(again),
         )
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[Replicate]:
         """Of all settings, in order."""
         return [run for setting in self.settings for run in setting.runs]
 
     @property
-    def searched(self) -> list[Run]:
+    def searched(self) -> list[Replicate]:
         """A search's own, without those that confirm its best."""
         return [run for run in self.runs if run.trial.config.seed == self.plan.base.seed]
 
@@ -90,7 +90,7 @@ def confirmed(plan: Plan, settings: Sequence[Setting]) -> list[Setting]:
 def _reference(plan: Plan, settings: Sequence[Setting], joined: Sequence[Joined]) -> Setting | None:
     if joined:
         best = [setting for _, setting in joined[0].best]
-        return next((setting for setting in best if setting.replicates), best[0])
+        return next((setting for setting in best if setting.resampled), best[0])
     if isinstance(plan.study, SearchStudy) and plan.study.confirm:
         wanted = plan.config(plan.study.confirm.against, 0)
         for setting in settings:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from drcnn.files import replacing, write_text
 from studies.analysis.claims import against, best_claim, contrasts, effects_claim, seeds_claim
-from studies.analysis.evidence import Run, Setting, display_name, load_annotations, short
+from studies.analysis.replicates import Replicate, Setting, load_annotations
+from studies.definition.labels import parameter_name, value_text
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.report import context as report_context
@@ -114,11 +115,13 @@ def _what(found: Findings) -> str:
     first = found.settings[0].first
     varied = []
     for key in first.varied:
-        values = {short(setting.first.varied[key]): setting.first.varied[key] for setting in found.settings}
+        values = {
+            value_text(setting.first.varied[key]): setting.first.varied[key] for setting in found.settings
+        }
         if all(isinstance(value, int | float) for value in values.values()):
             values = dict(sorted(values.items(), key=lambda pair: float(pair[1])))
         listed = ", ".join(values) if len(values) <= 8 else f"{len(values)} values"
-        varied.append(f"{display_name(key)} ({listed})")
+        varied.append(f"{parameter_name(key)} ({listed})")
     *others, last = varied or ["nothing"]
     backbones = dict.fromkeys(setting.first.config.detector.backbone for setting in found.settings)
     answers = found.plan.study.answers
@@ -129,16 +132,16 @@ def _what(found: Findings) -> str:
     )
 
 
-def _states(runs: Sequence[Run]) -> str:
+def _states(runs: Sequence[Replicate]) -> str:
     words = {
         "finished": "finished",
         "pruned": "were cut early",
         "failed": "failed",
-        "unfinished": "have not finished",
+        "pending": "have not finished",
     }
-    counts = {status: sum(run.outcome.status == status for run in runs) for status in words}
+    counts = {status: sum(run.record.status == status for run in runs) for status in words}
     parts = [f"{counts[status]} {word}" for status, word in words.items() if counts[status]]
-    left = [run.trial.name for run in runs if run.outcome.status in {"failed", "unfinished"}]
+    left = [run.trial.name for run in runs if run.record.status in {"failed", "pending"}]
     named = f" ({'; '.join(left)})" if 0 < len(left) <= 6 else ""
     if counts["finished"] == len(runs):
         return f"All {len(runs)} trials finished." if len(runs) > 1 else "Its one trial finished."
@@ -164,8 +167,8 @@ def _beside_paper(found: Findings, reference: Setting) -> str:
     compared = against(reference, found.judged, found.metric)
     if not compared:
         return f"{said} It cannot be compared here: its trials have not finished, or no other one has."
-    better = [each.name for each in compared if each.shown and each.difference.value > 0]
-    worse = [each.name for each in compared if each.shown and each.difference.value < 0]
+    better = [each.name for each in compared if each.is_significant and each.difference.value > 0]
+    worse = [each.name for each in compared if each.is_significant and each.difference.value < 0]
     same = len(compared) - len(better) - len(worse)
     own = " Here it is the highest as well." if found.best is reference else ""
     if len(compared) == 1:

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask
 
 from drcnn.data.annotations import Annotations
-from studies.analysis.evidence import Run
 from studies.analysis.precision import score_split
+from studies.analysis.replicates import Replicate
 from studies.report.document import Gallery, Picture
 
 __all__ = ["LEAST_SCORE", "MOST_IMAGES", "samples"]
@@ -37,7 +37,7 @@ class _Sample:
     ap50: float
 
 
-def samples(run: Run, annotations: Annotations, count: int = 4) -> tuple[Gallery, Gallery]:
+def samples(run: Replicate, annotations: Annotations, count: int = 4) -> tuple[Gallery, Gallery]:
     """The images of the highest and of the lowest AP, drawn.
 
     Args:

@@ -13,7 +13,8 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from studies.analysis.evidence import Run, display_name, short
+from studies.analysis.replicates import Replicate
+from studies.definition.labels import parameter_name, value_text
 from studies.report.charts import Theme, draw
 from studies.report.document import Picture
 
@@ -23,7 +24,7 @@ __all__ = ["front", "front_chart", "history", "importance_chart", "importances",
 FEWEST = 4
 
 
-def history(runs: Sequence[Run], key: str) -> Picture:
+def history(runs: Sequence[Replicate], key: str) -> Picture:
     """Each trial's last figure in the order of the search, and the best so far."""
     values = [_value(run, key) for run in runs]
     done = [value if run.is_finished else math.nan for run, value in zip(runs, values, strict=True)]
@@ -56,7 +57,7 @@ def history(runs: Sequence[Run], key: str) -> Picture:
     return draw("search_history.png", alt, caption, 3.4, paint)
 
 
-def parallel(runs: Sequence[Run], keys: Sequence[str], metric_key: str) -> Picture:
+def parallel(runs: Sequence[Replicate], keys: Sequence[str], metric_key: str) -> Picture:
     """One line a finished trial, through its value of each setting, coloured by its figure."""
     found = [run for run in runs if run.is_finished and not math.isnan(_value(run, metric_key))]
     found.sort(key=lambda run: _value(run, metric_key))
@@ -72,7 +73,7 @@ def parallel(runs: Sequence[Run], keys: Sequence[str], metric_key: str) -> Pictu
         colors = _scale(theme)
         for line, shade in zip(heights, shades, strict=True):
             axes.plot(line, color=colors(shade), linewidth=1 + 1.5 * shade, zorder=2 + shade)
-        labels = [*map(display_name, keys), metric]
+        labels = [*map(parameter_name, keys), metric]
         axes.set_xticks(range(len(labels)), labels)
         axes.set_yticks([])
         axes.set_ylim(-0.06, 1.06)
@@ -94,9 +95,9 @@ def parallel(runs: Sequence[Run], keys: Sequence[str], metric_key: str) -> Pictu
         axes.spines["left"].set_visible(False)
 
     best = found[-1]
-    settings = ", ".join(f"{display_name(key)} {short(best.trial.varied[key])}" for key in keys)
+    settings = ", ".join(f"{parameter_name(key)} {value_text(best.trial.varied[key])}" for key in keys)
     alt = (
-        f"Parallel coordinates of {len(found)} finished trials over {', '.join(map(display_name, keys))}; "
+        f"Parallel coordinates of {len(found)} finished trials over {', '.join(map(parameter_name, keys))}; "
         f"{metric} from {low:.1f} to {high:.1f}. The best: {settings}."
     )
     caption = (
@@ -113,9 +114,11 @@ class _Axis:
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
             places = [float(value) for value in values]
             known = sorted(set(places))
-            words = [f"{value:.{decimals}f}" if decimals is not None else short(value) for value in known]
+            words = [
+                f"{value:.{decimals}f}" if decimals is not None else value_text(value) for value in known
+            ]
         else:
-            texts = [short(value) for value in values]
+            texts = [value_text(value) for value in values]
             words = sorted(set(texts))
             known = [float(number) for number in range(len(words))]
             places = [float(words.index(text)) for text in texts]
@@ -126,7 +129,7 @@ class _Axis:
         self.ticks = marks if len(marks) <= 12 else [marks[0], marks[-1]]
 
 
-def importances(runs: Sequence[Run], keys: Sequence[str], metric_key: str) -> dict[str, float]:
+def importances(runs: Sequence[Replicate], keys: Sequence[str], metric_key: str) -> dict[str, float]:
     """The share of the variation that each setting explains, by Optuna's fANOVA; empty if few ran."""
     found = [run for run in runs if run.is_finished and not math.isnan(_value(run, metric_key))]
     rows = [{key: _plain(run.trial.varied[key]) for key in keys} for run in found]
@@ -152,7 +155,7 @@ def importance_chart(shares: Mapping[str, float], trials: int) -> Picture:
     """Bars, the largest on top."""
     # Bars are drawn from below.
     listed = list(shares.items())[::-1]
-    names = [display_name(key) for key, _ in listed]
+    names = [parameter_name(key) for key, _ in listed]
     values = [100 * share for _, share in listed]
 
     def paint(figure: Figure, theme: Theme) -> None:
@@ -162,7 +165,7 @@ def importance_chart(shares: Mapping[str, float], trials: int) -> Picture:
         axes.set_xlim(0, max(values) * 1.18)
         axes.set_xlabel("share of the variation explained")
 
-    told = ", ".join(f"{display_name(key)} {100 * share:.0f} %" for key, share in shares.items())
+    told = ", ".join(f"{parameter_name(key)} {100 * share:.0f} %" for key, share in shares.items())
     caption = (
         f"Importance of the settings (Optuna's fANOVA) from {trials} finished trials; "
         "with few dozens of trials, a hint and no measurement."
@@ -176,10 +179,10 @@ def importance_chart(shares: Mapping[str, float], trials: int) -> Picture:
     )
 
 
-def front(runs: Sequence[Run], metric_key: str, cost_key: str) -> list[Run]:
+def front(runs: Sequence[Replicate], metric_key: str, cost_key: str) -> list[Replicate]:
     """The finished trials that no other one beats in both, fastest first."""
     known = [
-        (run, _value(run, metric_key), run.outcome.metrics.get(cost_key, math.nan))
+        (run, _value(run, metric_key), run.record.metrics.get(cost_key, math.nan))
         for run in runs
         if run.is_finished
     ]
@@ -193,7 +196,9 @@ def front(runs: Sequence[Run], metric_key: str, cost_key: str) -> list[Run]:
     return kept
 
 
-def front_chart(runs: Sequence[Run], kept: Sequence[Run], metric_key: str, cost_key: str) -> Picture:
+def front_chart(
+    runs: Sequence[Replicate], kept: Sequence[Replicate], metric_key: str, cost_key: str
+) -> Picture:
     """All finished trials by cost and figure; those on the front are joined."""
     metric = metric_key.removeprefix("val/")
 
@@ -224,23 +229,23 @@ def front_chart(runs: Sequence[Run], kept: Sequence[Run], metric_key: str, cost_
     return draw("front.png", alt, caption, 3.8, paint)
 
 
-def _points(runs: Sequence[Run], metric_key: str, cost_key: str) -> tuple[list[float], list[float]]:
-    costs = [run.outcome.metrics.get(cost_key, math.nan) for run in runs]
+def _points(runs: Sequence[Replicate], metric_key: str, cost_key: str) -> tuple[list[float], list[float]]:
+    costs = [run.record.metrics.get(cost_key, math.nan) for run in runs]
     return costs, [_value(run, metric_key) for run in runs]
 
 
-def _value(run: Run, key: str) -> float:
-    return 100 * run.outcome.metrics.get(key, math.nan)
+def _value(run: Replicate, key: str) -> float:
+    return 100 * run.record.metrics.get(key, math.nan)
 
 
 def _plain(value: Any) -> bool | int | float | str | None:
-    return value if isinstance(value, bool | int | float | str) or value is None else short(value)
+    return value if isinstance(value, bool | int | float | str) or value is None else value_text(value)
 
 
 def _distribution(values: Sequence[Any]) -> BaseDistribution:
     if all(isinstance(value, SupportsFloat) and not isinstance(value, bool) for value in values):
         return FloatDistribution(float(min(values)), float(max(values)))
-    return CategoricalDistribution(sorted(set(values), key=short))
+    return CategoricalDistribution(sorted(set(values), key=value_text))
 
 
 def _scale(theme: Theme) -> Colormap:

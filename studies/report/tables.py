@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from drcnn.engine.record import LATENCY
 from studies.analysis.claims import Effect, Joined, agreement_claim, agreements, contrasts, effects
-from studies.analysis.evidence import Run, Setting, display_name, names_of, short
+from studies.analysis.replicates import Replicate, Setting, setting_labels
 from studies.analysis.statistics import Comparison, mean_interval
+from studies.definition.labels import parameter_name, value_text
 from studies.definition.paper_tables import FIGURES, PaperRow
 from studies.definition.study import SearchStudy
 from studies.report import figures, search_figures
@@ -88,7 +89,7 @@ def comparison_table(comparisons: Sequence[Comparison], *, of_best: bool) -> Tab
         caption = f"Each setting against {first.reference}: difference of {first.metric} × 100."
     rows = []
     for found in comparisons:
-        if found.shown:
+        if found.is_significant:
             verdict = "better" if found.difference.value > 0 else "worse"
         else:
             verdict = "no difference shown"
@@ -143,7 +144,9 @@ def _effect_table(caption: str, found: Sequence[Effect], column: str, names: Seq
 
 
 def _best_row(joined: Joined) -> str:
-    names = dict(zip((id(s) for _, s in joined.rows), names_of([s for _, s in joined.rows]), strict=True))
+    names = dict(
+        zip((id(s) for _, s in joined.rows), setting_labels([s for _, s in joined.rows]), strict=True)
+    )
     known = [setting for _, setting in joined.rows if setting.values("val/AP")]
     figure = joined.best[0][0].figures["AP"]
     best = [setting for _, setting in joined.best]
@@ -174,14 +177,16 @@ def curves(settings: Sequence[Setting], reference: Setting, metric_key: str) -> 
     if any(setting.measured for setting in settings):
         base = reference if reference.measured else next(each for each in settings if each.measured)
         blocks.append(figures.ap_over_iou(settings, base))
-    histories = [run.outcome.history for setting in settings for run in setting.runs]
+    histories = [run.record.history for setting in settings for run in setting.runs]
     known = [sum(not math.isnan(e.get(metric_key, math.nan)) for e in history) for history in histories]
     if max(known, default=0) > 1:
         blocks.append(figures.ap_by_epoch(settings, metric_key))
     return blocks or [Text("No detections and no epochs are there to draw yet.")]
 
 
-def search_section(study: SearchStudy, runs: Sequence[Run], confirmed: Sequence[Setting]) -> list[Block]:
+def search_section(
+    study: SearchStudy, runs: Sequence[Replicate], confirmed: Sequence[Setting]
+) -> list[Block]:
     """How a search went, which settings mattered, the front of two objectives, and the confirmation.
 
     Args:
@@ -190,13 +195,13 @@ def search_section(study: SearchStudy, runs: Sequence[Run], confirmed: Sequence[
         confirmed: settings with the runs of the confirmation only.
     """
     blocks: list[Block] = [_search_text(study, runs)]
-    finished = [run for run in runs if run.is_finished and study.metric in run.outcome.metrics]
-    finished = [run for run in finished if not math.isnan(run.outcome.metrics[study.metric])]
+    finished = [run for run in runs if run.is_finished and study.metric in run.record.metrics]
+    finished = [run for run in finished if not math.isnan(run.record.metrics[study.metric])]
     if not finished:
         return blocks
     blocks.append(search_figures.history(runs, study.metric))
     keys = [key for key in runs[0].trial.varied if key != "seed"]
-    moving = [key for key in keys if len({short(run.trial.varied[key]) for run in finished}) > 1]
+    moving = [key for key in keys if len({value_text(run.trial.varied[key]) for run in finished}) > 1]
     if len(finished) > 1 and moving:
         blocks.append(search_figures.parallel(finished, moving, study.metric))
     shares = search_figures.importances(finished, keys, study.metric)
@@ -215,15 +220,15 @@ def search_section(study: SearchStudy, runs: Sequence[Run], confirmed: Sequence[
     return blocks
 
 
-def front_claim(runs: Sequence[Run], metric_key: str, cost_key: str) -> str:
+def front_claim(runs: Sequence[Replicate], metric_key: str, cost_key: str) -> str:
     """Say which of a search's trials no other one beats in both objectives; empty before one has both."""
     kept = search_figures.front(runs, metric_key, cost_key)
     if not kept:
         return ""
     metric = metric_key.removeprefix("val/")
     fast, good = (
-        f"{run.trial.name} ({metric} {100 * run.outcome.metrics[metric_key]:.1f} at "
-        f"{run.outcome.metrics[cost_key]:.1f} ms an image)"
+        f"{run.trial.name} ({metric} {100 * run.record.metrics[metric_key]:.1f} at "
+        f"{run.record.metrics[cost_key]:.1f} ms an image)"
         for run in (kept[0], kept[-1])
     )
     finished = sum(run.is_finished for run in runs)
@@ -235,9 +240,9 @@ def front_claim(runs: Sequence[Run], metric_key: str, cost_key: str) -> str:
     )
 
 
-def _search_text(study: SearchStudy, runs: Sequence[Run]) -> Text:
-    cut = sum(run.outcome.status == "pruned" for run in runs)
-    names = ", ".join(display_name(key) for key in study.space)
+def _search_text(study: SearchStudy, runs: Sequence[Replicate]) -> Text:
+    cut = sum(run.record.is_pruned for run in runs)
+    names = ", ".join(parameter_name(key) for key in study.space)
     ended = f"; {cut} were cut early because others were better at the same epoch" if cut else ""
     return Text(
         f"Optuna's TPE chose {len(runs)} of {study.trials} trials over {names}{ended}. "
@@ -245,12 +250,12 @@ def _search_text(study: SearchStudy, runs: Sequence[Run]) -> Text:
     )
 
 
-def _front_table(kept: Sequence[Run], metric_key: str, cost_key: str) -> Table:
+def _front_table(kept: Sequence[Replicate], metric_key: str, cost_key: str) -> Table:
     rows = tuple(
         (
             run.trial.name,
-            f"{run.outcome.metrics[cost_key]:.1f}",
-            f"{100 * run.outcome.metrics[metric_key]:.1f}",
+            f"{run.record.metrics[cost_key]:.1f}",
+            f"{100 * run.record.metrics[metric_key]:.1f}",
         )
         for run in kept
     )

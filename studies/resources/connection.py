@@ -17,7 +17,7 @@ from ray.util import get_node_ip_address
 
 from studies.definition.errors import StudyError
 from studies.definition.machines import Machines
-from studies.resources.slots import Share, node_shapes, share
+from studies.resources.slots import Allocation, allocate, node_shapes
 
 __all__ = ["connect"]
 
@@ -46,14 +46,14 @@ CLUSTER_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(7 * 24 * 36
 
 
 @contextmanager
-def connect(machines: Machines) -> Iterator[Share]:
+def connect(machines: Machines) -> Iterator[Allocation]:
     """Start a Ray of our own or join a cluster; leave it in the end. One that the caller started is kept.
 
     Raises:
         StudyError: there is no such cluster, or not one trial fits.
     """
     if ray.is_initialized():
-        yield share(machines, node_shapes())
+        yield allocate(machines, node_shapes())
         return
     os.environ.update(ENVIRONMENT)
     # What matters is in the table; a failed trial's traceback is in its error.json.
@@ -69,7 +69,7 @@ def connect(machines: Machines) -> Iterator[Share]:
         # Ray's own handler ends the process at once, with MLflow's runs open.
         signal.signal(signal.SIGTERM, on_term)
     try:
-        yield share(machines, node_shapes())
+        yield allocate(machines, node_shapes())
     finally:
         ray.shutdown()
 

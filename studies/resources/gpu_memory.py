@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drcnn.engine.record import outcome
+from drcnn.engine.record import read_record
 from studies.definition.errors import StudyError
 from studies.definition.plan import Trial
-from studies.resources.slots import Share
-from studies.resources.throughput import cost_kind, measure_pace
+from studies.resources.slots import Allocation
+from studies.resources.throughput import measure_throughput, throughput_key
 from studies.transfer.supplies import Supplies
 
-__all__ = ["Tried", "ask_node", "check_share"]
+__all__ = ["MemoryTrial", "check_gpu_memory", "try_on_node"]
 
 
 @dataclass(frozen=True)
-class Tried:
+class MemoryTrial:
     """A few steps of a trial on a GPU.
 
     Attributes:
@@ -33,7 +33,7 @@ class Tried:
     memory: float
 
 
-def check_share(trials: Sequence[Trial], given: Share, ask: Callable[[Trial], Tried]) -> None:
+def check_gpu_memory(trials: Sequence[Trial], given: Allocation, ask: Callable[[Trial], MemoryTrial]) -> None:
     """Try one trial of each kind for a few steps, before hours of others are begun.
 
     Args:
@@ -48,8 +48,8 @@ def check_share(trials: Sequence[Trial], given: Share, ask: Callable[[Trial], Tr
         return
     kinds: dict[object, Trial] = {}
     for trial in trials:
-        if trial.model is None and outcome(trial.folder).status != "finished":
-            kinds.setdefault(cost_kind(trial.config), trial)
+        if trial.model is None and not read_record(trial.folder).is_finished:
+            kinds.setdefault(throughput_key(trial.config), trial)
     for trial in kinds.values():
         found = ask(trial)
         if not found.fits:
@@ -61,17 +61,17 @@ def check_share(trials: Sequence[Trial], given: Share, ask: Callable[[Trial], Tr
             )
 
 
-def ask_node(given: Share, supplies: Supplies, options: dict[str, Any], trial: Trial) -> Tried:
+def try_on_node(given: Allocation, supplies: Supplies, options: dict[str, Any], trial: Trial) -> MemoryTrial:
     """Try a trial on a node that has the place for it, in a process that ends afterwards."""
     import ray
 
     supplies.offer([trial])
     task = ray.remote(num_cpus=given.cpus, num_gpus=given.gpus, max_calls=1, max_retries=2)(_try)
-    found: Tried = ray.get(task.remote(trial, supplies, options))
+    found: MemoryTrial = ray.get(task.remote(trial, supplies, options))
     return found
 
 
-def _try(trial: Trial, supplies: Supplies, options: dict[str, Any]) -> Tried:
+def _try(trial: Trial, supplies: Supplies, options: dict[str, Any]) -> MemoryTrial:
     import torch
 
     from drcnn.engine.train import RunOptions
@@ -82,7 +82,7 @@ def _try(trial: Trial, supplies: Supplies, options: dict[str, Any]) -> Tried:
     def steps(share: float) -> bool:
         RunOptions(**{**options, "gpu_share": share}).apply()
         try:
-            measure_pace(trial, "cuda")
+            measure_throughput(trial, "cuda")
         except torch.OutOfMemoryError:
             return False
         return True
@@ -93,4 +93,4 @@ def _try(trial: Trial, supplies: Supplies, options: dict[str, Any]) -> Tried:
         torch.cuda.empty_cache()
         steps(1.0)
     needs = torch.cuda.max_memory_reserved() / 2**30
-    return Tried(fits, needs, properties.name, properties.total_memory / 2**30)
+    return MemoryTrial(fits, needs, properties.name, properties.total_memory / 2**30)

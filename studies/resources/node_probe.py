@@ -23,11 +23,11 @@ from pathlib import Path
 from drcnn.data.annotations import DataError
 from drcnn.data.prepare import PreparedData
 from drcnn.files import write_text
-from studies.transfer.remote_data import RemoteFolder, probe
-from studies.transfer.storage import Storage
+from studies.transfer.datasets import RemoteFolder, probe
+from studies.transfer.store import TrialStore
 from studies.transfer.supplies import unreadable
 
-__all__ = ["Needs", "NodeReport", "examine"]
+__all__ = ["NodeReport", "NodeRequirements", "probe_node"]
 
 # Of a node that is just starting, with its disk cold.
 SECONDS = 180
@@ -46,7 +46,7 @@ print(json.dumps({
 
 
 @dataclass(frozen=True)
-class Needs:
+class NodeRequirements:
     """What a study needs of every node.
 
     Attributes:
@@ -60,7 +60,7 @@ class Needs:
 
     output: Path
     token: str
-    storage: Storage
+    storage: TrialStore
     remotes: tuple[RemoteFolder, ...]
     data: PreparedData
     weights: tuple[Path, ...]
@@ -85,7 +85,7 @@ class NodeReport:
     faults: list[str] = field(default_factory=list)
 
 
-def examine(needs: Needs, address: str, gpus: float) -> NodeReport:
+def probe_node(needs: NodeRequirements, address: str, gpus: float) -> NodeReport:
     """Examine the node that this runs on.
 
     Args:
@@ -128,7 +128,7 @@ def _ask_torch(report: NodeReport, gpus: float) -> None:
         report.faults.append(f"Ray counts {gpus:g} GPUs, torch sees {len(report.gpus)}: {why}")
 
 
-def _output(needs: Needs, report: NodeReport) -> None:
+def _output(needs: NodeRequirements, report: NodeReport) -> None:
     needs.output.mkdir(parents=True, exist_ok=True)
     report.free = shutil.disk_usage(needs.output).free / 2**30
     if needs.token and not (needs.output / needs.token).exists():
@@ -145,22 +145,22 @@ def _output(needs: Needs, report: NodeReport) -> None:
     mark.unlink()
 
 
-def _storage(needs: Needs, report: NodeReport) -> None:
+def _storage(needs: NodeRequirements, report: NodeReport) -> None:
     needs.storage.probe()
 
 
-def _data(needs: Needs, report: NodeReport) -> None:
+def _data(needs: NodeRequirements, report: NodeReport) -> None:
     # Fetched where it is first worked on: all of it may take longer than a check.
     probe(needs.remotes)
     for path in (needs.data.train, needs.data.val):
-        needs.storage.pull_file(Path(path))
+        needs.storage.download_file(Path(path))
     if all(remote.folder.exists() for remote in needs.remotes):
         fault = unreadable(needs.data)
         if fault is not None:
             report.faults.append(fault)
 
 
-def _weights(needs: Needs, report: NodeReport) -> None:
+def _weights(needs: NodeRequirements, report: NodeReport) -> None:
     report.faults += [
         f"cannot read {path} (detector.weights); put it there on every node"
         for path in needs.weights

@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from studies.definition.errors import StudyError
-from studies.resources.node_probe import SECONDS, Needs, NodeReport, examine
+from studies.resources.node_probe import SECONDS, NodeReport, NodeRequirements, probe_node
 
-__all__ = ["check_cluster", "complaints"]
+__all__ = ["check_nodes", "node_faults"]
 
 # Less free space than this ends a study in its first epochs.
 LEAST_FREE_GIB = 2.0
 
 
-def check_cluster(needs: Needs, console: Console) -> None:
+def check_nodes(needs: NodeRequirements, console: Console) -> None:
     """Ask every node, and print what was found.
 
     Raises:
@@ -33,13 +33,13 @@ def check_cluster(needs: Needs, console: Console) -> None:
     with _shared_token(needs) as asked:
         reports = _ask(nodes, asked)
     _print(nodes, reports, console)
-    found = complaints(reports)
+    found = node_faults(reports)
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise StudyError(f"the cluster cannot run this: {'; '.join(found[:3])}{more}")
 
 
-def complaints(reports: Sequence[NodeReport]) -> list[str]:
+def node_faults(reports: Sequence[NodeReport]) -> list[str]:
     """What is wrong, one sentence each; the first node's versions are what all should have."""
     found = [f"node {report.host}: {fault}" for report in reports for fault in report.faults]
     first = reports[0]
@@ -57,7 +57,7 @@ def complaints(reports: Sequence[NodeReport]) -> list[str]:
 
 
 @contextmanager
-def _shared_token(needs: Needs) -> Iterator[Needs]:
+def _shared_token(needs: NodeRequirements) -> Iterator[NodeRequirements]:
     """Leave a file in OUTPUT that the others must find, where they are to share it."""
     if not needs.token:
         yield needs
@@ -71,8 +71,8 @@ def _shared_token(needs: Needs) -> Iterator[Needs]:
         path.unlink(missing_ok=True)
 
 
-def _ask(nodes: Sequence[dict[str, Any]], needs: Needs) -> list[NodeReport]:
-    probe = ray.remote(num_cpus=0, max_retries=0)(examine)
+def _ask(nodes: Sequence[dict[str, Any]], needs: NodeRequirements) -> list[NodeReport]:
+    probe = ray.remote(num_cpus=0, max_retries=0)(probe_node)
     asked = [
         probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             needs, node["NodeManagerAddress"], node["Resources"].get("GPU", 0.0)

@@ -17,7 +17,7 @@ import yaml
 from studies.definition.errors import StudyError
 from studies.definition.machines import Machines
 
-__all__ = ["HEAD", "NodeShape", "Share", "node_shapes", "share"]
+__all__ = ["HEAD", "Allocation", "NodeShape", "allocate", "node_shapes"]
 
 # A resource that Ray gives to the head node alone.
 HEAD = "node:__internal_head__"
@@ -35,7 +35,7 @@ class NodeShape:
 
 
 @dataclass(frozen=True)
-class Share:
+class Allocation:
     """What one worker gets, and how many trials run at once."""
 
     concurrent: int
@@ -43,7 +43,7 @@ class Share:
     gpus: float
 
 
-def share(machines: Machines, nodes: Sequence[NodeShape]) -> Share:
+def allocate(machines: Machines, nodes: Sequence[NodeShape]) -> Allocation:
     """Divide the machines: on CPUs one core a worker, else the GPU's part and its node's cores.
 
     Raises:
@@ -61,10 +61,10 @@ def share(machines: Machines, nodes: Sequence[NodeShape]) -> Share:
     fit = slots // machines.workers
     if machines.is_cluster and machines.max_concurrent:
         # More than fit now is a wish: an autoscaler of which nothing is known here may grant it.
-        return Share(machines.max_concurrent, _cpus(nodes, each), each)
+        return Allocation(machines.max_concurrent, _cpus(nodes, each), each)
     if fit < 1:
         raise StudyError(_too_small(machines, each, nodes))
-    return Share(min(fit, machines.max_concurrent or fit), _cpus(nodes, each), each)
+    return Allocation(min(fit, machines.max_concurrent or fit), _cpus(nodes, each), each)
 
 
 def _slots(node: NodeShape, gpus: float) -> int:

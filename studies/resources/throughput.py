@@ -22,11 +22,11 @@ from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.data.annotations import Annotations
 from drcnn.data.loader import BatchLoader, make_loader
 from drcnn.detector.detector import build_detector, move_detector
-from drcnn.engine.record import outcome
+from drcnn.engine.record import read_record
 from drcnn.engine.train import make_optimizer
 from studies.definition.plan import Trial
 
-__all__ = ["Estimate", "Pace", "cost_kind", "estimate", "measure_pace"]
+__all__ = ["Estimate", "Throughput", "estimate", "measure_throughput", "throughput_key"]
 
 TRAINING_STEPS = 3
 INFERENCE_BATCHES = 2
@@ -52,7 +52,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """Seconds of one worker for an image, and how that is known."""
 
     training: float
@@ -80,7 +80,7 @@ class Estimate:
 def estimate(
     trials: Iterable[Trial],
     output: Path,
-    measure: Callable[[Trial], Pace] | None,
+    measure: Callable[[Trial], Throughput] | None,
     *,
     workers: int = 1,
     gpus: float = 0.0,
@@ -91,13 +91,13 @@ def estimate(
     Args:
         trials: to train and to evaluate.
         output: whose finished trials are asked first.
-        measure: finds a pace that no trial shows, like ``measure_pace``; none: it stays unknown.
+        measure: finds a pace that no trial shows, like ``measure_throughput``; none: it stays unknown.
         workers: that train a trial; one evaluates.
         gpus: of each worker.
         whole: estimate them from their first epoch to the last, whatever is finished.
     """
     wanted = {trial.id: trial for trial in trials}.values()
-    left = [trial for trial in wanted if whole or outcome(trial.folder).status != "finished"]
+    left = [trial for trial in wanted if whole or not read_record(trial.folder).is_finished]
     sizes: dict[str, int] = {}
 
     def images(path: str) -> int:
@@ -111,7 +111,7 @@ def estimate(
     spent = 0.0
     for trial in left:
         at_work = workers if trial.model is None else 1
-        kind = Kind(cost_kind(trial.config), min(gpus, 1.0), at_work)
+        kind = Kind(throughput_key(trial.config), min(gpus, 1.0), at_work)
         pace = _nearest(known, kind)
         if pace is None:
             if measure is None:
@@ -119,7 +119,7 @@ def estimate(
             known[replace(kind, workers=1)] = pace = measure(trial)
         work = images(trial.data.val) * pace.inference
         if trial.model is None:
-            epochs = trial.config.training.epochs - (0 if whole else len(outcome(trial.folder).history))
+            epochs = trial.config.training.epochs - (0 if whole else len(read_record(trial.folder).history))
             work = epochs * (images(trial.data.train) * pace.training + work)
         seconds[trial.id] = work / at_work
         sources[pace.source] = None
@@ -127,13 +127,13 @@ def estimate(
     return Estimate(seconds, spent, tuple(sources), len(left) - len(seconds))
 
 
-def _nearest(known: Mapping[Kind, Pace], kind: Kind) -> Pace | None:
+def _nearest(known: Mapping[Kind, Throughput], kind: Kind) -> Throughput | None:
     """The pace of this kind, else that with the nearest number of workers: one of many is a little slower."""
     like = [each for each in known if replace(each, workers=kind.workers) == kind]
     return known[min(like, key=lambda each: abs(each.workers - kind.workers))] if like else None
 
 
-def cost_kind(config: Config) -> tuple[object, ...]:
+def throughput_key(config: Config) -> tuple[object, ...]:
     """The settings that decide how long a step takes, and how much memory."""
     detector, data = config.detector, config.data
     return (
@@ -144,14 +144,14 @@ def cost_kind(config: Config) -> tuple[object, ...]:
     )
 
 
-def _recorded(output: Path, validation: Mapping[DataConfig, int]) -> dict[Kind, Pace]:
+def _recorded(output: Path, validation: Mapping[DataConfig, int]) -> dict[Kind, Throughput]:
     """The paces of finished trials, the newest of each kind.
 
     Args:
         output: with the trials.
         validation: how many images these data have to validate on.
     """
-    found: dict[Kind, Pace] = {}
+    found: dict[Kind, Throughput] = {}
     records = sorted(output.glob("trials/*/result.json"), key=lambda path: path.stat().st_mtime)
     for path in records:
         try:
@@ -165,12 +165,12 @@ def _recorded(output: Path, validation: Mapping[DataConfig, int]) -> dict[Kind, 
             inference = workers * last["perf/eval_seconds"] / validation[config.data]
         except (OSError, ConfigError, KeyError):
             continue  # of an older version, or of other data
-        kind = Kind(cost_kind(config), gpus / workers, workers)
-        found[kind] = Pace(training, inference, "finished trials of this output folder")
+        kind = Kind(throughput_key(config), gpus / workers, workers)
+        found[kind] = Throughput(training, inference, "finished trials of this output folder")
     return found
 
 
-def measure_pace(trial: Trial, device: str) -> Pace:
+def measure_throughput(trial: Trial, device: str) -> Throughput:
     """Train a few steps and detect on a few batches of a trial's own configuration and data.
 
     Args:
@@ -205,7 +205,9 @@ def measure_pace(trial: Trial, device: str) -> Pace:
     detector.train()
     pace = _per_image(training, step, TRAINING_STEPS, where)
     detector.eval()
-    return Pace(pace, _per_image(validation, detect, INFERENCE_BATCHES, where), "a few steps measured now")
+    return Throughput(
+        pace, _per_image(validation, detect, INFERENCE_BATCHES, where), "a few steps measured now"
+    )
 
 
 def _per_image(

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from drcnn.config import Config
-from drcnn.engine.record import outcome
+from drcnn.engine.record import read_record
 from drcnn.files import write_text
 from studies.analysis.statistics import Comparison, compare_with, mean_interval, winner
 from studies.definition.plan import Plan, Trial
@@ -34,11 +34,11 @@ def replicates_of_best(plan: Plan, searched: Sequence[Trial], seeds: int | None)
     study = plan.study
     if not isinstance(study, SearchStudy) or study.confirm is None:
         return []
-    known = [(outcome(trial.folder), trial) for trial in searched]
+    known = [(read_record(trial.folder), trial) for trial in searched]
     scored = [
         (found.metrics[study.metric], trial)
         for found, trial in known
-        if found.status == "finished" and not math.isnan(found.metrics.get(study.metric, math.nan))
+        if found.is_finished and not math.isnan(found.metrics.get(study.metric, math.nan))
     ]
     best = [trial for _, trial in sorted(scored, key=lambda pair: -pair[0])[: study.confirm.top]]
     if not best:
@@ -63,17 +63,17 @@ def compared(plan: Plan, trials: Sequence[Trial]) -> list[str]:
     Returns:
         The results in plain words, a sentence each.
     """
-    from studies.analysis.evidence import gather
+    from studies.analysis.replicates import group_by_setting
 
     study = plan.study
     assert isinstance(study, SearchStudy)
     assert study.confirm is not None
-    settings = [setting for setting in gather(trials) if setting.replicates]
+    settings = [setting for setting in group_by_setting(trials) if setting.resampled]
     if len(settings) < 2:
         return [
             "Nothing to compare: the best setting found is the one to compare with, or others did not finish."
         ]
-    by_name = {setting.name: setting.replicates for setting in settings}
+    by_name = {setting.name: setting.resampled for setting in settings}
     paper = plan.trial(study.confirm.against, plan.base.seed).config
     reference = next((each.name for each in settings if _differ_in_seed(each.first.config, paper)), None)
     metric = study.metric.removeprefix("val/")
@@ -94,7 +94,7 @@ def compared(plan: Plan, trials: Sequence[Trial]) -> list[str]:
         "against": [_record(each) for each in against],
     }
     write_text(plan.folder / "confirm.json", json.dumps(record, indent=1))
-    if all(each.shown for each in best):
+    if all(each.is_significant for each in best):
         first = f"Best: {best[0].name}; better than every other confirmed setting."
     else:
         first = f"Highest mean: {best[0].name}; not shown to be better than every other confirmed setting."
@@ -106,4 +106,4 @@ def _differ_in_seed(one: Config, other: Config) -> bool:
 
 
 def _record(comparison: Comparison) -> dict[str, Any]:
-    return asdict(comparison) | {"shown": comparison.shown, "sentence": comparison.sentence}
+    return asdict(comparison) | {"shown": comparison.is_significant, "sentence": comparison.sentence}

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from drcnn.engine.record import Outcome, outcome
+from drcnn.engine.record import TrialRecord, read_record
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 
@@ -42,7 +42,7 @@ def so_far(plan: Plan, key: str) -> tuple[list[Trial], list[Trial]]:
     done = {trial.user_attrs[TRIAL_ID] for trial in told}
     points = [trial.params for trial in asked] or study.first
     trials = {trial.id: trial for trial in (trial_of(plan, point) for point in points)}.values()
-    over = [t for t in trials if t.id in done or ended(objectives(study), outcome(t.folder))]
+    over = [t for t in trials if t.id in done or ended(objectives(study), read_record(t.folder))]
     return over, [trial for trial in trials if trial not in over]
 
 
@@ -56,12 +56,12 @@ def objectives(study: SearchStudy) -> list[str]:
     return [study.metric, *([study.minimise] if study.minimise else [])]
 
 
-def ended(figures: Sequence[str], found: Outcome) -> bool:
+def ended(figures: Sequence[str], found: TrialRecord) -> bool:
     """Whether nothing is left to do for a trial that is judged by these figures."""
-    if found.status == "finished":
+    if found.is_finished:
         return all(key in found.metrics for key in figures[1:])
     # Another study's early end says nothing about two objectives.
-    return found.status == "pruned" and len(figures) == 1
+    return found.is_pruned and len(figures) == 1
 
 
 def trial_of(plan: Plan, params: Mapping[str, Any]) -> Trial:

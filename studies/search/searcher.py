@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from drcnn.config import ConfigError
-from drcnn.engine.record import Outcome, outcome
+from drcnn.engine.record import Status, TrialRecord, read_record
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy, Space
 from studies.search.optuna_record import TRIAL_ID, ended, objectives, search_key, storage, trial_of
@@ -79,7 +79,7 @@ class StudySearch(OptunaSearch):
                 found.setdefault(asked.user_attrs[TRIAL_ID], trial_of(self._plan, asked.params))
         return list(found.values())
 
-    def has_ended(self, found: Outcome) -> bool:
+    def has_ended(self, found: TrialRecord) -> bool:
         """Whether nothing is left to do for a trial: trained or cut, and measured where that is asked for."""
         return ended(self._objectives, found)
 
@@ -102,7 +102,7 @@ class StudySearch(OptunaSearch):
                 self._optuna.tell(asked, state=TrialState.FAIL)
                 continue
             asked.set_user_attr(TRIAL_ID, trial.id)
-            found = outcome(trial.folder)
+            found = read_record(trial.folder)
             if trial.id not in taken and not self.has_ended(found):
                 self._trials[trial_id] = trial
                 return {"trial": trial}
@@ -166,19 +166,19 @@ class StudySearch(OptunaSearch):
             self._fetch(trial.folder)
         except OSError:
             error = True  # whatever it was, it is not known here
-        found = outcome(trial.folder)
+        found = read_record(trial.folder)
         if not self.has_ended(found):
-            was_cut = found.status == "unfinished" and not error and len(self._objectives) == 1
-            found = Outcome("pruned" if was_cut else "failed", found.history)
+            was_cut = not found.is_terminal and not error and len(self._objectives) == 1
+            found = TrialRecord(Status.PRUNED if was_cut else Status.FAILED, found.history)
         self._tell(self._ot_trials.pop(trial_id), found)
 
-    def _tell(self, asked: optuna.Trial, found: Outcome) -> None:
+    def _tell(self, asked: optuna.Trial, found: TrialRecord) -> None:
         values = [found.metrics.get(key, math.nan) for key in self._objectives]
-        if found.status == "failed" or (found.status == "finished" and any(map(math.isnan, values))):
+        if found.is_failed or (found.is_finished and any(map(math.isnan, values))):
             # Otherwise a figure that no trial has would be searched for without end.
             self._failed.add(asked.user_attrs[TRIAL_ID])
             self._optuna.tell(asked, state=TrialState.FAIL)
-        elif found.status == "finished":
+        elif found.is_finished:
             self._optuna.tell(asked, values, state=TrialState.COMPLETE)
         else:
             # Optuna takes a pruned trial's value from what was reported; fill in what a kill swallowed.
@@ -186,11 +186,11 @@ class StudySearch(OptunaSearch):
                 self._report(asked, record)
             self._optuna.tell(asked, state=TrialState.PRUNED)
 
-    def _lacks_figures(self, found: Outcome) -> bool:
+    def _lacks_figures(self, found: TrialRecord) -> bool:
         known = [found.metrics.get(key, math.nan) for key in self._objectives]
-        return found.status == "finished" and self.has_ended(found) and any(map(math.isnan, known))
+        return found.is_finished and self.has_ended(found) and any(map(math.isnan, known))
 
-    def _report(self, asked: optuna.Trial, record: dict[str, float]) -> None:
+    def _report(self, asked: optuna.Trial, record: Mapping[str, float]) -> None:
         known = self._optuna.get_trials(deepcopy=False)[asked.number].intermediate_values
         value = record.get(self._objectives[0], math.nan)
         if int(record["epoch"]) not in known and not math.isnan(value):
@@ -222,7 +222,7 @@ class StudySearch(OptunaSearch):
                 made = self._make(trial.params)
                 if made is None or made.id in done:
                     continue
-                if failed and self._lacks_figures(outcome(made.folder)):
+                if failed and self._lacks_figures(read_record(made.folder)):
                     self._failed.add(made.id)
                 else:
                     again[made.id] = trial.params
@@ -251,7 +251,7 @@ def scheduler(plan: Plan, finished: list[Trial]) -> ASHAScheduler | None:
     )
     for trial in finished:
         known: Any = SimpleNamespace(trial_id=trial.id)
-        for record in outcome(trial.folder).history:
+        for record in read_record(trial.folder).history:
             if not math.isnan(record.get(study.metric, math.nan)):
                 # Private, but the alternative is to cut by a handful of trials after each resume.
                 asha._brackets[0].on_result(known, int(record["epoch"]), record[study.metric])

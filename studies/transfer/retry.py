@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["is_passing", "patiently"]
+__all__ = ["is_transient", "with_retries"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,7 +30,7 @@ FINAL = (
 )
 
 
-def patiently(call: Callable[[], T], seconds: float = SECONDS) -> T:
+def with_retries(call: Callable[[], T], seconds: float = SECONDS) -> T:
     """Call until it works, with longer and longer pauses.
 
     Raises:
@@ -41,14 +41,14 @@ def patiently(call: Callable[[], T], seconds: float = SECONDS) -> T:
         try:
             return call()
         except OSError as error:
-            if not is_passing(error) or time.monotonic() + pause > until:
+            if not is_transient(error) or time.monotonic() + pause > until:
                 raise
             logger.warning("the storage does not answer, tried again: %s", " ".join(str(error).split())[:200])
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def is_passing(error: OSError) -> bool:
+def is_transient(error: OSError) -> bool:
     """Whether it may be another time: a store's trouble, not a file's or a right's."""
     # Of this machine's files errno is known (no such file, disk full); of a store's requests it is not.
     return error.errno is None and not any(word in str(error) for word in FINAL)

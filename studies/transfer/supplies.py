@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from drcnn.data.annotations import Annotations
 from studies.definition.plan import Trial
-from studies.transfer.remote_data import RemoteFolder, fetch
-from studies.transfer.storage import Storage
+from studies.transfer.datasets import RemoteFolder, fetch
+from studies.transfer.store import TrialStore
 
 if TYPE_CHECKING:
     from drcnn.data.prepare import PreparedData
@@ -37,7 +37,7 @@ class Supplies:
         versions: the driver's, which every node must have: also those that join when the study runs.
     """
 
-    storage: Storage
+    storage: TrialStore
     remotes: tuple[RemoteFolder, ...] = ()
     versions: dict[str, str] = field(default_factory=_versions)
 
@@ -54,7 +54,7 @@ class Supplies:
         fetch(self.remotes)
         for table in (trial.data.train, trial.data.val):
             try:
-                self.storage.pull_file(Path(table))
+                self.storage.download_file(Path(table))
                 Path(table).stat()
             except OSError as error:
                 raise OSError(
@@ -65,13 +65,13 @@ class Supplies:
         if fault is not None:
             raise OSError(f"{node} {fault}")
         if trial.model is not None:
-            self.storage.pull(trial.model.folder)
-        self.storage.pull(trial.folder)
+            self.storage.download(trial.model.folder)
+        self.storage.download(trial.folder)
 
     def offer(self, trials: Sequence[Trial]) -> None:
         """Keep the trials' prepared tables where every node finds them; called by the driver."""
         for table in {path for trial in trials for path in (trial.data.train, trial.data.val)}:
-            self.storage.push_file(Path(table))
+            self.storage.upload_file(Path(table))
 
 
 def unreadable(data: PreparedData) -> str | None:

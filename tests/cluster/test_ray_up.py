@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray_cluster import CONFIG, HEAD, WORKERS, Cluster
 
-from drcnn.engine.record import Outcome, outcome
+from drcnn.engine.record import TrialRecord, read_record
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
@@ -47,16 +47,16 @@ print(urllib.request.urlopen(request).read().decode())
 """
 
 
-def outcomes(output: Path) -> dict[str, Outcome]:
+def records(output: Path) -> dict[str, TrialRecord]:
     """What the trials' folders say, by id."""
-    return {folder.name: outcome(folder) for folder in output.glob("trials/*")}
+    return {folder.name: read_record(folder) for folder in output.glob("trials/*")}
 
 
 def wait_until_one_goes_on(output: Path, job: subprocess.Popen[str]) -> None:
     """Wait until a trial is finished and the next one has an epoch behind it, and at least one before it."""
     limit = time.monotonic() + 600
     while True:
-        known = list(outcomes(output).values())
+        known = list(records(output).values())
         is_one_done = any(found.done for found in known)
         if is_one_done and any(found.history and not found.done for found in known):
             return
@@ -94,13 +94,13 @@ def test_a_study_outlives_a_host_and_takes_in_a_new_one(cluster: Cluster) -> Non
     wait_until_one_goes_on(output, job)
     cluster.hosts["node1"].unplug()
     cluster.hosts["node1"].kill()
-    before = outcomes(output)
+    before = records(output)
     cluster.hosts["node3"].plug()
 
     text, _ = job.communicate(timeout=1200)
     assert job.returncode == 0, text
     assert "6 trained, 0 reused, 0 failed" in text
-    after = outcomes(output)
+    after = records(output)
     assert [found.status for found in after.values()] == ["finished"] * 6
     # Times of day are in the records: equal ones were not trained again.
     assert any(0 < len(found.history) < EPOCHS for found in before.values())
@@ -134,7 +134,7 @@ def test_trials_are_kept_in_an_object_store_where_no_folder_is_shared(cluster: C
     )
     text = cluster.run(f"ray exec {CONFIG} {shlex.quote(command)}", timeout=400)
     assert "2 trained, 0 reused, 0 failed" in text
-    found = outcomes(head / "results")
+    found = records(head / "results")
     assert [each.status for each in found.values()] == ["finished"] * 2
     runs, steps = tracked(head / "results", "two")
     assert list(steps.values()) == [list(range(1, EPOCHS + 1))] * 2

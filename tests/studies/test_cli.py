@@ -26,7 +26,7 @@ def test_dry_run_shows_the_trials_and_writes_nothing(
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert "16 trials" in text
-    assert "nms_reg=0.85 nms_cls=0.7 seed=2" in text
+    assert "NMS_reg=0.85 NMS_cls=0.7 seed=2" in text
     assert "0 of 16 done" in text
     assert re.search(r"Time left: about \d+ (s|min) with \d+ trials at once, 1 worker", text)
     assert "0 GPU hours" in text

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from studies.analysis.claims import Effect, agreement_claim, agreements, effects_claim, join
-from studies.analysis.evidence import gather
+from studies.analysis.replicates import group_by_setting
 from studies.analysis.statistics import Difference, holm, kendall
 from studies.definition.plan import Plan, expand
 from studies.report.document import Document, Table, Text, literal
@@ -51,16 +51,16 @@ def test_effects_are_told_by_verdict() -> None:
 def test_every_row_of_a_table_has_a_setting_of_its_own(make_plan: Callable[..., Plan], name: str) -> None:
     # On a laptop one backbone stands for several, with other widths.
     plan = make_plan(name)
-    settings = gather(expand(plan, 1))
+    settings = group_by_setting(expand(plan, 1))
     (joined,) = join(plan, settings)
     assert len({setting.name for setting in settings}) == len(settings)
     assert [setting.name for _, setting in joined.rows] == [setting.name for setting in settings]
 
 
 def test_all_rows_of_the_papers_highest_figure_are_its_best(make_plan: Callable[..., Plan]) -> None:
-    (joined,) = join(plan := make_plan("table_02"), gather(expand(plan, 1)))
+    (joined,) = join(plan := make_plan("table_02"), group_by_setting(expand(plan, 1)))
     assert [setting.name for _, setting in joined.best] == ["fpn_unshared", "decoupled"]
-    (joined,) = join(plan := make_plan("table_03"), gather(expand(plan, 1)))
+    (joined,) = join(plan := make_plan("table_03"), group_by_setting(expand(plan, 1)))
     assert [setting.name for _, setting in joined.best] == ["NMS_reg=0.85"]
 
 
@@ -82,14 +82,14 @@ def test_few_settings_cannot_agree_beyond_chance(
     make_plan: Callable[..., Plan], finish: Callable[..., None], name: str, said: str
 ) -> None:
     plan = make_plan(name)
-    (joined,) = join(plan, gather(expand(plan, 1)))
+    (joined,) = join(plan, group_by_setting(expand(plan, 1)))
     for row, setting in joined.rows:
         values = {f"val/{metric}": figure / 100 for metric, figure in row.figures.items()}
         finish(setting.first.folder, [0.5])
         record = json.loads((setting.first.folder / "result.json").read_text())
         record["history"][-1] |= values
         (setting.first.folder / "result.json").write_text(json.dumps(record))
-    (joined,) = join(plan, gather(expand(plan, 1)))
+    (joined,) = join(plan, group_by_setting(expand(plan, 1)))
     found = agreements(joined, ["AP", "AP50", "AP80", "AP90"])
     alone = [kendall(*[[row.figures[metric] for row, _ in joined.rows]] * 2).p for metric in found]
     assert [each.p for each in found.values()] == holm(alone)

@@ -12,7 +12,7 @@ from studies.analysis.precision import METRICS, ScoredClass, ScoredSplit
 from studies.analysis.statistics import (
     Comparison,
     Difference,
-    Replicate,
+    Resampled,
     compare_with,
     holm,
     kendall,
@@ -25,11 +25,11 @@ from studies.analysis.statistics import (
 IMAGES = 400
 
 
-def replicate(whole: float, noise: float, number: int, images: int = IMAGES) -> Replicate:
+def replicate(whole: float, noise: float, number: int, images: int = IMAGES) -> Resampled:
     """A detector whose figure differs between resamples with the standard deviation ``noise``."""
     draws = np.random.default_rng(number).normal(size=500)
     resampled = whole + noise * (draws - draws.mean()) / draws.std(ddof=1)
-    return Replicate(images, 0, dict.fromkeys(METRICS, whole), dict.fromkeys(METRICS, resampled))
+    return Resampled(images, 0, dict.fromkeys(METRICS, whole), dict.fromkeys(METRICS, resampled))
 
 
 def test_mean_interval_is_students() -> None:
@@ -152,9 +152,9 @@ def test_settings_may_have_different_numbers_of_seeds() -> None:
 
 def retested(
     rng: np.random.Generator, seeds: int, shift: float, by_seed: float
-) -> tuple[list[Replicate], list[Replicate]]:
+) -> tuple[list[Resampled], list[Resampled]]:
     """Detectors that were tested in two ways: the first is better by ``shift``, and varies by ``by_seed``."""
-    settings: tuple[list[Replicate], list[Replicate]] = ([], [])
+    settings: tuple[list[Resampled], list[Resampled]] = ([], [])
     common = 0.005 * rng.normal(size=(2, 201))
     for seed in range(seeds):
         level = 0.4 + 0.03 * rng.normal() + 0.02 * rng.normal(size=201)
@@ -162,7 +162,7 @@ def retested(
             better = shift + by_seed * rng.normal() if number == 0 else 0.0
             luck = level + common[number] + 0.003 * rng.normal(size=201)
             setting.append(
-                Replicate(IMAGES, 0, {"AP": luck[0] + better}, {"AP": luck[1:] + better}, f"training {seed}")
+                Resampled(IMAGES, 0, {"AP": luck[0] + better}, {"AP": luck[1:] + better}, f"training {seed}")
             )
     return settings
 
@@ -183,7 +183,7 @@ def test_two_ways_to_test_the_same_detectors_are_paired(shift: float, by_seed: f
 
 
 def test_only_the_very_same_detectors_are_paired() -> None:
-    def tested(shift: float, *trainings: str) -> list[Replicate]:
+    def tested(shift: float, *trainings: str) -> list[Resampled]:
         levels = zip((0.40, 0.43, 0.46), trainings, strict=False)
         return [
             replace(replicate(level + shift, 0.002, 9 + int(100 * shift)), training=training)
@@ -225,7 +225,7 @@ def test_the_reference_is_compared_with_all_others_and_corrected() -> None:
     found = compare_with("0.7", settings)
     assert [each.name for each in found] == ["0.8", "0.85"]
     assert [each.p_holm for each in found] == holm([each.difference.p for each in found])
-    assert found[0].shown
+    assert found[0].is_significant
     assert found[0].sentence.startswith(
         "0.8 is better than 0.7 by 3.0 AP (95 % interval +1.0 to +5.0 by itself; p = 0.00"
     )
@@ -239,7 +239,7 @@ def test_the_winner_is_named_only_against_all_rivals() -> None:
         "c": [replicate(0.49, 0.01, 3)],
     }
     found = winner(settings, "AP50")
-    assert [(each.name, each.reference, each.shown) for each in found] == [
+    assert [(each.name, each.reference, each.is_significant) for each in found] == [
         ("b", "c", False),
         ("b", "a", True),
     ]
@@ -255,19 +255,19 @@ def test_of_equal_settings_none_is_named_better_than_any(seeds: int, by_images: 
     tables, false = 300, 0
     for _ in range(tables):
         settings = {str(n): [equal(rng, by_images) for _ in range(seeds)] for n in range(8)}
-        false += any(each.shown for each in winner(settings))
+        false += any(each.is_significant for each in winner(settings))
     assert false / tables <= 0.06
 
 
-def equal(rng: np.random.Generator, by_images: float) -> Replicate:
+def equal(rng: np.random.Generator, by_images: float) -> Resampled:
     """A detector as good as all others, but for its luck; how much of that lies in the images is known."""
     whole = 0.4 + 0.02 * rng.normal()
-    return Replicate(IMAGES, 0, {"AP": whole}, {"AP": whole + by_images * rng.normal(size=200)})
+    return Resampled(IMAGES, 0, {"AP": whole}, {"AP": whole + by_images * rng.normal(size=200)})
 
 
 def test_a_difference_lost_to_correction_is_not_shown() -> None:
     found = Comparison("a", "b", "AP", Difference(0.02, 0.001, 0.039, 0.04), 0.2, 5)
-    assert not found.shown
+    assert not found.is_significant
     assert found.sentence == (
         "No difference shown between a and b: +2.0 AP "
         "(95 % interval +0.1 to +3.9 by itself; p = 0.20 after correction for 5 comparisons)."

@@ -31,10 +31,10 @@ def shared(some: list[Trial], others: list[Trial]) -> list[str]:
 
 
 def test_rows_that_tables_share_are_one_trial(table: Callable[[int], list[Trial]]) -> None:
-    assert shared(table(3), table(4)) == ["nms_reg=0.85 seed=1"]
-    assert shared(table(2), table(3)) == ["variant=decoupled seed=1"]
-    assert shared(table(5), table(4)) == ["nms_reg=0.85 seed=1"]
-    assert shared(table(6), table(5)) == ["lambda_reg=1 seed=1"]
+    assert shared(table(3), table(4)) == ["NMS_reg=0.85 seed=1"]
+    assert shared(table(2), table(3)) == ["decoupled seed=1"]
+    assert shared(table(5), table(4)) == ["NMS_reg=0.85 seed=1"]
+    assert shared(table(6), table(5)) == ["λ=1 seed=1"]
     assert len(shared(table(7), [*table(2), *table(3), *table(6)])) == 3, "FPN, Decoupled, cascade"
     assert len(shared(table(11), table(8))) == 4
 
@@ -126,16 +126,14 @@ def test_evaluations_share_their_detectors(
 
 def test_variants_read_well(make_plan: Callable[..., Plan]) -> None:
     assert [trial.name for trial in expand(make_plan("table_08", profile="paper"))][:3] == [
-        "backbone=resnet50 variant=fpn stages=1 seed=1",
-        "backbone=resnet50 variant=decoupled stages=1 seed=1",
-        "backbone=resnet50 variant=decoupled stages=3 seed=1",
+        "resnet50 fpn stages=1 seed=1",
+        "resnet50 decoupled stages=1 seed=1",
+        "resnet50 decoupled stages=3 seed=1",
     ]
     assert [trial.name for trial in expand(make_plan("table_02"))] == [
         f"variant={variant} seed=1" for variant in ("fpn", "fpn_unshared", "decoupled_shared", "decoupled")
     ]
-    assert expand(make_plan("table_10"))[5].name == (
-        "variant=cascade_rcnn test_stage=3 test_classifier=None seed=1"
-    )
+    assert expand(make_plan("table_10"))[5].name == ("cascade_rcnn test_stage=3 test_classifier=None seed=1")
 
 
 def test_what_is_set_on_the_command_line_wins_over_what_a_variant_brings(

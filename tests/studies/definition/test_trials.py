@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from drcnn.config import Config, ConfigError
-from drcnn.engine.record import clear_verdict, outcome, write_verdict
+from drcnn.engine.record import read_record, reopen, write_failed, write_pruned
 from studies.definition.plan import Plan, check_search, expand, models
 
 STAGES = "title: t\nkind: grid\ngrid: {detector.stages: [1, 2]}\n"
@@ -77,20 +77,20 @@ def test_a_bad_setting_is_told_before_anything_runs(make_plan: Callable[..., Pla
 
 def test_a_folder_tells_how_its_trial_stands(tmp_path: Path, finish: Callable[..., None]) -> None:
     folder = tmp_path / "trial"
-    assert outcome(folder).status == "unfinished"
-    write_verdict(folder, "failed", "why")
-    assert (outcome(folder).status, outcome(folder).error) == ("failed", "why")
-    clear_verdict(folder)
-    assert outcome(folder).status == "unfinished"
-    write_verdict(folder, "pruned")
-    assert outcome(folder).done
-    clear_verdict(folder)
-    assert outcome(folder).status == "unfinished"
+    assert not read_record(folder).is_terminal
+    write_failed(folder, "why")
+    assert (read_record(folder).status, read_record(folder).error) == ("failed", "why")
+    reopen(folder)
+    assert not read_record(folder).is_terminal
+    write_pruned(folder)
+    assert read_record(folder).is_done
+    reopen(folder)
+    assert not read_record(folder).is_terminal
     finish(folder, [0.1, 0.2])
-    write_verdict(folder, "pruned")
-    clear_verdict(folder)
-    assert outcome(folder).status == "finished"
-    assert outcome(folder).metrics["val/AP"] == 0.2
+    write_pruned(folder)
+    reopen(folder)
+    assert read_record(folder).is_finished
+    assert read_record(folder).metrics["val/AP"] == 0.2
 
 
 def test_the_studys_own_settings_of_inference_train_no_detector_anew(

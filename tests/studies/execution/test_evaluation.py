@@ -13,15 +13,15 @@ from study_helpers import TINY
 
 from drcnn.config import Config, DataConfig
 from drcnn.data.prepare import PreparedData, prepare
-from drcnn.engine.record import LATENCY, outcome, write_verdict
+from drcnn.engine.record import LATENCY, read_record, write_failed
 from drcnn.engine.train import RunOptions, fit
 from drcnn.recipes import recipe
 from studies.definition.plan import Plan, Trial, expand, models
 from studies.definition.study import parse
 from studies.execution.inference import evaluate, measure_latency
 from studies.execution.trial_run import train_here
-from studies.resources.throughput import estimate, measure_pace
-from studies.transfer.storage import SharedFolder
+from studies.resources.throughput import estimate, measure_throughput
+from studies.transfer.store import SharedFolder
 from studies.transfer.supplies import Supplies
 
 STUDY = """\
@@ -62,8 +62,8 @@ def detections(trial: Trial) -> list[dict[str, object]]:
 
 def test_an_evaluation_is_recorded_like_a_trial_of_its_last_epoch(trials: list[Trial]) -> None:
     for trial in trials:
-        found = outcome(trial.folder)
-        assert found.status == "finished"
+        found = read_record(trial.folder)
+        assert found.is_finished
         assert found.metrics["epoch"] == 2
         assert "val/AP" in found.metrics
         kept = Config.from_yaml((trial.folder / "config.yaml").read_text())
@@ -81,10 +81,10 @@ def test_latency_is_measured_once_and_shown_with_the_figures(trials: list[Trial]
     model = trials[0].model
     assert model is not None
     measure_latency(model, HERE)
-    first = outcome(model.folder).metrics[LATENCY]
+    first = read_record(model.folder).metrics[LATENCY]
     assert first > 0
     measure_latency(model, HERE)
-    assert outcome(model.folder).metrics[LATENCY] == first
+    assert read_record(model.folder).metrics[LATENCY] == first
 
 
 def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Trial]) -> None:
@@ -98,10 +98,10 @@ def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Tri
         config = model.config.with_changes(changes)
         folder = output / "trials" / str(len(wanted))
         wanted.append(Trial(str(len(wanted)), "t", config, {}, model.data, folder))
-    found = estimate(wanted, output, partial(measure_pace, device="cpu"))
+    found = estimate(wanted, output, partial(measure_throughput, device="cpu"))
     assert all(0 < seconds < 600 for seconds in found.seconds.values())
     assert found.sources == ("finished trials of this output folder", "a few steps measured now")
-    last = outcome(model.folder).metrics
+    last = read_record(model.folder).metrics
     assert last["perf/workers"] == 1
     epoch = 8 / last["perf/images_per_s"] + last["perf/eval_seconds"]
     assert found.seconds["0"] == pytest.approx(2 * epoch)
@@ -110,10 +110,10 @@ def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Tri
 def test_an_evaluation_fails_with_its_detector(make_plan: Callable[..., Plan], trials: list[Trial]) -> None:
     trial = replace(expand(make_plan(STUDY))[1], data=trials[0].data)
     assert trial.model is not None
-    write_verdict(trial.model.folder, "failed", "TrainingDiverged: so it is")
+    write_failed(trial.model.folder, "TrainingDiverged: so it is")
     train_here({"trial": trial, "options": {}, "timed": False, "supplies": Supplies(SharedFolder())})
-    found = outcome(trial.folder)
-    assert found.status == "failed"
+    found = read_record(trial.folder)
+    assert found.is_failed
     assert "was not trained" in (found.error or "")
     assert "so it is" in (found.error or "")
 

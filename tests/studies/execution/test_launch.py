@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from drcnn.data.annotations import DataError
-from drcnn.engine.record import outcome
+from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial, expand
 from studies.execution.trial_run import verdict_on_failure
 from studies.execution.tune import _Watch
-from studies.transfer.storage import ObjectStore, SharedFolder
+from studies.transfer.store import ObjectStore, SharedFolder
 from studies.transfer.supplies import Supplies
 
 STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8]}\n"
@@ -31,7 +31,7 @@ def trial(make_plan: Callable[..., Plan]) -> Trial:
 class Away(ObjectStore):
     """A store that keeps what it is given, and gives nothing back."""
 
-    def pull(self, folder: Path) -> None:
+    def download(self, folder: Path) -> None:
         raise OSError("AWS Error SERVICE_UNAVAILABLE")
 
 
@@ -55,7 +55,7 @@ def test_a_trial_that_cannot_be_fetched_gets_no_verdict(
     node = ObjectStore(f"file://{tmp_path}/store", plan.output)
     trial.folder.mkdir(parents=True)
     (trial.folder / "result.json").write_text('{"status": "finished", "history": [], "seconds": 1}')
-    node.push(trial.folder)
+    node.upload(trial.folder)
     (trial.folder / "result.json").unlink()
     shown: Any = Shown()
     store = Away(f"file://{tmp_path}/store", plan.output)
@@ -65,8 +65,8 @@ def test_a_trial_that_cannot_be_fetched_gets_no_verdict(
     ((status, why),) = shown.said
     assert status == "failed"
     assert "SERVICE_UNAVAILABLE" in why
-    node.pull(trial.folder)
-    assert outcome(trial.folder).status == "finished"
+    node.download(trial.folder)
+    assert read_record(trial.folder).is_finished
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_broken_gpu_is_no_verdict_on_the_trial(trial: Trial, said: str) -> Non
         verdict_on_failure(trial, Supplies(SharedFolder())),
     ):
         raise RuntimeError(said)
-    assert outcome(trial.folder).status == "unfinished"
+    assert not read_record(trial.folder).is_terminal
 
 
 @pytest.mark.parametrize(

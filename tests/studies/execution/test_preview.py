@@ -15,10 +15,10 @@ from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
 from studies.execution.dry_run import preview
-from studies.resources.throughput import Pace, estimate
+from studies.resources.throughput import Throughput, estimate
 from studies.search.optuna_record import search_key
 from studies.search.searcher import StudySearch
-from studies.transfer.storage import SharedFolder
+from studies.transfer.store import SharedFolder
 from studies.transfer.supplies import Supplies
 
 GRID = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.75, 0.8, 0.85]}\n"
@@ -53,7 +53,7 @@ def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     """What a preview prints, on a machine of eight cores; a measured image takes a second."""
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setattr(
-        "studies.execution.dry_run.measure_pace", lambda trial, device: Pace(1.0, 1.0, "measured")
+        "studies.execution.dry_run.measure_throughput", lambda trial, device: Throughput(1.0, 1.0, "measured")
     )
 
     def run(plan: Plan, gpus: int = 0, concurrent: int = 1, **asked: Any) -> str:

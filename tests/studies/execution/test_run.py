@@ -95,8 +95,8 @@ def test_smoke_runs_the_papers_study_in_small(output: Path) -> None:
     parents, children = runs(output, "nms_sweep-smoke")
     assert len(parents) == 1
     assert sorted(run.info.run_name for run in children) == [
-        "nms_cls=0.7 seed=1",
-        "nms_cls=0.9 seed=1",
+        "NMS_cls=0.7 seed=1",
+        "NMS_cls=0.9 seed=1",
     ]
     client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
     files = {file.path for file in client.list_artifacts(children[0].info.run_id)}
@@ -131,10 +131,10 @@ def test_the_same_command_goes_on_after_ctrl_c_and_after_kill(output: Path) -> N
     ]
 
     def epochs_of_running() -> int:
-        from drcnn.engine.record import outcome
+        from drcnn.engine.record import read_record
 
-        known = [outcome(folder) for folder in output.glob("trials/*")]
-        return max((len(found.history) for found in known if found.status == "unfinished"), default=0)
+        known = [read_record(folder) for folder in output.glob("trials/*")]
+        return max((len(found.history) for found in known if not found.is_terminal), default=0)
 
     launch = Launch(output, *command)
     launch.wait_until(lambda: epochs_of_running() >= 2)
@@ -169,9 +169,9 @@ def test_the_same_command_goes_on_after_ctrl_c_and_after_kill(output: Path) -> N
 
 
 def _histories(output: Path) -> dict[str, list[dict[str, float]]]:
-    from drcnn.engine.record import outcome
+    from drcnn.engine.record import read_record
 
-    return {folder.name: outcome(folder).history for folder in output.glob("trials/*")}
+    return {folder.name: read_record(folder).history for folder in output.glob("trials/*")}
 
 
 def test_a_failing_trial_ends_neither_the_study_nor_its_record(output: Path) -> None:

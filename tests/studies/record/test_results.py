@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from drcnn.engine.record import write_verdict
+from drcnn.engine.record import write_failed
 from studies.definition.errors import StudyError
 from studies.definition.paper_tables import paper_rows, row_of
 from studies.definition.plan import Plan, expand
@@ -67,7 +67,7 @@ def test_several_seeds_are_shown_as_mean_and_interval(
         finish(trial.folder, [value])
     text = io.StringIO()
     print_results(Console(file=text, width=160), plan, trials)
-    assert "nms_reg=0.7 nms_cls=0.7 " in text.getvalue()
+    assert "NMS_reg=0.7 NMS_cls=0.7 " in text.getvalue()
     assert "3 of 3" in text.getvalue()
     assert "32.0 ± 5.0 (55.0, -23.0)" in text.getvalue()
 
@@ -79,7 +79,7 @@ def test_results_parquet_has_one_row_a_trial(
     trials = expand(plan)[:3]
     finish(trials[0].folder, [0.3, 0.4])
     finish(trials[1].folder, [0.3, 0.5])
-    write_verdict(trials[2].folder, "failed", "TrainingDiverged: so it is")
+    write_failed(trials[2].folder, "TrainingDiverged: so it is")
     write_results(plan.folder / "results.parquet", trials)
     rows = pq.read_table(plan.folder / "results.parquet").to_pylist()
     assert [row["trial_id"] for row in rows] == [trial.id for trial in trials]

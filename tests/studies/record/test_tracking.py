@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from study_helpers import epoch
 
-from drcnn.engine.record import write_verdict
+from drcnn.engine.record import write_failed
 from studies.definition.plan import Plan, Trial, expand
 from studies.record.tracking import Tracker, ui_command
 
@@ -60,7 +60,7 @@ def test_a_trial_becomes_a_child_with_readable_parameters(
     tracker.finish(trial)
     tracker.close("FINISHED", [trial], trial, [])
     (child,), (parent,) = desk.runs(children=True), desk.runs(children=False)
-    assert child.info.run_name == "nms_reg=0.85 nms_cls=0.7 seed=1"
+    assert child.info.run_name == "NMS_reg=0.85 NMS_cls=0.7 seed=1"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert {key: child.data.params[key] for key in ("nms_reg", "nms_cls", "stages", "seed", "backbone")} == {
         "nms_reg": "0.85",
@@ -119,7 +119,7 @@ def test_failed_and_cut_trials_say_so(
     failed, cut = expand(make_plan("nms_sweep"), 1)[:2]
     tracker = desk.open()
     tracker.start(failed)
-    write_verdict(failed.folder, "failed", "TrainingDiverged: loss not finite")
+    write_failed(failed.folder, "TrainingDiverged: loss not finite")
     tracker.finish(failed)
     finish(cut.folder, [0.1], status="pruned")
     tracker.finish(cut)

@@ -22,10 +22,10 @@ from study_helpers import TINY, epoch
 from drcnn.config import Config, DataConfig
 from drcnn.data.annotations import Annotations, Record
 from drcnn.data.prepare import PreparedData
-from drcnn.engine.record import write_verdict
+from drcnn.engine.record import write_failed, write_pruned
 from drcnn.recipes import recipe
-from studies.analysis.evidence import gather
 from studies.analysis.precision import score_split
+from studies.analysis.replicates import group_by_setting
 from studies.analysis.statistics import mean_interval, resample, winner
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Request
@@ -138,7 +138,7 @@ def test_figures_are_those_of_the_statistics(planned: Callable[..., Plan], annot
         split = score_split(annotations, pq.read_table(trial.folder / "detections.parquet"))
         replicates[f"NMS_reg={trial.config.detector.nms_reg:g}"].append(resample(split))
     (found,) = winner(replicates)
-    assert found.shown
+    assert found.is_significant
     assert found.sentence in text
     assert "**NMS_reg=0.85 is the best setting**" in text
     interval = mean_interval([each.whole["AP"] for each in replicates["NMS_reg=0.85"]])
@@ -229,17 +229,17 @@ def test_ways_to_test_the_same_detectors_are_paired(
     for trial in trials:
         better = 0.7 if trial.config.detector.test_stage == 2 else 1.0
         finish(trial, annotations, blur=(1.0 + trial.config.seed) * better)
-    settings = gather(trials)
-    assert [[each.training for each in setting.replicates] for setting in settings] == [
+    settings = group_by_setting(trials)
+    assert [[each.training for each in setting.resampled] for setting in settings] == [
         [trial.model.id for trial in trials[:3] if trial.model]
     ] * 2
-    (found,) = winner({setting.name: setting.replicates for setting in settings})
-    assert found.shown
+    (found,) = winner({setting.name: setting.resampled for setting in settings})
+    assert found.is_significant
     apart = {
-        name: [replace(each, training="") for each in setting.replicates]
+        name: [replace(each, training="") for each in setting.resampled]
         for name, setting in zip("ab", settings, strict=True)
     }
-    assert not winner(apart)[0].shown
+    assert not winner(apart)[0].is_significant
     assert "are compared detector by detector" in write(plan, trials)
 
 
@@ -264,16 +264,16 @@ def test_unfinished_and_failed_trials_appear(planned: Callable[..., Plan], annot
     assert "No trial has finished" in write(plan, trials)
 
     finish(trials[0], annotations, blur=2.0)
-    write_verdict(trials[1].folder, "failed", "TrainingDiverged: loss <b>not</b> `finite` | **")
+    write_failed(trials[1].folder, "TrainingDiverged: loss <b>not</b> `finite` | **")
     finish(trials[2], annotations, blur=2.0)
     record = json.loads((trials[2].folder / "result.json").read_text())
     record["history"][-1]["val/AP"] = float("nan")
     (trials[2].folder / "result.json").write_text(json.dumps(record))
     text = write(plan, trials)
     assert "Of 6 trials 2 finished, 1 failed, 3 have not finished" in text
-    assert "nms_reg=0.75 seed=1 failed: TrainingDiverged" in text
+    assert "NMS_reg=0.75 seed=1 failed: TrainingDiverged" in text
     assert "<b>" not in text
-    assert "| nms_reg=0.95 seed=1 | not finished | 0 of" in text
+    assert "| NMS_reg=0.95 seed=1 | not finished | 0 of" in text
     page = (plan.folder / "report.html").read_text()
     assert "&lt;b&gt;not&lt;/b&gt; 'finite' |" in page
 
@@ -300,7 +300,7 @@ def test_resamples_are_kept_until_the_detections_change(
         finish(trial, annotations, blur=2.0)
     made = []
     monkeypatch.setattr(
-        "studies.analysis.evidence.resample", lambda *given: made.append(1) or resample(*given)
+        "studies.analysis.replicates.resample", lambda *given: made.append(1) or resample(*given)
     )
     first = write(plan, trials)
     assert len(made) == 2
@@ -320,7 +320,7 @@ def searched(planned: Callable[..., Plan], annotations: Annotations) -> tuple[Pl
         finish(trial, annotations, blur=4.5 - trial.config.detector.stages, seed=len(trial.name))
         latency = {"perf/ms_per_image": 5.0 * trial.config.detector.stages, "device": "cpu"}
         (trial.folder / "latency.json").write_text(json.dumps(latency))
-    write_verdict(trials[5].folder, "pruned")
+    write_pruned(trials[5].folder)
     again = [
         plan.trial({"detector.nms_reg": r, "detector.stages": s}, plan.base.seed + seed)
         for r, s in ((0.85, 3), (0.7, 1))
@@ -347,7 +347,7 @@ def test_a_search_shows_its_history_front_and_confirmation(searched: tuple[Plan,
     assert "NMS_reg=0.85 stages=3 is the best setting" in text
     assert "trained with 2 seeds" in text
     assert "is the best" in text
-    assert "| nms_reg=0.65 stages=3 seed=1 | cut early |" in text
+    assert "| NMS_reg=0.65 stages=3 seed=1 | cut early |" in text
 
 
 def test_objects_are_named_and_those_not_drawn_are_told(

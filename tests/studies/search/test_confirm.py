@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from drcnn.engine.record import outcome
-from studies.analysis.evidence import Measured, Run, Setting
+from drcnn.engine.record import read_record
 from studies.analysis.precision import METRICS
-from studies.analysis.statistics import Replicate
+from studies.analysis.replicates import Measured, Replicate, Setting
+from studies.analysis.statistics import Resampled
 from studies.definition.plan import Plan, Trial
 from studies.search.confirmation import compared, replicates_of_best
 
@@ -64,9 +64,9 @@ def test_nothing_is_confirmed_before_a_trial_finished_or_if_not_asked_for(
     assert replicates_of_best(alone, searched(alone, finish, {0.7: 0.3}), None) == []
 
 
-def _replicate(value: float, number: int) -> Replicate:
+def _replicate(value: float, number: int) -> Resampled:
     draws = value + 0.005 * np.random.default_rng(number).normal(size=200)
-    return Replicate(100, 0, dict.fromkeys(METRICS, value), dict.fromkeys(METRICS, draws))
+    return Resampled(100, 0, dict.fromkeys(METRICS, value), dict.fromkeys(METRICS, draws))
 
 
 @pytest.mark.parametrize(("lead", "word"), [(0.2, "Best"), (0.0, "not shown")])
@@ -80,17 +80,17 @@ def test_the_comparison_is_told_and_kept(
     plan = make_plan(SEARCH)
     trials = replicates_of_best(plan, searched(plan, finish, {0.7: 0.3, 0.8: 0.4}), None)
 
-    def gather(trials: list[Trial]) -> list[Setting]:
-        groups: dict[float, list[Run]] = {}
+    def group_by_setting(trials: list[Trial]) -> list[Setting]:
+        groups: dict[float, list[Replicate]] = {}
         for trial in trials:
             setting = trial.varied["detector.nms_reg"]
             value = 0.4 + lead * (setting == 0.8) + 0.001 * trial.config.seed
             finish(trial.folder, [value])
             measured = Measured(_replicate(value, trial.config.seed + int(1000 * setting)), np.zeros(10))
-            groups.setdefault(setting, []).append(Run(trial, outcome(trial.folder), measured))
+            groups.setdefault(setting, []).append(Replicate(trial, read_record(trial.folder), measured))
         return [Setting(f"NMS_reg={setting:g}", tuple(runs)) for setting, runs in groups.items()]
 
-    monkeypatch.setattr("studies.analysis.evidence.gather", gather)
+    monkeypatch.setattr("studies.analysis.replicates.group_by_setting", group_by_setting)
     plan.folder.mkdir(parents=True)
     first, *others = compared(plan, trials)
     assert word in first

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from drcnn.engine.record import write_latency, write_verdict
+from drcnn.engine.record import write_failed, write_latency, write_pruned
 from studies.definition.plan import Plan, Trial, check_search
 from studies.search.optuna_record import so_far
 from studies.search.searcher import StudySearch, scheduler
@@ -56,8 +56,8 @@ def test_each_end_is_told_to_optuna(make_plan: Callable[..., Plan], finish: Call
     # Tune reports a cut trial as complete, with its last value.
     search.on_trial_result("b", {"val/AP": 0.05, "epoch": 1.0, "training_iteration": 1})
     search.on_trial_complete("b", {"val/AP": 0.05, "epoch": 1.0})
-    write_verdict(cut.folder, "pruned")
-    write_verdict(failed.folder, "failed", "why")
+    write_pruned(cut.folder)
+    write_failed(failed.folder, "why")
     search.on_trial_complete("c", None)
     assert states(plan) == ["COMPLETE", "PRUNED", "FAIL"]
     assert search.left() == 1, "a failed trial is not replaced in the same launch"

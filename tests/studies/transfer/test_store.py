@@ -11,9 +11,9 @@ import pytest
 
 from drcnn.data.annotations import DataError
 from studies.definition.errors import StudyError
-from studies.transfer.remote_data import fetch, localised, probe
-from studies.transfer.retry import patiently
-from studies.transfer.storage import ObjectStore, SharedFolder, open_storage
+from studies.transfer.datasets import fetch, localise, probe
+from studies.transfer.retry import with_retries
+from studies.transfer.store import ObjectStore, SharedFolder, open_store
 
 
 @pytest.fixture(scope="module")
@@ -61,35 +61,35 @@ def test_a_trial_goes_on_where_the_other_node_left_it(uri: str, tmp_path: Path) 
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
     one.write(config_yaml="c", last_safetensors="epoch 1")
     (one.trial / ".lock").touch()
-    one.store.push(one.trial)
-    two.store.pull(two.trial)
+    one.store.upload(one.trial)
+    two.store.download(two.trial)
     assert two.files() == {"config.yaml": "c", "last.safetensors": "epoch 1"}
     two.write(last_safetensors="epoch 2")
-    two.store.push(two.trial)
+    two.store.upload(two.trial)
     # What the first one has is older, and one of its files was never kept.
     one.write(best_safetensors="lost")
-    one.store.pull(one.trial)
+    one.store.download(one.trial)
     assert one.files() == {"config.yaml": "c", "last.safetensors": "epoch 2"}
     assert (one.trial / ".lock").exists()
 
 
 def test_a_verdict_is_known_elsewhere_until_it_is_forgotten(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
-    assert one.store.ended() == set()
+    assert one.store.ended_trials() == set()
     one.write(last_safetensors="epoch 1")
-    one.store.push(one.trial)
-    assert two.store.ended() == set()
+    one.store.upload(one.trial)
+    assert two.store.ended_trials() == set()
     one.write(error_json="{}", last_safetensors="not asked for")
-    one.store.push(one.trial, ["error.json"])
-    assert two.store.ended() == {two.trial}
-    two.store.pull(two.trial)
+    one.store.upload(one.trial, ["error.json"])
+    assert two.store.ended_trials() == {two.trial}
+    two.store.download(two.trial)
     assert two.files() == {"error.json": "{}", "last.safetensors": "epoch 1"}
-    two.store.forget(two.trial, ["error.json"])
-    assert one.store.ended() == set()
-    one.store.pull(one.trial)
+    two.store.delete(two.trial, ["error.json"])
+    assert one.store.ended_trials() == set()
+    one.store.download(one.trial)
     assert one.files() == {"last.safetensors": "epoch 1"}
-    two.store.forget(two.trial)
-    one.store.pull(one.trial)
+    two.store.delete(two.trial)
+    one.store.download(one.trial)
     assert one.files() == {}
 
 
@@ -98,31 +98,31 @@ def test_tables_are_fetched_once(uri: str, tmp_path: Path) -> None:
     one.store.probe()
     (tmp_path / "a/data").mkdir()
     (tmp_path / "a/data/table").write_text("rows")
-    one.store.push_file(tmp_path / "a/data/table")
-    two.store.pull_file(tmp_path / "b/data/table")
+    one.store.upload_file(tmp_path / "a/data/table")
+    two.store.download_file(tmp_path / "b/data/table")
     assert (tmp_path / "b/data/table").read_text() == "rows"
     (tmp_path / "b/data/table").write_text("mine")
-    two.store.pull_file(tmp_path / "b/data/table")
+    two.store.download_file(tmp_path / "b/data/table")
     assert (tmp_path / "b/data/table").read_text() == "mine"
     with pytest.raises(OSError, match="absent"):
-        two.store.pull_file(tmp_path / "b/data/absent")
+        two.store.download_file(tmp_path / "b/data/absent")
 
 
 def test_a_store_that_cannot_be_written_says_so(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="absent"):
         ObjectStore(bucket.replace("@bucket", "@absent"), tmp_path).probe()
     with pytest.raises(StudyError, match="expected s3://BUCKET/PREFIX"):
-        open_storage("ftp://host/folder", tmp_path)
-    assert isinstance(open_storage(None, tmp_path), SharedFolder)
+        open_store("ftp://host/folder", tmp_path)
+    assert isinstance(open_store(None, tmp_path), SharedFolder)
 
 
 def test_data_of_a_store_are_fetched_once_and_again_when_they_change(uri: str, tmp_path: Path) -> None:
     node = Node(uri, tmp_path / "a")
     node.write(image_jpg="pixels")
-    node.store.push(node.trial)
+    node.store.upload(node.trial)
     before, _, query = uri.partition("?")
     where = f"{before}/trials/one" + (f"?{query}" if query else "")
-    source, remotes = localised(f"voc:{where}+/local", tmp_path / "cache")
+    source, remotes = localise(f"voc:{where}+/local", tmp_path / "cache")
     probe(remotes)
     fetch(remotes)
     (remote,) = remotes
@@ -132,11 +132,11 @@ def test_data_of_a_store_are_fetched_once_and_again_when_they_change(uri: str, t
     fetch(remotes)
     assert (remote.folder / "image.jpg").read_text() == "kept"
     node.write(image_jpg="other pixels")
-    node.store.push(node.trial)
-    assert localised(f"voc:{where}", tmp_path / "cache")[1] != remotes
+    node.store.upload(node.trial)
+    assert localise(f"voc:{where}", tmp_path / "cache")[1] != remotes
     with pytest.raises(DataError, match="holds no file"):
-        localised(f"coco:{where.replace('/one', '/none')}", tmp_path / "cache")
-    assert localised("digits", tmp_path) == ("digits", ())
+        localise(f"coco:{where.replace('/one', '/none')}", tmp_path / "cache")
+    assert localise("digits", tmp_path) == ("digits", ())
 
 
 def test_what_was_there_before_the_store_is_put_into_it_once(uri: str, tmp_path: Path) -> None:
@@ -146,38 +146,38 @@ def test_what_was_there_before_the_store_is_put_into_it_once(uri: str, tmp_path:
     (trial / "evaluations" / "fedcba9876543210" / "result.json").write_text("{}")
     store = ObjectStore(uri, tmp_path / "a")
     store.adopt()
-    assert store.ended() == {trial, trial / "evaluations" / "fedcba9876543210"}
+    assert store.ended_trials() == {trial, trial / "evaluations" / "fedcba9876543210"}
     assert "mine" not in (tmp_path / "a" / ".storage").read_text()
     # From now on the store's word counts: what it has not is not there.
-    store.forget(trial)
+    store.delete(trial)
     store.adopt()
-    store.pull(trial)
+    store.download(trial)
     assert not (trial / "result.json").exists()
 
 
 def test_a_finished_trial_that_is_here_is_not_fetched_again(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
     one.write(last_safetensors="epoch 9", result_json="{}")
-    one.store.push(one.trial)
-    two.store.pull(two.trial)
+    one.store.upload(one.trial)
+    two.store.download(two.trial)
     (two.trial / "last.safetensors").write_text("epoch X")
-    two.store.pull(two.trial)
+    two.store.download(two.trial)
     assert two.files()["last.safetensors"] == "epoch X"
     one.write(result_json="[]")
-    one.store.push(one.trial)
-    two.store.pull(two.trial)
+    one.store.upload(one.trial)
+    two.store.download(two.trial)
     assert two.files() == {"last.safetensors": "epoch 9", "result.json": "[]"}
 
 
 def test_a_trial_is_put_aside_within_the_store(uri: str, tmp_path: Path) -> None:
     node = Node(uri, tmp_path / "a")
     node.write(last_safetensors="epoch 1")
-    node.store.push(node.trial)
+    node.store.upload(node.trial)
     aside = tmp_path / "a" / "trials" / "old" / "one"
-    node.store.put_aside(node.trial, aside)
-    node.store.pull(node.trial)
+    node.store.archive(node.trial, aside)
+    node.store.download(node.trial)
     assert node.files() == {}
-    node.store.pull(aside)
+    node.store.download(aside)
     assert (aside / "last.safetensors").read_text() == "epoch 1"
 
 
@@ -192,7 +192,7 @@ def test_a_store_with_a_bad_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch
             raise answer
         return answer
 
-    assert patiently(ask) == "here"
+    assert with_retries(ask) == "here"
     assert pauses == [1, 2]
     for final in (
         FileNotFoundError(2, "no such file"),
@@ -201,8 +201,8 @@ def test_a_store_with_a_bad_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch
     ):
         answers[:] = [final, "not asked"]
         with pytest.raises(OSError, match=str(final.args[-1])):
-            patiently(ask)
+            with_retries(ask)
     answers[:] = [OSError("down")] * 9
     with pytest.raises(OSError, match="down"):
-        patiently(ask, seconds=0)
+        with_retries(ask, seconds=0)
     assert pauses == [1, 2]

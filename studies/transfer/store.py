@@ -19,12 +19,12 @@ from typing import Protocol
 import pyarrow as pa
 from pyarrow import fs
 
-from drcnn.engine.record import VERDICTS
+from drcnn.engine.record import OUTCOME_FILES
 from drcnn.files import replacing, write_text
 from studies.definition.errors import StudyError
-from studies.transfer.retry import patiently
+from studies.transfer.retry import with_retries
 
-__all__ = ["ObjectStore", "SharedFolder", "Storage", "open_storage", "open_uri"]
+__all__ = ["ObjectStore", "SharedFolder", "TrialStore", "open_store", "open_uri"]
 
 LOCAL = fs.LocalFileSystem()
 # Size and time of a file.
@@ -34,31 +34,31 @@ MARK = ".storage"
 TRIAL = "[0-9a-f]" * 16
 
 
-class Storage(Protocol):
+class TrialStore(Protocol):
     """What keeps the files of OUTPUT where every node finds them. Cheap to send to other processes."""
 
-    def pull(self, folder: Path) -> None:
+    def download(self, folder: Path) -> None:
         """Make a folder here what is kept of it; without what is kept in folders inside it."""
 
-    def push(self, folder: Path, names: Sequence[str] | None = None) -> None:
+    def upload(self, folder: Path, names: Sequence[str] | None = None) -> None:
         """Keep what has changed in a folder here; with ``names``, of these files only."""
 
-    def forget(self, folder: Path, names: Sequence[str] | None = None) -> None:
+    def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:
         """Keep these files of a folder no longer; without ``names``, nothing of it."""
 
-    def put_aside(self, folder: Path, aside: Path) -> None:
+    def archive(self, folder: Path, aside: Path) -> None:
         """Keep the files of a folder as another one's."""
 
     def adopt(self) -> None:
         """Called by the driver: keep what OUTPUT has from before it was used with this storage."""
 
-    def pull_file(self, path: Path) -> None:
+    def download_file(self, path: Path) -> None:
         """Fetch a file that never changes, if it is not here."""
 
-    def push_file(self, path: Path) -> None:
+    def upload_file(self, path: Path) -> None:
         """Keep a file that never changes."""
 
-    def ended(self) -> set[Path]:
+    def ended_trials(self) -> set[Path]:
         """The folders of trials kept elsewhere, of which a verdict is known."""
 
     def probe(self) -> None:
@@ -72,24 +72,24 @@ class Storage(Protocol):
 class SharedFolder:
     """All nodes see the same OUTPUT: nothing is to be copied."""
 
-    def pull(self, folder: Path) -> None:  # noqa: D102
+    def download(self, folder: Path) -> None:  # noqa: D102
         if folder.exists():
             # NFS may answer for seconds from what it knew of a folder; to list it makes it ask the server.
             os.listdir(folder)
 
-    def push(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
+    def upload(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
 
-    def forget(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
+    def delete(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
 
-    def put_aside(self, folder: Path, aside: Path) -> None: ...  # noqa: D102
+    def archive(self, folder: Path, aside: Path) -> None: ...  # noqa: D102
 
     def adopt(self) -> None: ...  # noqa: D102
 
-    def pull_file(self, path: Path) -> None: ...  # noqa: D102
+    def download_file(self, path: Path) -> None: ...  # noqa: D102
 
-    def push_file(self, path: Path) -> None: ...  # noqa: D102
+    def upload_file(self, path: Path) -> None: ...  # noqa: D102
 
-    def ended(self) -> set[Path]:  # noqa: D102
+    def ended_trials(self) -> set[Path]:  # noqa: D102
         return set()
 
     def probe(self) -> None: ...  # noqa: D102
@@ -116,7 +116,7 @@ class ObjectStore:
     def __reduce__(self) -> tuple[type[ObjectStore], tuple[str, Path]]:
         return ObjectStore, (self._uri, self._output)
 
-    def pull(self, folder: Path) -> None:  # noqa: D102
+    def download(self, folder: Path) -> None:  # noqa: D102
         folder.mkdir(parents=True, exist_ok=True)
         kept = {info.base_name: info for info in self._list(folder)}
         if self._is_whole(folder, kept):
@@ -137,22 +137,22 @@ class ObjectStore:
             return False
         return self._read(self._key(result)) == result.read_bytes()
 
-    def push(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
+    def upload(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
         for path in sorted(_files(folder), key=lambda path: _last(path.name)):
             is_asked = names is None or path.name in names
             if is_asked and self._same.get(path) != _stamp(path):
                 self._keep(path)
 
-    def forget(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
+    def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
         for info in self._list(folder):
             if names is None or info.base_name in names:
-                patiently(partial(self._store.delete_file, info.path))
+                with_retries(partial(self._store.delete_file, info.path))
 
-    def put_aside(self, folder: Path, aside: Path) -> None:  # noqa: D102
+    def archive(self, folder: Path, aside: Path) -> None:  # noqa: D102
         for info in self._list(folder):
             self._make_folder(self._key(aside))
-            patiently(partial(self._store.copy_file, info.path, self._key(aside / info.base_name)))
-        self.forget(folder)
+            with_retries(partial(self._store.copy_file, info.path, self._key(aside / info.base_name)))
+        self.delete(folder)
 
     def adopt(self) -> None:  # noqa: D102
         mark = self._output / MARK
@@ -164,21 +164,21 @@ class ObjectStore:
         for folder in [*trials.glob(TRIAL), *trials.glob(f"{TRIAL}/evaluations/{TRIAL}")]:
             # What the store has of a trial is what counts; pulling would remove the rest.
             if not self._list(folder):
-                self.push(folder)
+                self.upload(folder)
         write_text(mark, known)
 
-    def pull_file(self, path: Path) -> None:  # noqa: D102
+    def download_file(self, path: Path) -> None:  # noqa: D102
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fetch(path)
 
-    def push_file(self, path: Path) -> None:  # noqa: D102
-        if not patiently(lambda: self._store.get_file_info(self._key(path))).is_file:
+    def upload_file(self, path: Path) -> None:  # noqa: D102
+        if not with_retries(lambda: self._store.get_file_info(self._key(path))).is_file:
             self._keep(path)
 
-    def ended(self) -> set[Path]:  # noqa: D102
+    def ended_trials(self) -> set[Path]:  # noqa: D102
         selector = fs.FileSelector(f"{self._root}/trials", recursive=True, allow_not_found=True)
-        found = (info for info in self._store.get_file_info(selector) if info.base_name in VERDICTS)
+        found = (info for info in self._store.get_file_info(selector) if info.base_name in OUTCOME_FILES)
         return {(self._output / Path(info.path).relative_to(self._root)).parent for info in found}
 
     def probe(self) -> None:  # noqa: D102
@@ -195,7 +195,7 @@ class ObjectStore:
 
     def _list(self, folder: Path) -> list[fs.FileInfo]:
         selector = fs.FileSelector(self._key(folder), allow_not_found=True)
-        return [info for info in patiently(lambda: self._store.get_file_info(selector)) if info.is_file]
+        return [info for info in with_retries(lambda: self._store.get_file_info(selector)) if info.is_file]
 
     def _read(self, key: str) -> bytes:
         def read() -> bytes:
@@ -203,11 +203,11 @@ class ObjectStore:
                 found: bytes = file.read()
             return found
 
-        return patiently(read)
+        return with_retries(read)
 
     def _fetch(self, path: Path) -> None:
         with replacing(path) as draft:
-            patiently(
+            with_retries(
                 lambda: fs.copy_files(
                     self._key(path), str(draft), source_filesystem=self._store, destination_filesystem=LOCAL
                 )
@@ -217,7 +217,7 @@ class ObjectStore:
     def _keep(self, path: Path) -> None:
         stamp = _stamp(path)
         self._make_folder(self._key(path.parent))
-        patiently(
+        with_retries(
             lambda: fs.copy_files(
                 str(path), self._key(path), source_filesystem=LOCAL, destination_filesystem=self._store
             )
@@ -233,7 +233,7 @@ class ObjectStore:
         return f"{self._root}/{path.relative_to(self._output).as_posix()}"
 
 
-def open_storage(uri: str | None, output: Path) -> Storage:
+def open_store(uri: str | None, output: Path) -> TrialStore:
     """The storage of an absolute output folder: shared, or with a URI an object store.
 
     Raises:
@@ -265,7 +265,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _last(name: str) -> tuple[bool, str]:
     """Order of copying: a verdict says that all the rest is there."""
-    return name in VERDICTS, name
+    return name in OUTCOME_FILES, name
 
 
 def _stamp(path: Path) -> Stamp:

@@ -17,10 +17,10 @@ from pyarrow import fs
 
 from drcnn.data.annotations import DataError
 from studies.definition.errors import FetchError, StudyError
-from studies.transfer.retry import patiently
-from studies.transfer.storage import open_uri
+from studies.transfer.retry import with_retries
+from studies.transfer.store import open_uri
 
-__all__ = ["RemoteFolder", "fetch", "localised", "probe"]
+__all__ = ["RemoteFolder", "fetch", "localise", "probe"]
 
 # A fetch of more than this is announced: it takes a while.
 LARGE = 100e6
@@ -38,7 +38,7 @@ class RemoteFolder:
     folder: Path
 
 
-def localised(source: str, cache: Path) -> tuple[str, tuple[RemoteFolder, ...]]:
+def localise(source: str, cache: Path) -> tuple[str, tuple[RemoteFolder, ...]]:
     """Say where the data will lie on each node.
 
     Args:
@@ -102,7 +102,7 @@ class _Fetch:
         try:
             # Bad moments too look like a wrong address: a bucket is asked for its region.
             self._store, self.root = open_uri(remote.uri)
-            files = patiently(partial(_list, self._store, self.root), SECONDS)
+            files = with_retries(partial(_list, self._store, self.root), SECONDS)
         except (pa.ArrowException, OSError, StudyError) as error:
             raise self._failure(error) from None
         if _name(self.root, files) != remote.folder.name:
@@ -147,7 +147,7 @@ class _Fetch:
             ):
                 shutil.copyfileobj(source, target, 1 << 20)
 
-        patiently(copy, SECONDS)
+        with_retries(copy, SECONDS)
         if _size(self._path(info)) != info.size:
             raise OSError(f"{info.path} ended before its {info.size} bytes")
 

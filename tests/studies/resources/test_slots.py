@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from studies.definition.errors import StudyError
 from studies.definition.machines import Machines
-from studies.resources.slots import NodeShape, _autoscaled, share
+from studies.resources.slots import NodeShape, _autoscaled, allocate
 
 SHAPES = st.lists(
     st.builds(NodeShape, cpus=st.integers(0, 64), gpus=st.integers(0, 8), count=st.integers(1, 8)),
@@ -24,7 +24,7 @@ def test_all_trials_at_once_fit_on_whole_nodes(
     nodes: list[NodeShape], workers: int, gpus: float | None
 ) -> None:
     try:
-        found = share(Machines("auto", workers, gpus), nodes)
+        found = allocate(Machines("auto", workers, gpus), nodes)
     except StudyError as error:
         assert "--workers-per-trial" in str(error) or "--gpus-per-worker" in str(error)  # noqa: PT017
         return
@@ -41,20 +41,20 @@ def test_all_trials_at_once_fit_on_whole_nodes(
 
 def test_a_head_without_cores_takes_none_from_the_others() -> None:
     nodes = [NodeShape(0, 0), NodeShape(48, 4, 2), NodeShape(8, 4)]
-    found = share(Machines("auto"), nodes)
+    found = allocate(Machines("auto"), nodes)
     assert (found.concurrent, found.cpus, found.gpus) == (12, 2, 1.0)
 
 
 def test_workers_of_one_trial_do_not_share_a_gpu() -> None:
     with pytest.raises(StudyError, match="cannot share a GPU"):
-        share(Machines("auto", 2, 0.5), [NodeShape(8, 2)])
+        allocate(Machines("auto", 2, 0.5), [NodeShape(8, 2)])
 
 
 def test_a_cluster_that_may_grow_is_taken_at_its_owners_word() -> None:
-    assert share(Machines("auto", 4, 1.0, max_concurrent=16), [NodeShape(0, 0)]).concurrent == 16
+    assert allocate(Machines("auto", 4, 1.0, max_concurrent=16), [NodeShape(0, 0)]).concurrent == 16
     with pytest.raises(StudyError, match="--max-concurrent"):
-        share(Machines("auto", 4, 1.0), [NodeShape(0, 0)])
-    assert share(Machines("local", 1, None, max_concurrent=16), [NodeShape(2, 0)]).concurrent == 2
+        allocate(Machines("auto", 4, 1.0), [NodeShape(0, 0)])
+    assert allocate(Machines("local", 1, None, max_concurrent=16), [NodeShape(2, 0)]).concurrent == 2
 
 
 def test_the_autoscalers_limits_count_nodes_that_are_not_there_yet(tmp_path: Path) -> None:
@@ -70,5 +70,5 @@ def test_the_autoscalers_limits_count_nodes_that_are_not_there_yet(tmp_path: Pat
         """
     )
     assert sum(shape.count for shape in _autoscaled(config)) == 5
-    assert share(Machines("auto"), _autoscaled(config)).concurrent == 20
+    assert allocate(Machines("auto"), _autoscaled(config)).concurrent == 20
     assert _autoscaled(tmp_path / "absent.yaml") == []

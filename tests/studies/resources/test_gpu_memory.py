@@ -8,8 +8,8 @@ import pytest
 
 from studies.definition.errors import StudyError
 from studies.definition.plan import Plan, Trial, expand
-from studies.resources.gpu_memory import Tried, check_share
-from studies.resources.slots import Share
+from studies.resources.gpu_memory import MemoryTrial, check_gpu_memory
+from studies.resources.slots import Allocation
 
 STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8], detector.stages: [1, 3]}\n"
 
@@ -17,24 +17,28 @@ STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8], detector.sta
 def test_one_trial_of_each_kind_is_tried(make_plan: Callable[..., Plan]) -> None:
     asked: list[str] = []
 
-    def ask(trial: Trial) -> Tried:
+    def ask(trial: Trial) -> MemoryTrial:
         asked.append(trial.name)
-        return Tried(True, 3.0, "H100", 80.0)
+        return MemoryTrial(True, 3.0, "H100", 80.0)
 
     trials = expand(make_plan(STUDY))
-    check_share(trials, Share(4, 1, 0.25), ask)
-    assert sorted(asked) == ["nms_reg=0.7 stages=1 seed=1", "nms_reg=0.7 stages=3 seed=1"]
+    check_gpu_memory(trials, Allocation(4, 1, 0.25), ask)
+    assert sorted(asked) == ["NMS_reg=0.7 stages=1 seed=1", "NMS_reg=0.7 stages=3 seed=1"]
     asked.clear()
-    check_share(trials, Share(1, 1, 1.0), ask)
-    check_share(trials, Share(1, 1, 0.0), ask)
+    check_gpu_memory(trials, Allocation(1, 1, 1.0), ask)
+    check_gpu_memory(trials, Allocation(1, 1, 0.0), ask)
     trials[0].folder.mkdir(parents=True)
     (trials[0].folder / "result.json").write_text('{"status": "finished", "history": []}')
-    check_share(trials[:1], Share(4, 1, 0.25), ask)
+    check_gpu_memory(trials[:1], Allocation(4, 1, 0.25), ask)
     assert asked == []
 
 
 def test_what_does_not_fit_is_told_with_what_it_needs(make_plan: Callable[..., Plan]) -> None:
     with pytest.raises(
-        StudyError, match=r"nms_reg=0.7 stages=1 seed=1 takes 9.1 GiB .* part of a T4 is 4.0 of 16.0"
+        StudyError, match=r"NMS_reg=0.7 stages=1 seed=1 takes 9.1 GiB .* part of a T4 is 4.0 of 16.0"
     ):
-        check_share(expand(make_plan(STUDY)), Share(4, 1, 0.25), lambda trial: Tried(False, 9.1, "T4", 16.0))
+        check_gpu_memory(
+            expand(make_plan(STUDY)),
+            Allocation(4, 1, 0.25),
+            lambda trial: MemoryTrial(False, 9.1, "T4", 16.0),
+        )

@@ -15,8 +15,8 @@ import pytest
 from drcnn.data.annotations import DataError
 from studies.definition.errors import FetchError
 from studies.run_study import main
-from studies.transfer import remote_data
-from studies.transfer.remote_data import RemoteFolder, fetch, localised, probe
+from studies.transfer import datasets
+from studies.transfer.datasets import RemoteFolder, fetch, localise, probe
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Path:
 
 def seen(store: Path, tmp_path: Path) -> RemoteFolder:
     """As the driver hands it to a node."""
-    _, (remote,) = localised(f"voc:file://{store}", tmp_path / "cache")
+    _, (remote,) = localise(f"voc:file://{store}", tmp_path / "cache")
     found: RemoteFolder = pickle.loads(pickle.dumps(remote))
     return found
 
@@ -121,7 +121,7 @@ def test_a_store_that_has_changed_meanwhile_is_told(store: Path, tmp_path: Path)
 def test_a_long_fetch_is_announced(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(remote_data, "LARGE", 10)
+    monkeypatch.setattr(datasets, "LARGE", 10)
     remote = seen(store, tmp_path)
     fetch([remote])
     fetch([remote])
@@ -142,14 +142,14 @@ def test_a_probe_fetches_nothing(store: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_a_probe_reads_a_file(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remote = seen(store, tmp_path)
-    list_files = remote_data._list
+    list_files = datasets._list
 
     def list_and_lose(*arguments: Any) -> Any:
         found = list_files(*arguments)
         shutil.rmtree(store)
         return found
 
-    monkeypatch.setattr(remote_data, "_list", list_and_lose)
+    monkeypatch.setattr(datasets, "_list", list_and_lose)
     with pytest.raises(FetchError, match=r"cannot be fetched on .*one\.jpg"):
         probe([remote])
 

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.engine.record import Outcome, outcome
+from drcnn.engine.record import TrialRecord, read_record
 from drcnn.files import replacing
 from studies.analysis import precision, statistics
 from studies.analysis.precision import METRICS, score_split
-from studies.analysis.statistics import Replicate, resample
+from studies.analysis.statistics import Resampled, resample
+from studies.definition.labels import labels
 from studies.definition.plan import Trial
 
-__all__ = ["Measured", "Run", "Setting", "display_name", "gather", "load_annotations", "names_of", "short"]
+__all__ = [
+    "Measured",
+    "Replicate",
+    "Setting",
+    "group_by_setting",
+    "load_annotations",
+    "setting_labels",
+]
 
 RESAMPLES = 1000
-# Names of settings as the paper writes them.
-NAMES = {"nms_cls": "NMS_cls", "nms_reg": "NMS_reg", "nms_test": "NMS_test", "lambda_reg": "λ"}
 
 
 @dataclass(frozen=True)
@@ -41,22 +46,22 @@ class Measured:
         curve: float[10], AP at each IoU threshold.
     """
 
-    replicate: Replicate
+    replicate: Resampled
     curve: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Run:
+class Replicate:
     """A trial and what is known of it; ``measured`` only if it finished and its detections can be read."""
 
     trial: Trial
-    outcome: Outcome
+    record: TrialRecord
     measured: Measured | None
 
     @property
     def is_finished(self) -> bool:
         """Trained to its end."""
-        return self.outcome.status == "finished"
+        return self.record.is_finished
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Setting:
     """One configuration and its runs, one a seed."""
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[Replicate, ...]
 
     @property
     def first(self) -> Trial:
@@ -77,13 +82,13 @@ class Setting:
         return [run.measured for run in self.runs if run.measured is not None]
 
     @property
-    def replicates(self) -> list[Replicate]:
+    def resampled(self) -> list[Resampled]:
         """For ``studies.analysis.statistics``."""
         return [each.replicate for each in self.measured]
 
     def values(self, key: str) -> list[float]:
         """A figure of the last epoch, such as 'val/AP', of each finished run that has it."""
-        found = [run.outcome.metrics.get(key, math.nan) for run in self.runs if run.is_finished]
+        found = [run.record.metrics.get(key, math.nan) for run in self.runs if run.is_finished]
         return [value for value in found if not math.isnan(value)]
 
     def mean(self, key: str) -> float:
@@ -92,20 +97,20 @@ class Setting:
         return float(np.mean(values)) if values else math.nan
 
 
-def gather(trials: Sequence[Trial]) -> list[Setting]:
+def group_by_setting(trials: Sequence[Trial]) -> list[Setting]:
     """Read every trial's folder; trials that differ only in their seed are one setting, in order."""
     # Only detectors that were tried on the same images can be compared.
     val = trials[0].data.val if trials else ""
     annotations = load_annotations(val)
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[Replicate]] = {}
     for trial in {trial.id: trial for trial in trials}.values():
-        found = outcome(trial.folder)
+        found = read_record(trial.folder)
         measured = None
-        if found.status == "finished" and trial.data.val == val and annotations is not None:
+        if found.is_finished and trial.data.val == val and annotations is not None:
             measured = _measure(trial, annotations)
         key = trial.config.model_copy(update={"seed": 0}).to_yaml()
-        groups.setdefault(key, []).append(Run(trial, found, measured))
-    names = _names([runs[0].trial for runs in groups.values()])
+        groups.setdefault(key, []).append(Replicate(trial, found, measured))
+    names = _labels([runs[0].trial for runs in groups.values()])
     return [Setting(name, tuple(runs)) for name, runs in zip(names, groups.values(), strict=True)]
 
 
@@ -117,50 +122,14 @@ def load_annotations(path: str) -> Annotations | None:
         return None
 
 
-def names_of(settings: Sequence[Setting]) -> list[str]:
-    """Names that tell these settings apart, shorter than those that tell all of the study's apart."""
-    return _names([setting.first for setting in settings])
+def setting_labels(settings: Sequence[Setting]) -> list[str]:
+    """Labels that tell these settings apart, shorter than those that tell all of the study's apart."""
+    return _labels([setting.first for setting in settings])
 
 
-def display_name(key: str) -> str:
-    """A dotted key as a reader of the paper knows it: 'detector.nms_reg' is NMS_reg."""
-    leaf = key.rpartition(".")[2]
-    return NAMES.get(leaf, leaf)
-
-
-def short(value: Any) -> str:
-    """A setting's value in a word."""
-    if value is None:
-        return "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(short(each) for each in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _names(trials: Sequence[Trial]) -> list[str]:
-    """A name for each: the settings in which they differ."""
-    varied = _differing(trials, list(dict.fromkeys(key for trial in trials for key in trial.varied)))
-    names = [_name(trial, varied) for trial in trials]
-    if len(set(names)) == len(names):
-        return names
-    # A named variant brings settings that its study does not name.
-    everything = [key for key, _ in trials[0].config.flat() if key not in varied]
-    return [_name(trial, [*varied, *_differing(trials, everything)]) for trial in trials]
-
-
-def _differing(trials: Sequence[Trial], keys: Iterable[str]) -> list[str]:
-    flat = [dict(trial.config.flat()) for trial in trials]
-    return [key for key in keys if key != "seed" and len({short(each[key]) for each in flat}) > 1]
-
-
-def _name(trial: Trial, keys: Sequence[str]) -> str:
-    settings = dict(trial.config.flat())
-    # A word says what it is of; a number does not.
-    parts = [
-        settings[key] if isinstance(settings[key], str) else f"{display_name(key)}={short(settings[key])}"
-        for key in keys
-    ]
-    return " ".join(parts) or "the one setting"
+def _labels(trials: Sequence[Trial]) -> list[str]:
+    varied = list(dict.fromkeys(key for trial in trials for key in trial.varied))
+    return labels([dict(trial.config.flat()) for trial in trials], varied)
 
 
 def _measure(trial: Trial, annotations: Annotations) -> Measured | None:
@@ -208,4 +177,4 @@ def _load(path: Path, stamp: str, images: int) -> Measured | None:
             return None
         whole = dict(zip(METRICS, stored["whole"].tolist(), strict=True))
         resampled = dict(zip(METRICS, stored["resampled"], strict=True))
-        return Measured(Replicate(images, int(stored["seed"]), whole, resampled), stored["curve"])
+        return Measured(Resampled(images, int(stored["seed"]), whole, resampled), stored["curve"])

@@ -14,20 +14,20 @@ from drcnn.data.prepare import PreparedData
 from studies import run_study
 from studies.definition.errors import StudyError
 from studies.resources.network import interface_of
-from studies.resources.node_probe import Needs, NodeReport, examine
-from studies.resources.nodes import check_cluster, complaints
-from studies.transfer.storage import ObjectStore, SharedFolder
+from studies.resources.node_probe import NodeReport, NodeRequirements, probe_node
+from studies.resources.nodes import check_nodes, node_faults
+from studies.transfer.store import ObjectStore, SharedFolder
 
 
 @pytest.fixture
-def needs(tmp_path: Path) -> Needs:
+def needs(tmp_path: Path) -> NodeRequirements:
     """What a study of one image needs; all of it is there."""
     image, table = tmp_path / "image.jpg", tmp_path / "table.arrow"
     image.touch()
     Annotations.from_records([_record(image)], ["thing"]).save(table)
     (tmp_path / ".shared").touch()
     data = PreparedData(str(table), str(table), ("thing",), "f" * 16, ())
-    return Needs(tmp_path, ".shared", SharedFolder(), (), data, ())
+    return NodeRequirements(tmp_path, ".shared", SharedFolder(), (), data, ())
 
 
 def _record(image: Path) -> Record:
@@ -41,29 +41,29 @@ def _record(image: Path) -> Record:
     )
 
 
-def test_a_node_that_has_all_is_ready(needs: Needs) -> None:
-    report = examine(needs, "10.0.0.1", gpus=0)
+def test_a_node_that_has_all_is_ready(needs: NodeRequirements) -> None:
+    report = probe_node(needs, "10.0.0.1", gpus=0)
     assert report.faults == []
     assert set(report.versions) == {"python", "ray", "torch", "torchvision"}
     assert report.free > 0
-    assert complaints([report, report]) == []
+    assert node_faults([report, report]) == []
 
 
-def test_each_fault_is_named(needs: Needs, tmp_path: Path) -> None:
+def test_each_fault_is_named(needs: NodeRequirements, tmp_path: Path) -> None:
     """The file that no other node shares, the data, the weights, the GPUs, the store."""
     (tmp_path / ".shared").unlink()
     (tmp_path / "image.jpg").unlink()
     # A folder cannot be made where a file is.
     (tmp_path / "file").touch()
     store = ObjectStore(f"file://{tmp_path}/file/store", tmp_path)
-    report = examine(replace(needs, weights=(tmp_path / "absent",), storage=store), "10.0.0.1", gpus=99)
+    report = probe_node(replace(needs, weights=(tmp_path / "absent",), storage=store), "10.0.0.1", gpus=99)
     shared, stored, data, weights = report.faults[1:]
     assert report.faults[0].startswith("Ray counts 99 GPUs, torch sees ")
     assert f"does not share {tmp_path} with the driver's node" in shared
     assert "file/store" in stored
     assert f"cannot read {tmp_path / 'image.jpg'}" in data
     assert f"cannot read {tmp_path / 'absent'} (detector.weights)" in weights
-    assert complaints([report]) == [f"node {report.host}: {fault}" for fault in report.faults]
+    assert node_faults([report]) == [f"node {report.host}: {fault}" for fault in report.faults]
 
 
 def test_nodes_that_differ_or_are_full_are_named() -> None:
@@ -71,7 +71,7 @@ def test_nodes_that_differ_or_are_full_are_named() -> None:
     good = NodeReport("a", versions, free=100)
     other = NodeReport("b", versions | {"torch": "2.11.0"}, free=100)
     full = NodeReport("c", versions, free=0.5)
-    assert complaints([good, other, full]) == [
+    assert node_faults([good, other, full]) == [
         "node b: torch 2.11.0, but a has 2.15.0",
         "node c: 0.5 GiB free for --output, at least 2 are needed",
     ]
@@ -92,7 +92,7 @@ def test_what_cannot_be_joined_is_bad_input(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.slow
-def test_a_whole_cluster_is_asked_before_anything_starts(needs: Needs, tmp_path: Path) -> None:
+def test_a_whole_cluster_is_asked_before_anything_starts(needs: NodeRequirements, tmp_path: Path) -> None:
     import ray
 
     from studies.definition.machines import Machines
@@ -100,13 +100,13 @@ def test_a_whole_cluster_is_asked_before_anything_starts(needs: Needs, tmp_path:
 
     console = Console(width=200, record=True)
     with connect(Machines()):
-        check_cluster(needs, console)
+        check_nodes(needs, console)
         assert "The cluster: 1 nodes" in (text := console.export_text())
         assert "ready" in text
         (tmp_path / "image.jpg").unlink()
         with pytest.raises(
             StudyError, match=r"the cluster cannot run this: node .* cannot read .*image\.jpg"
         ):
-            check_cluster(needs, console)
+            check_nodes(needs, console)
         assert ray.is_initialized()
     assert not list(tmp_path.glob(".shared-*"))
