@@ -13,11 +13,11 @@ from functools import partial
 import torch
 
 from drcnn.engine.record import read_record
-from studies.definition.plan import Plan, Trial, models
+from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
 from studies.resources.slots import Allocation, NodeShape, allocate
-from studies.resources.throughput import Estimate, Throughput, estimate, measure_throughput
+from studies.resources.throughput import Estimate, Throughput, estimate_remaining, measure_throughput
 from studies.search.confirmation import replicates_of_best
 from studies.transfer.supplies import Supplies
 
@@ -51,7 +51,9 @@ def preview(plan: Plan, trials: Sequence[Trial], request: Request, supplies: Sup
         supplies: where a cluster's nodes get their data from.
     """
     with _machines(request, supplies) as (given, measure):
-        ask = partial(estimate, output=plan.output, measure=measure, workers=request.workers, gpus=given.gpus)
+        ask = partial(
+            estimate_remaining, output=plan.output, measure=measure, workers=request.workers, gpus=given.gpus
+        )
         if isinstance(plan.study, SearchStudy):
             left = _of_search(plan, plan.study, trials, request, ask)
         else:
@@ -69,7 +71,7 @@ def preview(plan: Plan, trials: Sequence[Trial], request: Request, supplies: Sup
 
 
 def _of_table(plan: Plan, trials: Sequence[Trial], ask: Callable[[Iterable[Trial]], Estimate]) -> _Left:
-    trained = models(trials)
+    trained = trained_models(trials)
     every = [*trained, *trials]
     found = ask(every)
     done = sum(read_record(trial.folder).is_finished for trial in every)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from drcnn.files import write_text
 
-__all__ = ["code", "environment", "git_diff", "keep", "tags"]
+__all__ = ["code", "environment", "git_diff", "installed_versions", "keep", "tags"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Not hidden from `git status`: what git ignores is not sent to a cluster.
@@ -52,6 +52,12 @@ def environment() -> str:
     found = {f"{item.metadata['Name']}=={item.version}" for item in metadata.distributions()}
     head = [f"# python {platform.python_version()}", f"# {platform.platform()}"]
     return "\n".join([*head, *sorted(found, key=str.lower)]) + "\n"
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that must be the same on all nodes."""
+    versions = {name: metadata.version(name) for name in ("ray", "torch", "torchvision")}
+    return {"python": platform.python_version(), **versions}
 
 
 def keep() -> str:

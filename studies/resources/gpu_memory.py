@@ -74,7 +74,7 @@ def try_on_node(given: Allocation, supplies: Supplies, options: dict[str, Any], 
 def _try(trial: Trial, supplies: Supplies, options: dict[str, Any]) -> MemoryTrial:
     import torch
 
-    from drcnn.engine.train import RunOptions
+    from drcnn.engine.run_options import RunOptions
 
     supplies.bring(trial)
     properties = torch.cuda.get_device_properties(0)

@@ -23,7 +23,7 @@ from pathlib import Path
 from drcnn.data.annotations import DataError
 from drcnn.data.prepare import PreparedData
 from drcnn.files import write_text
-from studies.transfer.datasets import RemoteFolder, probe
+from studies.transfer.datasets import RemoteFolder, check_datasets
 from studies.transfer.store import TrialStore
 from studies.transfer.supplies import unreadable
 
@@ -146,12 +146,12 @@ def _output(needs: NodeRequirements, report: NodeReport) -> None:
 
 
 def _storage(needs: NodeRequirements, report: NodeReport) -> None:
-    needs.storage.probe()
+    needs.storage.check_access()
 
 
 def _data(needs: NodeRequirements, report: NodeReport) -> None:
     # Fetched where it is first worked on: all of it may take longer than a check.
-    probe(needs.remotes)
+    check_datasets(needs.remotes)
     for path in (needs.data.train, needs.data.val):
         needs.storage.download_file(Path(path))
     if all(remote.folder.exists() for remote in needs.remotes):

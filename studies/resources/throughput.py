@@ -26,7 +26,7 @@ from drcnn.engine.record import read_record
 from drcnn.engine.train import make_optimizer
 from studies.definition.plan import Trial
 
-__all__ = ["Estimate", "Throughput", "estimate", "measure_throughput", "throughput_key"]
+__all__ = ["Estimate", "Throughput", "estimate_remaining", "measure_throughput", "throughput_key"]
 
 TRAINING_STEPS = 3
 INFERENCE_BATCHES = 2
@@ -77,7 +77,7 @@ class Estimate:
     unknown: int
 
 
-def estimate(
+def estimate_remaining(
     trials: Iterable[Trial],
     output: Path,
     measure: Callable[[Trial], Throughput] | None,

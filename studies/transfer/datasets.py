@@ -20,7 +20,7 @@ from studies.definition.errors import FetchError, StudyError
 from studies.transfer.retry import with_retries
 from studies.transfer.store import open_uri
 
-__all__ = ["RemoteFolder", "fetch", "localise", "probe"]
+__all__ = ["RemoteFolder", "check_datasets", "download_datasets", "localise"]
 
 # A fetch of more than this is announced: it takes a while.
 LARGE = 100e6
@@ -61,7 +61,7 @@ def localise(source: str, cache: Path) -> tuple[str, tuple[RemoteFolder, ...]]:
     return f"{scheme}:{'+'.join(here)}", tuple(remotes.values())
 
 
-def fetch(remotes: Sequence[RemoteFolder]) -> None:
+def download_datasets(remotes: Sequence[RemoteFolder]) -> None:
     """Fetch what is not here yet; other processes of this node wait meanwhile. A killed fetch goes on.
 
     Raises:
@@ -75,7 +75,7 @@ def fetch(remotes: Sequence[RemoteFolder]) -> None:
                 _Fetch(remote).run()
 
 
-def probe(remotes: Sequence[RemoteFolder]) -> None:
+def check_datasets(remotes: Sequence[RemoteFolder]) -> None:
     """Find out, within seconds, whether this node can fetch what it lacks: a file of each, and the disk.
 
     Raises:

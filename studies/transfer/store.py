@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 from pyarrow import fs
@@ -24,7 +23,7 @@ from drcnn.files import replacing, write_text
 from studies.definition.errors import StudyError
 from studies.transfer.retry import with_retries
 
-__all__ = ["ObjectStore", "SharedFolder", "TrialStore", "open_store", "open_uri"]
+__all__ = ["ObjectStore", "TrialStore", "open_store", "open_uri"]
 
 LOCAL = fs.LocalFileSystem()
 # Size and time of a file.
@@ -34,68 +33,49 @@ MARK = ".storage"
 TRIAL = "[0-9a-f]" * 16
 
 
-class TrialStore(Protocol):
-    """What keeps the files of OUTPUT where every node finds them. Cheap to send to other processes."""
+class TrialStore:
+    """Keeps the files of OUTPUT where every node finds them; cheap to send to other processes.
+
+    This class is for an OUTPUT that all nodes share: nothing has to be copied.
+    """
 
     def download(self, folder: Path) -> None:
-        """Make a folder here what is kept of it; without what is kept in folders inside it."""
+        """Make a folder here equal to the stored one; folders inside it are left alone."""
+        if folder.exists():
+            # NFS may answer from its cache for seconds; listing the folder makes it ask the server.
+            os.listdir(folder)
 
     def upload(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Keep what has changed in a folder here; with ``names``, of these files only."""
+        """Upload the files of a folder that have changed; with ``names``, only these files."""
 
     def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Keep these files of a folder no longer; without ``names``, nothing of it."""
+        """Delete a folder's files from the store; with ``names``, only these files."""
 
-    def archive(self, folder: Path, aside: Path) -> None:
-        """Keep the files of a folder as another one's."""
+    def archive(self, folder: Path, destination: Path) -> None:
+        """Move a folder's files to another folder of the store."""
 
     def adopt(self) -> None:
-        """Called by the driver: keep what OUTPUT has from before it was used with this storage."""
+        """Upload the trials of an OUTPUT that was used without this store before; called by the driver."""
 
     def download_file(self, path: Path) -> None:
-        """Fetch a file that never changes, if it is not here."""
+        """Download a file that never changes, unless it is here."""
 
     def upload_file(self, path: Path) -> None:
-        """Keep a file that never changes."""
+        """Upload a file that never changes, unless it is stored."""
 
     def ended_trials(self) -> set[Path]:
-        """The folders of trials kept elsewhere, of which a verdict is known."""
+        """Return the folders of stored trials that finished, failed or were pruned."""
+        return set()
 
-    def probe(self) -> None:
-        """Write, read and remove a file.
+    def check_access(self) -> None:
+        """Write, read and delete a small object.
 
         Raises:
-            OSError: that did not work.
+            OSError: one of these does not work.
         """
 
 
-class SharedFolder:
-    """All nodes see the same OUTPUT: nothing is to be copied."""
-
-    def download(self, folder: Path) -> None:  # noqa: D102
-        if folder.exists():
-            # NFS may answer for seconds from what it knew of a folder; to list it makes it ask the server.
-            os.listdir(folder)
-
-    def upload(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
-
-    def delete(self, folder: Path, names: Sequence[str] | None = None) -> None: ...  # noqa: D102
-
-    def archive(self, folder: Path, aside: Path) -> None: ...  # noqa: D102
-
-    def adopt(self) -> None: ...  # noqa: D102
-
-    def download_file(self, path: Path) -> None: ...  # noqa: D102
-
-    def upload_file(self, path: Path) -> None: ...  # noqa: D102
-
-    def ended_trials(self) -> set[Path]:  # noqa: D102
-        return set()
-
-    def probe(self) -> None: ...  # noqa: D102
-
-
-class ObjectStore:
+class ObjectStore(TrialStore):
     """OUTPUT is each node's own; what matters of it is kept under a URI of pyarrow's file systems.
 
     Args:
@@ -148,10 +128,10 @@ class ObjectStore:
             if names is None or info.base_name in names:
                 with_retries(partial(self._store.delete_file, info.path))
 
-    def archive(self, folder: Path, aside: Path) -> None:  # noqa: D102
+    def archive(self, folder: Path, destination: Path) -> None:  # noqa: D102
         for info in self._list(folder):
-            self._make_folder(self._key(aside))
-            with_retries(partial(self._store.copy_file, info.path, self._key(aside / info.base_name)))
+            self._make_folder(self._key(destination))
+            with_retries(partial(self._store.copy_file, info.path, self._key(destination / info.base_name)))
         self.delete(folder)
 
     def adopt(self) -> None:  # noqa: D102
@@ -181,7 +161,7 @@ class ObjectStore:
         found = (info for info in self._store.get_file_info(selector) if info.base_name in OUTCOME_FILES)
         return {(self._output / Path(info.path).relative_to(self._root)).parent for info in found}
 
-    def probe(self) -> None:  # noqa: D102
+    def check_access(self) -> None:  # noqa: D102
         name = uuid.uuid4().hex
         key = f"{self._root}/.probe-{name}"
         self._make_folder(self._root)
@@ -239,7 +219,7 @@ def open_store(uri: str | None, output: Path) -> TrialStore:
     Raises:
         StudyError: no such kind of address.
     """
-    return SharedFolder() if uri is None else ObjectStore(uri, output)
+    return TrialStore() if uri is None else ObjectStore(uri, output)
 
 
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:

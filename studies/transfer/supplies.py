@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from drcnn.data.annotations import Annotations
 from studies.definition.plan import Trial
-from studies.transfer.datasets import RemoteFolder, fetch
+from studies.transfer.datasets import RemoteFolder, download_datasets
 from studies.transfer.store import TrialStore
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Supplies:
         for name, version in _versions().items():
             if version != self.versions[name]:
                 raise OSError(f"{node} has {name} {version}, but the driver {self.versions[name]}")
-        fetch(self.remotes)
+        download_datasets(self.remotes)
         for table in (trial.data.train, trial.data.val):
             try:
                 self.storage.download_file(Path(table))

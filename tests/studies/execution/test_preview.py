@@ -15,10 +15,10 @@ from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
 from studies.execution.dry_run import preview
-from studies.resources.throughput import Throughput, estimate
+from studies.resources.throughput import Throughput, estimate_remaining
 from studies.search.optuna_record import search_key
 from studies.search.searcher import StudySearch
-from studies.transfer.store import SharedFolder
+from studies.transfer.store import TrialStore
 from studies.transfer.supplies import Supplies
 
 GRID = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.75, 0.8, 0.85]}\n"
@@ -60,7 +60,7 @@ def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
         trials = search_points(plan) if isinstance(plan.study, SearchStudy) else expand(plan)
         request = Request(plan.name, max_concurrent=concurrent, **asked)
-        preview(plan, trials, request, Supplies(SharedFolder()))
+        preview(plan, trials, request, Supplies(TrialStore()))
         return capsys.readouterr().out
 
     return run
@@ -141,11 +141,11 @@ def test_a_pace_is_of_its_machine_alone(plan_of: Make, show: Show) -> None:
     record(trials[1], workers=1, gpus=0.25)
 
     def known(**machine: float) -> dict[str, float]:
-        return estimate(trials[2:], plan.output, None, **machine).seconds  # type: ignore[arg-type]
+        return estimate_remaining(trials[2:], plan.output, None, **machine).seconds  # type: ignore[arg-type]
 
     assert known() == {}
     assert known(gpus=0.5) == {}
-    assert estimate(2 * trials[2:3], plan.output, None, gpus=1.0).unknown == 0, "the same one twice"
+    assert estimate_remaining(2 * trials[2:3], plan.output, None, gpus=1.0).unknown == 0, "the same one twice"
     assert list(known(gpus=1.0).values()) == list(known(gpus=0.25).values()) == [24, 24]
     assert "From measured; this machine, CPU." in show(plan)
 

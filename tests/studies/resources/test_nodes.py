@@ -16,7 +16,7 @@ from studies.definition.errors import StudyError
 from studies.resources.network import interface_of
 from studies.resources.node_probe import NodeReport, NodeRequirements, probe_node
 from studies.resources.nodes import check_nodes, node_faults
-from studies.transfer.store import ObjectStore, SharedFolder
+from studies.transfer.store import ObjectStore, TrialStore
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def needs(tmp_path: Path) -> NodeRequirements:
     Annotations.from_records([_record(image)], ["thing"]).save(table)
     (tmp_path / ".shared").touch()
     data = PreparedData(str(table), str(table), ("thing",), "f" * 16, ())
-    return NodeRequirements(tmp_path, ".shared", SharedFolder(), (), data, ())
+    return NodeRequirements(tmp_path, ".shared", TrialStore(), (), data, ())
 
 
 def _record(image: Path) -> Record:

@@ -16,7 +16,7 @@ from drcnn.data.annotations import DataError
 from studies.definition.errors import FetchError
 from studies.run_study import main
 from studies.transfer import datasets
-from studies.transfer.datasets import RemoteFolder, fetch, localise, probe
+from studies.transfer.datasets import RemoteFolder, check_datasets, download_datasets, localise
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_killed_fetch_goes_on(store: Path, tmp_path: Path) -> None:
     (draft(remote) / "JPEGImages").mkdir(parents=True)
     (draft(remote) / "list.txt").write_text("FIRST")
     (draft(remote) / "JPEGImages" / "one.jpg").write_text("sec")
-    fetch([remote])
+    download_datasets([remote])
     assert (remote.folder / "list.txt").read_text() == "FIRST"
     assert (remote.folder / "JPEGImages" / "one.jpg").read_text() == "second"
     assert not draft(remote).exists()
@@ -59,7 +59,7 @@ def test_files_come_as_they_are(store: Path, tmp_path: Path) -> None:
     (store / "packed.gz").write_bytes(gzip.compress(b"packed"))
     (store / "empty").touch()
     remote = seen(store, tmp_path)
-    fetch([remote])
+    download_datasets([remote])
     assert gzip.decompress((remote.folder / "packed.gz").read_bytes()) == b"packed"
     assert (remote.folder / "empty").read_bytes() == b""
 
@@ -87,11 +87,11 @@ def test_trouble_while_fetching_is_no_fault_of_the_data(
 
     monkeypatch.setattr("shutil.copyfileobj", fail_on_the_second)
     with pytest.raises(OSError, match=r"store/VOC2007 cannot be fetched on .* No space left") as caught:
-        fetch([remote])
+        download_datasets([remote])
     assert not isinstance(caught.value, DataError)
     assert (draft(remote) / "list.txt").read_text() == "first"
     monkeypatch.undo()
-    fetch([remote])
+    download_datasets([remote])
     assert (remote.folder / "JPEGImages" / "one.jpg").read_text() == "second"
 
 
@@ -102,18 +102,18 @@ def test_a_disk_that_is_too_small_is_known_before(
     draft(remote).mkdir(parents=True)
     (draft(remote) / "list.txt").write_text("first")
     fill_disk(monkeypatch, free=5)
-    for attempt in (probe, fetch):
+    for attempt in (check_datasets, download_datasets):
         with pytest.raises(FetchError, match=r"store/VOC2007: 0\.0 GB are still .* but .*/cache on .* free"):
             attempt([remote])
     assert [path.name for path in draft(remote).iterdir()] == ["list.txt"]
     fill_disk(monkeypatch, free=6)
-    fetch([remote])
+    download_datasets([remote])
 
 
 def test_a_store_that_has_changed_meanwhile_is_told(store: Path, tmp_path: Path) -> None:
     remote = seen(store, tmp_path)
     (store / "list.txt").write_text("other")
-    for attempt in (probe, fetch):
+    for attempt in (check_datasets, download_datasets):
         with pytest.raises(FetchError, match="has changed since the study was started"):
             attempt([remote])
 
@@ -123,21 +123,21 @@ def test_a_long_fetch_is_announced(
 ) -> None:
     monkeypatch.setattr(datasets, "LARGE", 10)
     remote = seen(store, tmp_path)
-    fetch([remote])
-    fetch([remote])
+    download_datasets([remote])
+    download_datasets([remote])
     assert capsys.readouterr().out == f"Fetching {store}: 2 files, 0.0 GB\n"
 
 
 def test_a_probe_fetches_nothing(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remote = seen(store, tmp_path)
-    probe([remote])
+    check_datasets([remote])
     assert not remote.folder.exists()
     assert not draft(remote).exists()
-    fetch([remote])
+    download_datasets([remote])
     # Nothing is asked of the store for what is here.
     fill_disk(monkeypatch, free=0)
     shutil.rmtree(store)
-    probe([remote])
+    check_datasets([remote])
 
 
 def test_a_probe_reads_a_file(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_a_probe_reads_a_file(store: Path, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(datasets, "_list", list_and_lose)
     with pytest.raises(FetchError, match=r"cannot be fetched on .*one\.jpg"):
-        probe([remote])
+        check_datasets([remote])
 
 
 def test_the_command_line_says_it_in_one_line(

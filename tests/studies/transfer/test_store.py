@@ -11,9 +11,9 @@ import pytest
 
 from drcnn.data.annotations import DataError
 from studies.definition.errors import StudyError
-from studies.transfer.datasets import fetch, localise, probe
+from studies.transfer.datasets import check_datasets, download_datasets, localise
 from studies.transfer.retry import with_retries
-from studies.transfer.store import ObjectStore, SharedFolder, open_store
+from studies.transfer.store import ObjectStore, TrialStore, open_store
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_verdict_is_known_elsewhere_until_it_is_forgotten(uri: str, tmp_path: 
 
 def test_tables_are_fetched_once(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
-    one.store.probe()
+    one.store.check_access()
     (tmp_path / "a/data").mkdir()
     (tmp_path / "a/data/table").write_text("rows")
     one.store.upload_file(tmp_path / "a/data/table")
@@ -110,10 +110,10 @@ def test_tables_are_fetched_once(uri: str, tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_written_says_so(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="absent"):
-        ObjectStore(bucket.replace("@bucket", "@absent"), tmp_path).probe()
+        ObjectStore(bucket.replace("@bucket", "@absent"), tmp_path).check_access()
     with pytest.raises(StudyError, match="expected s3://BUCKET/PREFIX"):
         open_store("ftp://host/folder", tmp_path)
-    assert isinstance(open_store(None, tmp_path), SharedFolder)
+    assert type(open_store(None, tmp_path)) is TrialStore
 
 
 def test_data_of_a_store_are_fetched_once_and_again_when_they_change(uri: str, tmp_path: Path) -> None:
@@ -123,13 +123,13 @@ def test_data_of_a_store_are_fetched_once_and_again_when_they_change(uri: str, t
     before, _, query = uri.partition("?")
     where = f"{before}/trials/one" + (f"?{query}" if query else "")
     source, remotes = localise(f"voc:{where}+/local", tmp_path / "cache")
-    probe(remotes)
-    fetch(remotes)
+    check_datasets(remotes)
+    download_datasets(remotes)
     (remote,) = remotes
     assert source == f"voc:{remote.folder}+/local"
     assert (remote.folder / "image.jpg").read_text() == "pixels"
     (remote.folder / "image.jpg").write_text("kept")
-    fetch(remotes)
+    download_datasets(remotes)
     assert (remote.folder / "image.jpg").read_text() == "kept"
     node.write(image_jpg="other pixels")
     node.store.upload(node.trial)
