@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from drcnn.presets import PRESETS, expand
+from drcnn.variants import VARIANTS
 
 __all__ = [
     "Config",
@@ -42,6 +43,12 @@ class ConfigError(ValueError):
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _known_variant(name: str) -> str:
+    if name not in VARIANTS:
+        raise ValueError(f"Input should be one of {', '.join(map(repr, VARIANTS))}")
+    return name
 
 
 class DetectorConfig(_Frozen):
@@ -77,17 +84,8 @@ class DetectorConfig(_Frozen):
     nms_test: IoU = Field(0.7, description="threshold of the one proposal list at inference")
 
     # Heads.
-    variant: Literal[
-        "fpn",
-        "fpn_unshared",
-        "decoupled",
-        "decoupled_shared",
-        "cascade_rcnn",
-        "decoupled_cascade_cls",
-        "double_head",
-        "two_samplings",
-    ] = Field(
-        "decoupled", description="how the heads are composed; see drcnn.presets for all named detectors"
+    variant: Annotated[str, AfterValidator(_known_variant)] = Field(
+        "decoupled", description="how the heads are composed; see drcnn.variants for all named detectors"
     )
     fc_width: int = Field(1024, gt=0)
     roi_samples: int = Field(512, gt=0, description="RoIs an image and branch; also the losses' divisor")
@@ -130,14 +128,13 @@ class DetectorConfig(_Frozen):
 
     @model_validator(mode="after")
     def _variant_agrees(self) -> Self:
-        cascades = {"decoupled": 4, "double_head": 4, "cascade_rcnn": 3, "decoupled_cascade_cls": 3}
-        most = cascades.get(self.variant, 1)
-        if self.stages > most:
+        variant = VARIANTS[self.variant]
+        if self.stages > variant.max_stages:
             raise ValueError(
-                f"variant {self.variant} has at most {most} stage(s), got {self.stages}; "
+                f"variant {self.variant} has at most {variant.max_stages} stage(s), got {self.stages}; "
                 "set detector.stages, or detector.variant to one that cascades, such as decoupled"
             )
-        if self.variant in {"fpn", "fpn_unshared", "cascade_rcnn"} and self.nms_cls != self.nms_reg:
+        if variant.proposal_lists == 1 and self.nms_cls != self.nms_reg:
             raise ValueError(
                 f"variant {self.variant} trains on one list of proposals, but nms_cls is {self.nms_cls} and "
                 f"nms_reg {self.nms_reg}: give both the same value"
@@ -146,11 +143,12 @@ class DetectorConfig(_Frozen):
         if box_stage > self.stages:
             raise ValueError(f"test_stage {box_stage} is beyond the {self.stages} stages")
         if self.test_classifier is not None:
-            last = self.stages if self.variant in {"cascade_rcnn", "decoupled_cascade_cls"} else 1
-            if self.test_classifier > min(last, box_stage):
+            classifiers = variant.classifiers(self.stages)
+            last = min(classifiers, box_stage)
+            if self.test_classifier > last:
                 raise ValueError(
-                    f"test_classifier {self.test_classifier}: {self.variant} has {last} classifier(s), "
-                    f"and the boxes are those of stage {box_stage}; give at most {min(last, box_stage)}"
+                    f"test_classifier {self.test_classifier}: {self.variant} has {classifiers} classifier(s) "
+                    f"and the boxes are those of stage {box_stage}; give at most {last}"
                 )
         return self
 

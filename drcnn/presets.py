@@ -1,4 +1,4 @@
-"""Names that stand for several settings: the paper's detectors and its training schedules.
+"""Names that stand for several settings: the detectors of ``drcnn.variants`` and the paper's schedules.
 
 Wherever settings are changed (``--set``, a study's rows, ``Config.with_changes``), ``detector.variant`` and
 ``training.schedule`` take these names. A setting given beside a name wins over what the name brings.
@@ -12,45 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["PRESETS", "SCHEDULES", "VARIANTS", "expand"]
+from drcnn.variants import DETECTORS
 
-
-def _one_list(variant: str, stages: int = 1) -> dict[str, Any]:
-    """A detector whose branches share one list of proposals, NMS 0.7."""
-    return {
-        "detector.variant": variant,
-        "detector.stages": stages,
-        "detector.nms_cls": 0.7,
-        "detector.nms_reg": 0.7,
-        "detector.lambda_reg": 1.0,
-    }
-
-
-def _two_lists(variant: str, stages: int = 1, *, lambda_reg: float | None = None) -> dict[str, Any]:
-    """A detector with NMS_cls 0.7 and the paper's best NMS_reg, 0.85 (Table III)."""
-    return {
-        "detector.variant": variant,
-        "detector.stages": stages,
-        "detector.nms_cls": 0.7,
-        "detector.nms_reg": 0.85,
-        **({} if lambda_reg is None else {"detector.lambda_reg": lambda_reg}),
-    }
-
-
-# λ is 0.5 for the paper's cascade (Table VI) and 1 for detectors that are not the paper's; for one stage it
-# is the recipe's, 1 on VOC and 0.5 on COCO (spec D2). Cascade R-CNN trains on 2,000 proposals (spec 1.6).
-VARIANTS: dict[str, dict[str, Any]] = {
-    "fpn": _one_list("fpn"),
-    "fpn_unshared": _one_list("fpn_unshared"),
-    "decoupled": _two_lists("decoupled"),
-    "decoupled_shared": _two_lists("decoupled_shared"),
-    "decoupled_cascade": _two_lists("decoupled", 3, lambda_reg=0.5),
-    "cascade_rcnn": _one_list("cascade_rcnn", 3) | {"detector.rpn_post_nms_train": 2000},
-    "decoupled_cascade_cls": _two_lists("decoupled_cascade_cls", 3, lambda_reg=1.0),
-    "double_head": _two_lists("double_head"),
-    "double_head_cascade": _two_lists("double_head", 3, lambda_reg=0.5),
-    "two_samplings": _two_lists("two_samplings", lambda_reg=1.0),
-}
+__all__ = ["PRESETS", "SCHEDULES", "expand"]
 
 _COCO_1X: dict[str, Any] = {
     "training.schedule": "step",
@@ -61,7 +25,7 @@ _COCO_1X: dict[str, Any] = {
 }
 _COCO_2X: dict[str, Any] = {**_COCO_1X, "training.epochs": 24, "training.milestones": (16, 22)}
 
-# Rates are those at 8 images a step (spec 2).
+# Rates are those at 8 images a step (docs/detector.md, section 6).
 SCHEDULES: dict[str, dict[str, Any]] = {
     "voc_12": {
         "training.schedule": "step",
@@ -79,16 +43,16 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     },
 }
 
-PRESETS = {"detector.variant": VARIANTS, "training.schedule": SCHEDULES}
+PRESETS = {"detector.variant": DETECTORS, "training.schedule": SCHEDULES}
 
 
 def expand(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``changes`` with the names of variants and schedules replaced by what they stand for."""
     expanded: dict[str, Any] = {}
-    given = dict(changes)
+    explicit = dict(changes)
     for key, presets in PRESETS.items():
-        name = given.get(key)
+        name = explicit.get(key)
         if isinstance(name, str) and name in presets:
             expanded |= presets[name]
-            del given[key]
-    return expanded | given
+            del explicit[key]
+    return expanded | explicit

@@ -1,4 +1,4 @@
-"""The heads of each variant, composed from parts (spec 1.1 to 1.9)."""
+"""Builds the RPN's head and the heads of a variant from parts, as ``drcnn.variants`` describes them."""
 
 from __future__ import annotations
 
@@ -12,26 +12,33 @@ from drcnn.detector.coupled_heads import CoupledHeads
 from drcnn.detector.decoupled_heads import DecoupledHeads
 from drcnn.detector.norms import NORM_LAYERS
 from drcnn.detector.roi_heads import Inference, RoIHeads
-from drcnn.detector.roi_sampling import RandomPositives, RandomSampler, sample_positives_only
+from drcnn.detector.roi_sampling import (
+    RandomPositives,
+    RandomSampler,
+    RegressionSampler,
+    sample_positives_only,
+)
 from drcnn.detector.rpn import RPNHead
+from drcnn.variants import VARIANTS
 
 __all__ = ["build_heads", "build_rpn"]
 
-CASCADE_IOUS = (0.5, 0.6, 0.7)
-# Double-Head's RoIs grow by this for the convolutional branch (spec 1.8: not published, its authors' value).
+# Double-Head's RoIs grow by this for the convolutional branch. The paper does not give the factor; this is
+# the value of Double-Head's own authors (docs/detector.md, D17).
 DOUBLE_HEAD_ENLARGE = 1.3
 
 
 def build_rpn(config: DetectorConfig) -> RPNHead:
-    """Return the RPN's head: Cascade R-CNN's has its own loss and ignores anchors across the border."""
-    if config.variant == "cascade_rcnn":
-        return RPNHead(config.fpn_channels, beta=1 / 9, ignore_crossing=True)
-    return RPNHead(config.fpn_channels)
+    """Return the RPN's head of ``config.variant``."""
+    variant = VARIANTS[config.variant]
+    return RPNHead(config.fpn_channels, beta=variant.rpn_beta, ignore_crossing=variant.rpn_ignores_crossing)
 
 
 def build_heads(config: DetectorConfig, classes: int) -> RoIHeads:
     """Return the heads of ``config.variant`` for K = ``classes`` foreground classes."""
-    stages = _stages(config, classes)
+    variant = VARIANTS[config.variant]
+    builder = _StageBuilder(config, classes)
+    stages = [builder.stage(number) for number in range(1, config.stages + 1)]
     inference = Inference(
         score_thr=config.score_thr,
         nms=config.nms_final,
@@ -40,90 +47,84 @@ def build_heads(config: DetectorConfig, classes: int) -> RoIHeads:
         box_stage=config.test_stage,
         class_stage=config.test_classifier,
     )
-    at_random = RandomSampler(config.roi_samples, config.cls_positive_fraction)
-    if config.variant in {"fpn", "fpn_unshared", "cascade_rcnn"}:
-        beta = 1.0 if config.variant == "cascade_rcnn" else 0.0
-        return CoupledHeads(stages, inference, sampler=at_random, lambda_reg=config.lambda_reg, beta=beta)
+    sampler = RandomSampler(config.roi_samples, config.cls_positive_fraction)
+    if variant.proposal_lists == 1:
+        return CoupledHeads(
+            stages, inference, sampler=sampler, lambda_reg=config.lambda_reg, beta=variant.beta
+        )
     return DecoupledHeads(
         stages,
         inference,
-        cls_sampler=at_random,
-        reg_sampler=RandomPositives(config.roi_samples, config.cls_positive_fraction)
-        if config.variant == "two_samplings"
-        else partial(sample_positives_only, samples=config.roi_samples),
+        cls_sampler=sampler,
+        reg_sampler=_regression_sampler(config),
         samples=config.roi_samples,
         lambda_reg=config.lambda_reg,
     )
 
 
-def _stages(config: DetectorConfig, classes: int) -> list[Stage]:
-    parts = _Parts(config, classes)
-    numbers = range(1, config.stages + 1)
-    match config.variant:
-        case "fpn" | "decoupled_shared":
-            return [parts.shared(1, classes)]
-        case "fpn_unshared" | "two_samplings":
-            return [parts.unshared(1, classes)]
-        case "decoupled":
-            return [parts.unshared(1, classes), *(parts.regression_only(k) for k in numbers[1:])]
-        case "cascade_rcnn":
-            return [parts.shared(k, 1, iou=CASCADE_IOUS[k - 1]) for k in numbers]
-        case "decoupled_cascade_cls":
-            return [parts.unshared(k, 1, iou=CASCADE_IOUS[k - 1]) for k in numbers]
-        case "double_head":
-            return [parts.double(k, classes) for k in numbers]
+def _regression_sampler(config: DetectorConfig) -> RegressionSampler:
+    if VARIANTS[config.variant].regressor_sampling == "random":
+        return RandomPositives(config.roi_samples, config.cls_positive_fraction)
+    return partial(sample_positives_only, samples=config.roi_samples)
 
 
-class _Parts:
-    """Makes stages, numbered from 1, of a configuration's sizes."""
+class _StageBuilder:
+    """Builds the stages of a configuration, numbered from 1.
+
+    The order in which parts are made is the order in which a seed's random weights are drawn.
+    """
 
     def __init__(self, config: DetectorConfig, classes: int) -> None:
         self.config = config
+        self.variant = VARIANTS[config.variant]
         self.classes = classes
 
-    def shared(self, number: int, boxes: int, *, iou: float = 0.5) -> Stage:
-        """Both predictors on one trunk."""
+    def stage(self, number: int) -> Stage:
+        """Return stage ``number`` with random weights."""
+        has_classifier = number <= self.variant.classifiers(self.config.stages)
+        stem: nn.Module | None = None
+        classifier: Classifier | None
+        if self.variant.trunk == "double_head":
+            regressor = self._convolutional_regressor(number)
+            classifier = self._classifier(self._two_fc()) if has_classifier else None
+        elif self.variant.trunk == "shared" and has_classifier:
+            classifier = self._classifier(nn.Identity())
+            regressor = self._regressor(number, nn.Identity())
+            stem = self._two_fc()
+        else:
+            classifier = self._classifier(self._two_fc()) if has_classifier else None
+            # A stage without a classifier starts as in the official code (D11).
+            regressor = self._regressor(number, self._two_fc(xavier=has_classifier))
         return Stage(
-            Classifier(nn.Identity(), self.config.fc_width, self.classes),
-            Regressor(nn.Identity(), self.config.fc_width, boxes, stds=STAGE_STDS[number - 1]),
-            iou=iou,
+            classifier,
+            regressor,
+            iou=self.variant.ious[number - 1],
             weight=self.config.stage_weights[number - 1],
-            stem=self._two_fc(),
+            stem=stem,
         )
 
-    def unshared(self, number: int, boxes: int, *, iou: float = 0.5) -> Stage:
-        """Each predictor on a trunk of its own."""
-        return Stage(
-            Classifier(self._two_fc(), self.config.fc_width, self.classes),
-            Regressor(self._two_fc(), self.config.fc_width, boxes, stds=STAGE_STDS[number - 1]),
-            iou=iou,
-            weight=self.config.stage_weights[number - 1],
-        )
+    def _classifier(self, trunk: nn.Module) -> Classifier:
+        return Classifier(trunk, self.config.fc_width, self.classes)
 
-    def regression_only(self, number: int) -> Stage:
-        """A class-agnostic regressor (spec D10)."""
-        trunk = self._two_fc(xavier=False)
-        return Stage(
-            None,
-            Regressor(trunk, self.config.fc_width, 1, stds=STAGE_STDS[number - 1]),
-            weight=self.config.stage_weights[number - 1],
-        )
+    def _regressor(self, number: int, trunk: nn.Module) -> Regressor:
+        return Regressor(trunk, self.config.fc_width, self._boxes(number), stds=STAGE_STDS[number - 1])
 
-    def double(self, number: int, classes: int) -> Stage:
-        """Double-Head: fully connected classifier in the first stage, convolutional regressors."""
+    def _convolutional_regressor(self, number: int) -> Regressor:
         # The head learns from scratch, also on a backbone with frozen statistics.
         norm = "batch" if self.config.norm == "frozen" else self.config.norm
         trunk = ConvTrunk(self.config.fpn_channels, NORM_LAYERS[norm])
-        regressor = Regressor(
+        return Regressor(
             trunk,
             trunk.width,
-            classes if number == 1 else 1,
+            self._boxes(number),
             stds=STAGE_STDS[number - 1],
             enlarge=DOUBLE_HEAD_ENLARGE,
             init_std=0.01,
         )
-        classifier = Classifier(self._two_fc(), self.config.fc_width, classes) if number == 1 else None
-        return Stage(classifier, regressor, weight=self.config.stage_weights[number - 1])
+
+    def _boxes(self, number: int) -> int:
+        """Boxes that a stage predicts for a RoI: one for each class, or one for all."""
+        return self.classes if number == 1 and self.variant.class_specific else 1
 
     def _two_fc(self, *, xavier: bool = True) -> TwoFC:
         return TwoFC(self.config.fpn_channels, self.config.fc_width, xavier=xavier)

@@ -37,7 +37,7 @@ BATCH = make_batch([[[8.0, 8.0, 24.0, 24.0], [30.0, 12.0, 56.0, 40.0]], [[10.0, 
 
 
 def toy_config(variant: str, **changes: Any) -> DetectorConfig:
-    """A detector of ``drcnn.presets`` with heads of toy size; changes are leaves of ``detector``."""
+    """A detector of ``drcnn.variants`` with heads of toy size; changes are leaves of ``detector``."""
     settings = {
         "variant": variant,
         "weights": "none",

@@ -15,7 +15,7 @@ from drcnn.detector.backbones import build_body
 from drcnn.detector.detector import build_detector, move_detector
 from drcnn.detector.norms import FrozenStatsBatchNorm2d
 from drcnn.detector.weights import load_backbone
-from drcnn.presets import VARIANTS
+from drcnn.variants import DETECTORS
 
 from .test_rpn import make_batch
 
@@ -158,7 +158,7 @@ def test_freezing_keeps_stages_out_of_training() -> None:
     assert all(p.grad is None for name, p in detector.pyramid.body.named_parameters() if name in frozen)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", DETECTORS)
 @pytest.mark.parametrize(
     "boxes",
     [
@@ -182,7 +182,7 @@ def test_odd_batches_train_every_parameter_finitely(variant: str, boxes: list[li
     detector.eval().detect(make_batch([[]] * len(boxes), 64, 64))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", DETECTORS)
 def test_bf16_trains_every_parameter(variant: str) -> None:
     """Also those whose first use in a step is where nothing is learned: autocast keeps casts of weights."""
     torch.manual_seed(0)
@@ -226,7 +226,7 @@ def test_a_double_head_with_batch_norm_survives_a_batch_without_positives(varian
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", DETECTORS)
 def test_the_sum_of_losses_has_the_expected_parts(variant: str) -> None:
     detector = build_detector(small(variant=variant), 3).train()
     losses = detector(make_batch([[[8.0, 8.0, 24.0, 24.0]]] * 2, 64, 64))

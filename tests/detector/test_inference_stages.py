@@ -7,7 +7,7 @@ import torch
 
 from drcnn.config import ConfigError
 from drcnn.detector.roi_heads import RoIHeads
-from drcnn.presets import VARIANTS
+from drcnn.variants import DETECTORS
 
 from .head_helpers import (
     BATCH,
@@ -98,7 +98,7 @@ def test_a_cascade_of_regressors_can_stop_early(variant: str, box_stage: int) ->
     assert_same_detections(found, expected)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", DETECTORS)
 def test_early_rejection_changes_nothing(variant: str) -> None:
     """The loop takes every proposal through every stage, though most have no class above the threshold."""
     heads, features = make_heads(variant, seed=7), make_features(2)
@@ -125,7 +125,7 @@ def test_early_rejection_changes_nothing(variant: str) -> None:
     assert_same_detections(found, expected)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", DETECTORS)
 def test_nothing_above_the_threshold_gives_no_detections(variant: str) -> None:
     heads = make_heads(variant, score_thr=0.999)
     found = heads.detect(make_features(2), PROPOSALS, BATCH.sizes)
@@ -133,7 +133,7 @@ def test_nothing_above_the_threshold_gives_no_detections(variant: str) -> None:
     assert found.boxes.shape == (0, 4)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", DETECTORS)
 def test_an_image_without_proposals_gives_no_detections(variant: str) -> None:
     heads = make_heads(variant, score_thr=0.0)
     few = PROPOSALS._replace(valid=PROPOSALS.valid & torch.tensor([[False], [True]]))

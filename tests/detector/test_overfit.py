@@ -15,15 +15,15 @@ from drcnn.data.loader import make_loader
 from drcnn.data.prepare import PreparedData, prepare
 from drcnn.detector.detector import build_detector
 from drcnn.engine.evaluate import coco_metrics, detect_split
-from drcnn.presets import VARIANTS
 from drcnn.recipes import recipe
+from drcnn.variants import DETECTORS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # AdamW gets there in half the steps of SGD. A convolutional regressor that averages over its RoI in the end
 # finds out more slowly where in the RoI the object lies.
 RATE = 0.002
-STEPS = dict.fromkeys(VARIANTS, 280) | {"double_head": 700, "double_head_cascade": 400}
+STEPS = dict.fromkeys(DETECTORS, 280) | {"double_head": 700, "double_head_cascade": 400}
 SETTINGS = {
     **recipe("laptop", "digits"),
     "detector.fpn_channels": 32,
@@ -68,7 +68,7 @@ IN_EVERY_RUN = {"fpn", "decoupled_cascade"}
 
 @pytest.mark.parametrize(
     "variant",
-    [pytest.param(each, marks=[] if each in IN_EVERY_RUN else pytest.mark.long) for each in VARIANTS],
+    [pytest.param(each, marks=[] if each in IN_EVERY_RUN else pytest.mark.long) for each in DETECTORS],
 )
 def test_eight_images_are_learned_by_heart(variant: str, eight_images: PreparedData) -> None:
     config = Config().with_changes({**SETTINGS, "detector.variant": variant})

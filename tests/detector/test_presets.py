@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 
 from drcnn.config import Config, ConfigError
-from drcnn.presets import SCHEDULES, VARIANTS, expand
+from drcnn.presets import SCHEDULES, expand
+from drcnn.variants import DETECTORS, VARIANTS
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", DETECTORS)
 def test_a_variants_name_sets_all_that_it_stands_for(name: str) -> None:
     config = Config().with_changes({"detector.variant": name})
     flat = dict(config.flat())
-    assert {key: flat[key] for key in VARIANTS[name]} == VARIANTS[name]
-    others = {key: value for key, value in flat.items() if key not in VARIANTS[name]}
-    assert others == {key: value for key, value in Config().flat() if key not in VARIANTS[name]}
+    assert {key: flat[key] for key in DETECTORS[name]} == DETECTORS[name]
+    others = {key: value for key, value in flat.items() if key not in DETECTORS[name]}
+    assert others == {key: value for key, value in Config().flat() if key not in DETECTORS[name]}
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -48,9 +49,18 @@ def test_variants_are_those_of_the_paper(
     assert detector.rpn_post_nms_train == (2000 if name == "cascade_rcnn" else 1000)
 
 
-def test_every_variant_is_tested_above() -> None:
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_can_be_built_with_each_number_of_stages(name: str) -> None:
+    variant = VARIANTS[name]
+    assert len(variant.ious) >= variant.max_stages
+    # Heads that train both branches on the same RoIs classify in every stage.
+    assert variant.proposal_lists == 2 or variant.classifiers(variant.max_stages) == variant.max_stages
+    assert DETECTORS[name]["detector.variant"] == name
+
+
+def test_every_detector_is_tested_above() -> None:
     (mark,) = test_variants_are_those_of_the_paper.pytestmark  # type: ignore[attr-defined]
-    assert {row[0] for row in mark.args[1]} == set(VARIANTS)
+    assert {row[0] for row in mark.args[1]} == set(DETECTORS)
 
 
 @pytest.mark.parametrize("name", ["decoupled_cascade", "double_head_cascade", "cascade_rcnn"])
@@ -59,7 +69,7 @@ def test_explicit_settings_beside_a_name_win_in_any_order(name: str) -> None:
     for changes in ({"detector.variant": name, **explicit}, {**explicit, "detector.variant": name}):
         detector = Config().with_changes(changes).detector
         assert (detector.stages, detector.lambda_reg) == (2, 0.25)
-        assert detector.variant == VARIANTS[name]["detector.variant"]
+        assert detector.variant == DETECTORS[name]["detector.variant"]
 
 
 def test_expanding_leaves_what_is_no_name() -> None:

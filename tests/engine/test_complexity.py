@@ -10,7 +10,7 @@ from drcnn.cli import main
 from drcnn.config import Config
 from drcnn.detector.detector import build_detector
 from drcnn.engine.complexity import Complexity, PaperRow, complexity, paper_rows
-from drcnn.presets import VARIANTS
+from drcnn.variants import DETECTORS
 
 
 def count(**changes: object) -> Complexity:
@@ -64,7 +64,7 @@ def test_a_shared_trunk_is_counted_once() -> None:
     assert parts(shared)["stage 1 shared layers"] == (13_895_680_000, 13_895_680)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", DETECTORS)
 def test_parts_hold_all_trainable_parameters_of_the_real_detector(variant: str) -> None:
     config = Config().with_changes(
         {
