@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FetchError", "StudyError"]
+__all__ = ["FetchError", "StudyError", "one_line"]
 
 
 class StudyError(ValueError):
@@ -11,3 +11,8 @@ class StudyError(ValueError):
 
 class FetchError(OSError):
     """Data that are in the store are not to be had on this node, now."""
+
+
+def one_line(error: object, length: int = 300) -> str:
+    """Return the beginning of an error's message as one line, to be quoted in another message."""
+    return " ".join(str(error).split())[:length]

@@ -1,203 +1,204 @@
-"""Data in an object store: ``--data voc:s3://bucket/VOC2007``. Every node fetches them once, to one path."""
+"""Data in an object store (``--data voc:s3://bucket/VOC2007``): each node downloads them once."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+from filelock import FileLock
 from pyarrow import fs
 
 from drcnn.data.annotations import DataError
-from studies.definition.errors import FetchError, StudyError
+from studies.definition.errors import FetchError, StudyError, one_line
 from studies.transfer.retry import with_retries
 from studies.transfer.store import open_uri
 
 __all__ = ["RemoteFolder", "check_datasets", "download_datasets", "localise"]
 
-# A fetch of more than this is announced: it takes a while.
+# Downloads of more bytes than this are announced: they take a while.
 LARGE = 100e6
-# Files at once: most are small, and each waits for its answers.
-AT_ONCE = 16
-# How long a file is asked for. What was fetched is kept, and whoever tries again goes on there.
-SECONDS = 60.0
+# Files downloaded at the same time: most are small, and each waits for its requests.
+PARALLEL_FILES = 16
+# How long a request is repeated. A later attempt keeps the files that are here already.
+RETRY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A folder of an object store, and the path where every node has it."""
+    """A folder of an object store, and the path that it gets on every node."""
 
     uri: str
     folder: Path
 
 
 def localise(source: str, cache: Path) -> tuple[str, tuple[RemoteFolder, ...]]:
-    """Say where the data will lie on each node.
+    """Replace the object-store folders of a data source by the paths that they get on each node.
 
     Args:
         source: as given to ``--data``; folders of an object store are ``voc:s3://...`` or ``coco:s3://...``.
-        cache: absolute folder to fetch into.
+        cache: absolute folder to download into.
 
     Returns:
-        The source with local paths, and what is to be fetched. The paths change with what the store holds.
+        The source with local paths, and what to download. A path changes when the files in the store do.
 
     Raises:
-        StudyError: no such kind of address.
-        DataError: the store cannot be reached, or holds nothing there.
+        StudyError: an address is of no known kind.
+        DataError: the store cannot be reached, or has no files there.
     """
-    scheme, _, where = source.partition(":")
-    parts = where.split("+")
-    remotes = {part: RemoteFolder(part, cache / _named(part)) for part in parts if "://" in part}
+    format_name, _, folders = source.partition(":")
+    parts = folders.split("+")
+    remotes = {part: RemoteFolder(part, cache / _cached_name(part)) for part in parts if "://" in part}
     if not remotes:
         return source, ()
-    here = [str(remotes[part].folder) if part in remotes else part for part in parts]
-    return f"{scheme}:{'+'.join(here)}", tuple(remotes.values())
+    local_parts = [str(remotes[part].folder) if part in remotes else part for part in parts]
+    return f"{format_name}:{'+'.join(local_parts)}", tuple(remotes.values())
 
 
 def download_datasets(remotes: Sequence[RemoteFolder]) -> None:
-    """Fetch what is not here yet; other processes of this node wait meanwhile. A killed fetch goes on.
+    """Download the folders that are missing here; other processes of this node wait for it.
+
+    A download that was killed is continued.
 
     Raises:
-        FetchError: the store does not give its files, or the disk is too small for them.
+        FetchError: the store does not deliver the files, or the disk is too small for them.
     """
     for remote in remotes:
-        remote.folder.parent.mkdir(parents=True, exist_ok=True)
-        with (remote.folder.parent / f".{remote.folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        cache = remote.folder.parent
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f".{remote.folder.name}.lock"):
             if not remote.folder.exists():
-                _Fetch(remote).run()
+                _Download(remote).run()
 
 
 def check_datasets(remotes: Sequence[RemoteFolder]) -> None:
-    """Find out, within seconds, whether this node can fetch what it lacks: a file of each, and the disk.
+    """Check within seconds that this node can download the missing folders: access, and disk space.
 
     Raises:
         FetchError: it cannot.
     """
-    fetches = [_Fetch(remote) for remote in remotes if not remote.folder.exists()]
-    for each in fetches:
-        each.read_one()
-    if fetches:
-        _check_disk(fetches)
+    downloads = [_Download(remote) for remote in remotes if not remote.folder.exists()]
+    for download in downloads:
+        download.check_access()
+    if downloads:
+        _check_disk(downloads)
 
 
-class _Fetch:
-    """What is left to fetch of a folder.
+class _Download:
+    """The files of a folder that are still to be downloaded.
 
     Raises:
-        FetchError: the store does not list its files, or they are others than the driver saw.
+        FetchError: the store does not list its files, or they have changed since the driver listed them.
     """
 
     def __init__(self, remote: RemoteFolder) -> None:
         self.remote = remote
         self.draft = remote.folder.with_name(f".{remote.folder.name}.draft")
-        self.root = remote.folder.name
-        try:
-            # Bad moments too look like a wrong address: a bucket is asked for its region.
+        with _errors_named(remote.folder.name):
             self._store, self.root = open_uri(remote.uri)
-            files = with_retries(partial(_list, self._store, self.root), SECONDS)
-        except (pa.ArrowException, OSError, StudyError) as error:
-            raise self._failure(error) from None
+            files = with_retries(partial(_list, self._store, self.root), RETRY_SECONDS)
         if _name(self.root, files) != remote.folder.name:
             raise FetchError(f"{self.root} has changed since the study was started; start it again")
-        # A file is there when all of it is: a killed fetch leaves some that are shorter.
-        self.left = [info for info in files if _size(self._path(info)) != info.size]
-
-    @property
-    def needed(self) -> int:
-        """Bytes of the files that are left, less what is here of them."""
-        return sum(info.size - (_size(self._path(info)) or 0) for info in self.left)
+        # A killed download leaves some files that are too short.
+        self.missing = [file for file in files if _size(self._path(file)) != file.size]
+        self.missing_bytes = sum(file.size - (_size(self._path(file)) or 0) for file in self.missing)
 
     def run(self) -> None:
-        """Fetch the files; the folder gets its name when all are there."""
+        """Download the files; the folder gets its final name when it is complete."""
         _check_disk([self])
-        if self.needed > LARGE:
-            print(f"Fetching {self.root}: {len(self.left)} files, {self.needed / 1e9:.1f} GB", flush=True)
-        for folder in {self._path(info).parent for info in self.left}:
+        if self.missing_bytes > LARGE:
+            amount = f"{len(self.missing)} files, {self.missing_bytes / 1e9:.1f} GB"
+            print(f"Downloading {self.root}: {amount}", flush=True)
+        for folder in {self._path(file).parent for file in self.missing}:
             folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                for _ in pool.map(self._copy, self.left):
-                    pass
-        except (pa.ArrowException, OSError) as error:
-            raise self._failure(error) from None
+        with _errors_named(self.root), ThreadPoolExecutor(PARALLEL_FILES) as pool:
+            # As a list: a file's error is raised when its result is taken.
+            list(pool.map(self._copy, self.missing))
         self.draft.rename(self.remote.folder)
 
-    def read_one(self) -> None:
-        """Read the beginning of a file: to list a folder is another right than to read it."""
-        try:
-            for info in self.left[:1]:
-                with self._store.open_input_stream(info.path, compression=None) as source:
-                    source.read(1)
-        except (pa.ArrowException, OSError) as error:
-            raise self._failure(error) from None
+    def check_access(self) -> None:
+        """Read the first byte of a file: permission to list a folder does not include reading it."""
+        with _errors_named(self.root):
+            for file in self.missing[:1]:
+                with self._open(file) as stream:
+                    stream.read(1)
 
-    def _copy(self, info: fs.FileInfo) -> None:
+    def _copy(self, file: fs.FileInfo) -> None:
+        path = self._path(file)
+
         def copy() -> None:
-            with (
-                self._store.open_input_stream(info.path, compression=None) as source,
-                self._path(info).open("wb") as target,
-            ):
+            with self._open(file) as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
 
-        with_retries(copy, SECONDS)
-        if _size(self._path(info)) != info.size:
-            raise OSError(f"{info.path} ended before its {info.size} bytes")
+        with_retries(copy, RETRY_SECONDS)
+        if _size(path) != file.size:
+            raise OSError(f"{file.path} ended before its {file.size} bytes")
 
-    def _path(self, info: fs.FileInfo) -> Path:
-        name: str = info.path.removeprefix(f"{self.root}/")
+    def _open(self, file: fs.FileInfo) -> pa.NativeFile:
+        # Left alone, pyarrow decompresses files whose names end in .gz.
+        return self._store.open_input_stream(file.path, compression=None)
+
+    def _path(self, file: fs.FileInfo) -> Path:
+        name: str = file.path.removeprefix(f"{self.root}/")
         return self.draft / name
 
-    def _failure(self, error: Exception) -> FetchError:
-        why = " ".join(str(error).split())[:300]
-        return FetchError(f"{self.root} cannot be fetched on {socket.gethostname()}: {why}")
+
+@contextmanager
+def _errors_named(root: str) -> Iterator[None]:
+    """Turn errors into FetchErrors that name the folder and this node."""
+    try:
+        yield
+    # StudyError: open_uri asks an S3 bucket for its region, so that an outage looks like a bad address.
+    except (pa.ArrowException, OSError, StudyError) as error:
+        node = socket.gethostname()
+        raise FetchError(f"{root} cannot be downloaded on {node}: {one_line(error)}") from None
 
 
-def _check_disk(fetches: Sequence[_Fetch]) -> None:
-    folder = fetches[0].remote.folder.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    needed, free = sum(each.needed for each in fetches), shutil.disk_usage(folder).free
-    if needed > free:
-        roots = " and ".join(each.root for each in fetches)
+def _check_disk(downloads: Sequence[_Download]) -> None:
+    cache = downloads[0].remote.folder.parent
+    cache.mkdir(parents=True, exist_ok=True)
+    missing, free = sum(download.missing_bytes for download in downloads), shutil.disk_usage(cache).free
+    if missing > free:
+        roots = " and ".join(download.root for download in downloads)
         raise FetchError(
-            f"{roots}: {needed / 1e9:.1f} GB are still to be fetched, but {folder} on "
+            f"{roots}: {missing / 1e9:.1f} GB are still to be downloaded, but {cache} on "
             f"{socket.gethostname()} has {free / 1e9:.1f} GB free"
         )
 
 
-def _named(uri: str) -> str:
+def _cached_name(uri: str) -> str:
     store, root = open_uri(uri)
     try:
         files = _list(store, root)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{root}: cannot be listed: {' '.join(str(error).split())[:300]}") from None
+        raise DataError(f"{root}: cannot be listed: {one_line(error)}") from None
     if not files:
         raise DataError(f"{root}: holds no file; expected a folder of images and annotations")
     return _name(root, files)
 
 
 def _list(store: fs.FileSystem, root: str) -> list[fs.FileInfo]:
-    """The files there, in the order of their paths."""
-    found = store.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    return sorted((info for info in found if info.is_file), key=lambda info: info.path)
+    """Return the files of a folder and of all folders in it, sorted by path."""
+    infos = store.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    return sorted((info for info in infos if info.is_file), key=lambda info: info.path)
 
 
 def _name(root: str, files: Sequence[fs.FileInfo]) -> str:
-    """A folder's name here, which changes with the files there: their names, sizes and times."""
-    stamps = [(info.path, info.size, info.mtime_ns) for info in files]
+    """Return the name of the local copy; it changes with the names, sizes and times of the stored files."""
+    stamps = [(file.path, file.size, file.mtime_ns) for file in files]
     digest = hashlib.sha256(repr(stamps).encode()).hexdigest()[:12]
     return f"{root.rpartition('/')[2]}-{digest}"
 
 
 def _size(path: Path) -> int | None:
-    """Of a file here, if there is one."""
+    """Return the size of a local file in bytes; none if it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

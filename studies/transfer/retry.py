@@ -1,4 +1,4 @@
-"""Waits for an object store that has a bad moment."""
+"""Repeats requests to an object store that does not answer for a while."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from studies.definition.errors import one_line
+
 __all__ = ["is_transient", "with_retries"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# A store that is away for longer is one that somebody has to look at.
+# After a longer outage somebody has to look at the store.
 SECONDS = 600.0
 LONGEST_PAUSE = 30.0
-# What the SDKs say of requests that will be refused tomorrow as well.
+# How the SDKs name errors that waiting does not mend.
 FINAL = (
     "ACCESS_DENIED",
     "INVALID_ACCESS_KEY_ID",
@@ -31,24 +33,28 @@ FINAL = (
 
 
 def with_retries(call: Callable[[], T], seconds: float = SECONDS) -> T:
-    """Call until it works, with longer and longer pauses.
+    """Call a function until it succeeds, with pauses of 1, 2, 4, ... up to 30 seconds.
+
+    Args:
+        call: the request.
+        seconds: how long to try.
 
     Raises:
-        OSError: the last one, after so many seconds, or one that waiting does not mend.
+        OSError: the last error when the time is over, or the first one that is not transient.
     """
-    until, pause = time.monotonic() + seconds, 1.0
+    deadline, pause = time.monotonic() + seconds, 1.0
     while True:
         try:
             return call()
         except OSError as error:
-            if not is_transient(error) or time.monotonic() + pause > until:
+            if not is_transient(error) or time.monotonic() + pause > deadline:
                 raise
-            logger.warning("the storage does not answer, tried again: %s", " ".join(str(error).split())[:200])
+            logger.warning("the object store does not answer; trying again: %s", one_line(error, 200))
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def is_transient(error: OSError) -> bool:
-    """Whether it may be another time: a store's trouble, not a file's or a right's."""
-    # Of this machine's files errno is known (no such file, disk full); of a store's requests it is not.
-    return error.errno is None and not any(word in str(error) for word in FINAL)
+    """Return whether a request may succeed later: it is not forbidden, and its target is not missing."""
+    # Errors of this machine's own files have an errno (no such file, disk full); those of a store do not.
+    return error.errno is None and not any(name in str(error) for name in FINAL)

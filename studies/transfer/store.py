@@ -1,9 +1,10 @@
-"""Where trials' folders are kept between nodes: in a folder that all of them share, or in an object store.
+"""Where trial folders are stored so that every node finds them: in a shared OUTPUT, or in an object store.
 
-The training loop writes a trial's folder and reads it again, whichever node it runs on. With an object
-store (``--storage s3://bucket/prefix``) the store is the truth: a node pulls a trial's folder before it works
-there, and pushes what has changed after each epoch, before that epoch is reported. ``result.json`` goes last,
-so that a trial is finished there only when all of it is there. A store that does not answer is waited for.
+The training loop writes a trial's folder and reads it again, on whichever node it runs. With an object store
+(``--storage s3://bucket/prefix``) the stored copy is the one that counts: a node downloads a trial's folder
+before it works there, and uploads what has changed after each epoch, before it reports that epoch.
+``result.json`` is uploaded last, so a trial that is finished in the store is complete there. Requests are
+repeated while the store does not answer.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from pyarrow import fs
 
 from drcnn.engine.record import OUTCOME_FILES
 from drcnn.files import replacing, write_text
-from studies.definition.errors import StudyError
+from studies.definition.errors import StudyError, one_line
 from studies.transfer.retry import with_retries
 
 __all__ = ["ObjectStore", "TrialStore", "open_store", "open_uri"]
 
 LOCAL = fs.LocalFileSystem()
-# Size and time of a file.
+# Size and modification time of a file.
 Stamp = tuple[int, int]
-# In OUTPUT: which store it is used with.
+# In OUTPUT: names the store that its trials were uploaded to.
 MARK = ".storage"
 TRIAL = "[0-9a-f]" * 16
 
 
 class TrialStore:
-    """Keeps the files of OUTPUT where every node finds them; cheap to send to other processes.
+    """Stores the files of OUTPUT for all nodes; cheap to send to other processes.
 
-    This class is for an OUTPUT that all nodes share: nothing has to be copied.
+    This class is for an OUTPUT that all nodes share: there is nothing to copy.
     """
 
     def download(self, folder: Path) -> None:
@@ -49,13 +50,13 @@ class TrialStore:
         """Upload the files of a folder that have changed; with ``names``, only these files."""
 
     def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Delete a folder's files from the store; with ``names``, only these files."""
+        """Delete the files of a folder from the store; with ``names``, only these files."""
 
     def archive(self, folder: Path, destination: Path) -> None:
-        """Move a folder's files to another folder of the store."""
+        """Move the stored files of a folder to another folder of the store."""
 
     def adopt(self) -> None:
-        """Upload the trials of an OUTPUT that was used without this store before; called by the driver."""
+        """Upload the trials that OUTPUT has from before it was used with this store; called by the driver."""
 
     def download_file(self, path: Path) -> None:
         """Download a file that never changes, unless it is here."""
@@ -64,11 +65,11 @@ class TrialStore:
         """Upload a file that never changes, unless it is stored."""
 
     def ended_trials(self) -> set[Path]:
-        """Return the folders of stored trials that finished, failed or were pruned."""
+        """Return the folders of all stored trials that finished, failed or were pruned."""
         return set()
 
     def check_access(self) -> None:
-        """Write, read and delete a small object.
+        """Write, read and delete a small file.
 
         Raises:
             OSError: one of these does not work.
@@ -76,21 +77,21 @@ class TrialStore:
 
 
 class ObjectStore(TrialStore):
-    """OUTPUT is each node's own; what matters of it is kept under a URI of pyarrow's file systems.
+    """Stores what matters of OUTPUT, which each node has for itself, under a URI of pyarrow's file systems.
 
     Args:
-        uri: ``s3://bucket/prefix``, ``gs://...`` or ``file:///...``; S3's may end in
+        uri: ``s3://bucket/prefix``, ``gs://...`` or ``file:///...``; one of S3 may end in
             ``?region=...&endpoint_override=...``.
         output: absolute; the same path on every node.
 
     Raises:
-        StudyError: no such kind of address.
+        StudyError: the address is of no known kind.
     """
 
     def __init__(self, uri: str, output: Path) -> None:
         self._uri, self._output = uri, output
-        # Files here that are kept as they are: by path, size and time.
-        self._same: dict[Path, Stamp] = {}
+        # Files here that equal the stored ones, with their stamps.
+        self._synced: dict[Path, Stamp] = {}
         self._store, self._root = open_uri(uri)
 
     def __reduce__(self) -> tuple[type[ObjectStore], tuple[str, Path]]:
@@ -98,30 +99,30 @@ class ObjectStore(TrialStore):
 
     def download(self, folder: Path) -> None:  # noqa: D102
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {info.base_name: info for info in self._list(folder)}
-        if self._is_whole(folder, kept):
+        stored = {info.base_name: info for info in self._list(folder)}
+        if self._is_complete(folder, stored):
             return
         for path in _files(folder):
-            if path.name not in kept:
+            if path.name not in stored:
                 path.unlink()
-        for name in sorted(kept, key=_last):
-            # Always: S3's times are whole seconds, and say too little about whether two files are the same.
-            self._fetch(folder / name)
+        for name in sorted(stored, key=_outcome_last):
+            # All files: S3's times are whole seconds, too coarse to tell whether a file has changed.
+            self._download(folder / name)
 
-    def _is_whole(self, folder: Path, kept: Mapping[str, fs.FileInfo]) -> bool:
-        """Whether a finished trial is here already: it changes no more, and its checkpoints are large."""
+    def _is_complete(self, folder: Path, stored: Mapping[str, fs.FileInfo]) -> bool:
+        """Whether a finished trial is here already: it no longer changes, and its checkpoints are large."""
         result = folder / "result.json"
-        if result.name not in kept or {path.name for path in _files(folder)} != set(kept):
+        if result.name not in stored or {path.name for path in _files(folder)} != set(stored):
             return False
-        if any((folder / name).stat().st_size != info.size for name, info in kept.items()):
+        if any((folder / name).stat().st_size != info.size for name, info in stored.items()):
             return False
-        return self._read(self._key(result)) == result.read_bytes()
+        return with_retries(lambda: self._read(self._key(result))) == result.read_bytes()
 
     def upload(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
-        for path in sorted(_files(folder), key=lambda path: _last(path.name)):
-            is_asked = names is None or path.name in names
-            if is_asked and self._same.get(path) != _stamp(path):
-                self._keep(path)
+        for path in sorted(_files(folder), key=lambda path: _outcome_last(path.name)):
+            is_wanted = names is None or path.name in names
+            if is_wanted and self._synced.get(path) != _stamp(path):
+                self._upload(path)
 
     def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
         for info in self._list(folder):
@@ -136,76 +137,65 @@ class ObjectStore(TrialStore):
 
     def adopt(self) -> None:  # noqa: D102
         mark = self._output / MARK
-        # Not the address itself, which may hold a key.
-        known = hashlib.sha256(self._uri.encode()).hexdigest()
-        if mark.exists() and mark.read_text(encoding="utf-8") == known:
+        # A hash, since the address may hold a key.
+        digest = hashlib.sha256(self._uri.encode()).hexdigest()
+        if mark.exists() and mark.read_text(encoding="utf-8") == digest:
             return
         trials = self._output / "trials"
         for folder in [*trials.glob(TRIAL), *trials.glob(f"{TRIAL}/evaluations/{TRIAL}")]:
-            # What the store has of a trial is what counts; pulling would remove the rest.
+            # A trial that is stored already must not be mixed with what is here.
             if not self._list(folder):
                 self.upload(folder)
-        write_text(mark, known)
+        write_text(mark, digest)
 
     def download_file(self, path: Path) -> None:  # noqa: D102
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fetch(path)
+            self._download(path)
 
     def upload_file(self, path: Path) -> None:  # noqa: D102
         if not with_retries(lambda: self._store.get_file_info(self._key(path))).is_file:
-            self._keep(path)
+            self._upload(path)
 
     def ended_trials(self) -> set[Path]:  # noqa: D102
         selector = fs.FileSelector(f"{self._root}/trials", recursive=True, allow_not_found=True)
-        found = (info for info in self._store.get_file_info(selector) if info.base_name in OUTCOME_FILES)
-        return {(self._output / Path(info.path).relative_to(self._root)).parent for info in found}
+        infos = self._store.get_file_info(selector)
+        outcomes = [Path(info.path) for info in infos if info.base_name in OUTCOME_FILES]
+        return {(self._output / path.relative_to(self._root)).parent for path in outcomes}
 
     def check_access(self) -> None:  # noqa: D102
-        name = uuid.uuid4().hex
-        key = f"{self._root}/.probe-{name}"
+        content = uuid.uuid4().hex
+        key = f"{self._root}/.probe-{content}"
         self._make_folder(self._root)
-        with self._store.open_output_stream(key) as written:
-            written.write(name.encode())
-        with self._store.open_input_stream(key) as kept:
-            found = kept.read()
+        with self._store.open_output_stream(key) as stream:
+            stream.write(content.encode())
+        stored = self._read(key)
         self._store.delete_file(key)
-        if found != name.encode():
-            raise OSError(f"{self._root} gives back something else than was written")
+        if stored != content.encode():
+            raise OSError(f"{self._root} returned something else than was written to it")
 
     def _list(self, folder: Path) -> list[fs.FileInfo]:
         selector = fs.FileSelector(self._key(folder), allow_not_found=True)
         return [info for info in with_retries(lambda: self._store.get_file_info(selector)) if info.is_file]
 
     def _read(self, key: str) -> bytes:
-        def read() -> bytes:
-            with self._store.open_input_stream(key) as file:
-                found: bytes = file.read()
-            return found
+        with self._store.open_input_stream(key) as stream:
+            return bytes(stream.read())
 
-        return with_retries(read)
-
-    def _fetch(self, path: Path) -> None:
+    def _download(self, path: Path) -> None:
         with replacing(path) as draft:
-            with_retries(
-                lambda: fs.copy_files(
-                    self._key(path), str(draft), source_filesystem=self._store, destination_filesystem=LOCAL
-                )
-            )
-        self._same[path] = _stamp(path)
+            with_retries(partial(fs.copy_files, self._key(path), str(draft), self._store, LOCAL))
+        self._synced[path] = _stamp(path)
 
-    def _keep(self, path: Path) -> None:
+    def _upload(self, path: Path) -> None:
+        # Before copying: a file that changes meanwhile is uploaded again.
         stamp = _stamp(path)
         self._make_folder(self._key(path.parent))
-        with_retries(
-            lambda: fs.copy_files(
-                str(path), self._key(path), source_filesystem=LOCAL, destination_filesystem=self._store
-            )
-        )
-        self._same[path] = stamp
+        with_retries(partial(fs.copy_files, str(path), self._key(path), LOCAL, self._store))
+        self._synced[path] = stamp
 
     def _make_folder(self, key: str) -> None:
-        """Where keys are paths: object stores have no folders, only objects that look like some."""
+        """Make a folder where keys are paths; object stores have no folders."""
         if self._store.type_name == "local":
             self._store.create_dir(key)
 
@@ -214,37 +204,36 @@ class ObjectStore(TrialStore):
 
 
 def open_store(uri: str | None, output: Path) -> TrialStore:
-    """The storage of an absolute output folder: shared, or with a URI an object store.
+    """Open the store of an absolute output folder: an object store, or without a URI the folder itself.
 
     Raises:
-        StudyError: no such kind of address.
+        StudyError: the address is of no known kind.
     """
     return TrialStore() if uri is None else ObjectStore(uri, output)
 
 
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    """A file system of pyarrow's, and the path in it, without a slash at its end.
+    """Open one of pyarrow's file systems; return it and the path in it, without a slash at its end.
 
     Raises:
-        StudyError: no such kind of address.
+        StudyError: the address is of no known kind.
     """
     try:
         store, path = fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, ValueError, OSError) as error:
-        why = " ".join(str(error).split())[:200]
         raise StudyError(
-            f"{uri}: expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or the like: {why}"
+            f"{uri}: expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or the like: {one_line(error)}"
         ) from None
     return store, path.rstrip("/")
 
 
 def _files(folder: Path) -> list[Path]:
-    """A trial's files; not drafts and locks, which begin with a dot."""
+    """Return a trial's files, without drafts and locks, whose names begin with a dot."""
     return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
 
 
-def _last(name: str) -> tuple[bool, str]:
-    """Order of copying: a verdict says that all the rest is there."""
+def _outcome_last(name: str) -> tuple[bool, str]:
+    """Sort key for copying: the file that says how a trial ended also says that all others are there."""
     return name in OUTCOME_FILES, name
 
 

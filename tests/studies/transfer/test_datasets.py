@@ -1,4 +1,4 @@
-"""Fetching data of an object store: a folder stands for the store (S3's API: test_storage)."""
+"""Downloading data from an object store: a folder stands for the store (S3's API: test_store)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
 
 
-def test_a_killed_fetch_goes_on(store: Path, tmp_path: Path) -> None:
+def test_a_killed_download_is_continued(store: Path, tmp_path: Path) -> None:
     remote = seen(store, tmp_path)
     (draft(remote) / "JPEGImages").mkdir(parents=True)
     (draft(remote) / "list.txt").write_text("FIRST")
@@ -64,7 +64,7 @@ def test_files_come_as_they_are(store: Path, tmp_path: Path) -> None:
     assert (remote.folder / "empty").read_bytes() == b""
 
 
-def test_trouble_while_fetching_is_no_fault_of_the_data(
+def test_an_error_while_downloading_is_no_fault_of_the_data(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of the data would be the trial's for good; this is tried again, and what is here is kept."""
@@ -86,7 +86,7 @@ def test_trouble_while_fetching_is_no_fault_of_the_data(
         return path.exists() and path.read_text() == "first"
 
     monkeypatch.setattr("shutil.copyfileobj", fail_on_the_second)
-    with pytest.raises(OSError, match=r"store/VOC2007 cannot be fetched on .* No space left") as caught:
+    with pytest.raises(OSError, match=r"store/VOC2007 cannot be downloaded on .* No space left") as caught:
         download_datasets([remote])
     assert not isinstance(caught.value, DataError)
     assert (draft(remote) / "list.txt").read_text() == "first"
@@ -118,17 +118,17 @@ def test_a_store_that_has_changed_meanwhile_is_told(store: Path, tmp_path: Path)
             attempt([remote])
 
 
-def test_a_long_fetch_is_announced(
+def test_a_long_download_is_announced(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(datasets, "LARGE", 10)
     remote = seen(store, tmp_path)
     download_datasets([remote])
     download_datasets([remote])
-    assert capsys.readouterr().out == f"Fetching {store}: 2 files, 0.0 GB\n"
+    assert capsys.readouterr().out == f"Downloading {store}: 2 files, 0.0 GB\n"
 
 
-def test_a_probe_fetches_nothing(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_downloads_nothing(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remote = seen(store, tmp_path)
     check_datasets([remote])
     assert not remote.folder.exists()
@@ -140,7 +140,7 @@ def test_a_probe_fetches_nothing(store: Path, tmp_path: Path, monkeypatch: pytes
     check_datasets([remote])
 
 
-def test_a_probe_reads_a_file(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_reads_a_file(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remote = seen(store, tmp_path)
     list_files = datasets._list
 
@@ -150,7 +150,7 @@ def test_a_probe_reads_a_file(store: Path, tmp_path: Path, monkeypatch: pytest.M
         return found
 
     monkeypatch.setattr(datasets, "_list", list_and_lose)
-    with pytest.raises(FetchError, match=r"cannot be fetched on .*one\.jpg"):
+    with pytest.raises(FetchError, match=r"cannot be downloaded on .*one\.jpg"):
         check_datasets([remote])
 
 
@@ -162,5 +162,5 @@ def test_the_command_line_says_it_in_one_line(
     assert main(["nms_sweep", "--data", f"voc:file://{store}", "--output", str(output)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "still to be fetched" in error
+    assert "still to be downloaded" in error
     assert not output.exists()

@@ -1,4 +1,4 @@
-"""Trials' folders between nodes that share nothing: two folders stand for two nodes; S3's API is real."""
+"""Trial folders between nodes that share nothing: two folders stand for two nodes; S3's API is real."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_trial_goes_on_where_the_other_node_left_it(uri: str, tmp_path: Path) 
     assert (one.trial / ".lock").exists()
 
 
-def test_a_verdict_is_known_elsewhere_until_it_is_forgotten(uri: str, tmp_path: Path) -> None:
+def test_an_outcome_is_known_elsewhere_until_it_is_deleted(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
     assert one.store.ended_trials() == set()
     one.write(last_safetensors="epoch 1")
@@ -93,7 +93,7 @@ def test_a_verdict_is_known_elsewhere_until_it_is_forgotten(uri: str, tmp_path: 
     assert one.files() == {}
 
 
-def test_tables_are_fetched_once(uri: str, tmp_path: Path) -> None:
+def test_tables_are_downloaded_once(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
     one.store.check_access()
     (tmp_path / "a/data").mkdir()
@@ -116,7 +116,7 @@ def test_a_store_that_cannot_be_written_says_so(bucket: str, tmp_path: Path) -> 
     assert type(open_store(None, tmp_path)) is TrialStore
 
 
-def test_data_of_a_store_are_fetched_once_and_again_when_they_change(uri: str, tmp_path: Path) -> None:
+def test_datasets_are_downloaded_once_and_again_when_they_change(uri: str, tmp_path: Path) -> None:
     node = Node(uri, tmp_path / "a")
     node.write(image_jpg="pixels")
     node.store.upload(node.trial)
@@ -139,7 +139,7 @@ def test_data_of_a_store_are_fetched_once_and_again_when_they_change(uri: str, t
     assert localise("digits", tmp_path) == ("digits", ())
 
 
-def test_what_was_there_before_the_store_is_put_into_it_once(uri: str, tmp_path: Path) -> None:
+def test_what_was_there_before_the_store_is_uploaded_once(uri: str, tmp_path: Path) -> None:
     trial = tmp_path / "a" / "trials" / "0123456789abcdef"
     (trial / "evaluations" / "fedcba9876543210").mkdir(parents=True)
     (trial / "result.json").write_text("{}")
@@ -155,7 +155,7 @@ def test_what_was_there_before_the_store_is_put_into_it_once(uri: str, tmp_path:
     assert not (trial / "result.json").exists()
 
 
-def test_a_finished_trial_that_is_here_is_not_fetched_again(uri: str, tmp_path: Path) -> None:
+def test_a_finished_trial_that_is_here_is_not_downloaded_again(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
     one.write(last_safetensors="epoch 9", result_json="{}")
     one.store.upload(one.trial)
@@ -169,19 +169,19 @@ def test_a_finished_trial_that_is_here_is_not_fetched_again(uri: str, tmp_path: 
     assert two.files() == {"last.safetensors": "epoch 9", "result.json": "[]"}
 
 
-def test_a_trial_is_put_aside_within_the_store(uri: str, tmp_path: Path) -> None:
+def test_a_trial_is_archived_within_the_store(uri: str, tmp_path: Path) -> None:
     node = Node(uri, tmp_path / "a")
     node.write(last_safetensors="epoch 1")
     node.store.upload(node.trial)
-    aside = tmp_path / "a" / "trials" / "old" / "one"
-    node.store.archive(node.trial, aside)
+    archived = tmp_path / "a" / "trials" / "old" / "one"
+    node.store.archive(node.trial, archived)
     node.store.download(node.trial)
     assert node.files() == {}
-    node.store.download(aside)
-    assert (aside / "last.safetensors").read_text() == "epoch 1"
+    node.store.download(archived)
+    assert (archived / "last.safetensors").read_text() == "epoch 1"
 
 
-def test_a_store_with_a_bad_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_is_repeated_while_the_store_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("studies.transfer.retry.time.sleep", pauses.append)
     answers: list[OSError | str] = [OSError("AWS Error SLOW_DOWN"), OSError("AWS Error NETWORK"), "here"]
