@@ -2,7 +2,7 @@
 
 All of a launch is real but the training: the study is expanded, Ray Tune places the trials on as many raylets
 as there are to be nodes (all on this machine, each with a GPU that is not there), MLflow is written, and the
-same command is given again, once with everything finished and once with half of it. Run as
+same command is allocation again, once with everything finished and once with half of it. Run as
 ``python -m benchmarks.scale [--trials 1000] [--nodes 64] [--tracking-uri URI] [--output DIR] [--json]``.
 """
 
@@ -26,21 +26,22 @@ from ray import cloudpickle, tune
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from drcnn.config import Config, DataConfig
+from drcnn.config import DataConfig
 from drcnn.engine.record import read_record, write_finished
-from drcnn.recipes import recipe
 from studies.definition.machines import Machines
+from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.study import GridStudy
+from studies.definition.trial import Inputs
 from studies.execution.progress import Progress
 from studies.execution.report_command import try_report
-from studies.execution.tune import run
+from studies.execution.tuning import TuneRun, run_trials
 from studies.record.results import best, write_results
 from studies.record.tracking import Tracker
 from studies.resources.connection import connect
 from studies.resources.slots import Allocation
 from studies.transfer.store import open_store
-from studies.transfer.supplies import Supplies
+from studies.transfer.trial_folders import TrialFolders
 
 if TYPE_CHECKING:
     from drcnn.data.prepare import PreparedData
@@ -127,15 +128,15 @@ def measure(trials: int, nodes: int, output: Path, uri: str | None = None) -> Fi
     plan = _plan(trials, output)
     uri = uri or f"sqlite:///{output / 'mlflow.db'}"
     began = time.monotonic()
-    with _simulated(nodes) as (machines, given):
+    with _simulated(nodes) as (machines, allocation):
         ready = time.monotonic() - began
         before, meter = _memory(), _Meter(uri, plan)
-        whole = _launch(plan, machines, given, meter)
+        whole = _launch(plan, machines, allocation, meter)
         memory = (before, meter.ends[0].memory, meter.ends[-1].memory, _most_memory())
-        again = _launch(plan, machines, given, _Meter(uri, plan))
+        again = _launch(plan, machines, allocation, _Meter(uri, plan))
         for trial in expand(plan)[::2]:
             (trial.folder / "result.json").unlink()
-        half = _launch(plan, machines, given, _Meter(uri, plan))
+        half = _launch(plan, machines, allocation, _Meter(uri, plan))
     early, late = meter.pace(0.25, 0.5), meter.pace(0.75, 1.0)
     return Figures(
         trials=trials,
@@ -172,7 +173,7 @@ def _plan(trials: int, output: Path) -> Plan:
 
     values = [round(1 + number / trials, 6) for number in range(trials)]
     study = GridStudy(kind="grid", title="Scale", grid={"detector.lambda_reg": values})
-    return Plan("scale", study, Config().with_changes(recipe("laptop", "digits")), output, prepare)
+    return Plan("scale", Overrides.resolve(study, "laptop", "digits", {}), output, Inputs(prepare))
 
 
 def stub(config: Mapping[str, Any]) -> None:
@@ -205,8 +206,8 @@ def _simulated(nodes: int) -> Iterator[tuple[Machines, Allocation]]:
                 cluster.add_node(wait=False, num_cpus=1, num_gpus=1, **small)
             cluster.wait_for_nodes(timeout=300)
             machines = Machines(cluster.address)
-            with connect(machines) as given:
-                yield machines, given
+            with connect(machines) as allocation:
+                yield machines, allocation
         finally:
             cluster.shutdown()  # type: ignore[no-untyped-call]
 
@@ -253,8 +254,8 @@ class _Meter(Tracker):
         self.calls[name].append(time.monotonic() - began)
 
 
-def _launch(plan: Plan, machines: Machines, given: Allocation, tracker: _Meter) -> Launch:
-    """What a launch does (see ``session``) for a study that lists its trials, step by step."""
+def _launch(plan: Plan, machines: Machines, allocation: Allocation, tracker: _Meter) -> Launch:
+    """What a launch of a study that lists its trials does (see ``studies.execution``), step by step."""
     laps = [time.monotonic()]
     trials = expand(plan)
     laps.append(time.monotonic())
@@ -265,7 +266,7 @@ def _launch(plan: Plan, machines: Machines, given: Allocation, tracker: _Meter) 
             tracker.finish(trial)
     laps.append(time.monotonic())
     if left:
-        _run(plan, left, machines, given, tracker)
+        _run(plan, left, machines, allocation, tracker)
     laps.append(time.monotonic())
     write_results(plan.folder / "results.parquet", trials)
     laps.append(time.monotonic())
@@ -280,20 +281,13 @@ def _launch(plan: Plan, machines: Machines, given: Allocation, tracker: _Meter) 
     return Launch(expanded, known, ran, begun, tables, report, close, sum(map(_is_finished, trials)))
 
 
-def _run(plan: Plan, left: Sequence[Trial], machines: Machines, given: Allocation, tracker: _Meter) -> None:
-    supplies = Supplies(open_store(None, plan.output))
-    with open(os.devnull, "w") as nowhere, Progress(Console(file=nowhere), len(left)) as progress:
-        run(
-            plan,
-            left,
-            [],
-            machines=machines,
-            given=given,
-            supplies=supplies,
-            tracker=tracker,
-            progress=progress,
-            trainable=stub,
-        )
+def _run(
+    plan: Plan, remaining: Sequence[Trial], machines: Machines, allocation: Allocation, tracker: _Meter
+) -> None:
+    folders = TrialFolders(open_store(None, plan.output))
+    with open(os.devnull, "w") as nowhere, Progress(Console(file=nowhere), len(remaining)) as progress:
+        run = TuneRun(plan, machines, allocation, folders, tracker, progress)
+        run_trials(run, remaining, trainable=stub)
 
 
 def _is_finished(trial: Trial) -> bool:

@@ -24,7 +24,7 @@ from drcnn.recipes import PROFILES, recipe
 
 if TYPE_CHECKING:
     from drcnn.engine.metrics import Metrics
-    from drcnn.engine.train import RunOptions
+    from drcnn.engine.run_options import RunOptions
 
 __all__ = ["main"]
 
@@ -122,7 +122,7 @@ def _configuration(options: argparse.Namespace) -> Config:
 def _run_options() -> RunOptions:
     import torch
 
-    from drcnn.engine.train import RunOptions
+    from drcnn.engine.run_options import RunOptions
 
     if torch.cuda.is_available():
         return RunOptions(device="cuda", loader_workers=8)

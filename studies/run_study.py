@@ -1,10 +1,10 @@
-"""Run a study: ``python studies/run_study.py nms_sweep``. Run the same command again to go on after a stop.
+"""Run a study: ``python studies/run_study.py nms_sweep``. The same command resumes it after a stop.
 
     --list                 the studies there are
-    NAME --dry-run         the trials it would run
+    NAME --dry-run         the trials it would run, and how long they take
     NAME --smoke           two tiny trials, to see that everything works
-    NAME --seeds 3         three replicates a setting
-    report NAME            the report again, of what is in the output folder
+    NAME --seeds 3         three replicates of each setting
+    report NAME            write the report again, from the output folder (report --help explains)
 
 Exit status: 0 all trials finished, 1 some failed (it says which and why), 2 bad input, 130 interrupted.
 """
@@ -21,39 +21,38 @@ if __name__ == "__main__" and not __package__:
 import argparse
 import os
 import signal
+from dataclasses import fields
 from types import FrameType
 from typing import NoReturn
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
+from drcnn.recipes import PROFILES
 from studies.definition.errors import FetchError, StudyError
-from studies.definition.study import load, shipped
+from studies.definition.request import Request
+from studies.definition.study_file import catalogue, load
 
 __all__ = ["main"]
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        print(f"run_study: {message} (--help explains)", file=sys.stderr)
+        print(f"{self.prog}: {message} (--help explains)", file=sys.stderr)
         raise SystemExit(2)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    given = _parser().parse_args(arguments)
-    if given.list:
-        _list(given.profile)
+    words = sys.argv[1:] if arguments is None else arguments
+    is_report = words[:1] == ["report"]
+    options = _report_parser().parse_args(words[1:]) if is_report else _study_parser().parse_args(words)
+    if not is_report and options.list:
+        _print_catalogue(getattr(options, "profile", Request.profile))
         return 0
     try:
-        if given.name is None:
-            raise StudyError("which study? give a NAME (--list shows all)")
-        if given.name == "report" and given.of is None:
-            raise StudyError("report of which study? give: report NAME")
-        if given.name != "report" and given.of is not None:
-            raise StudyError(f"{given.name} {given.of}: one study at a time")
         signal.signal(signal.SIGINT, _interrupt)
         signal.signal(signal.SIGTERM, _interrupt)
-        return _report(given) if given.name == "report" else _execute(given)
+        return _report(options) if is_report else _run(options)
     except (StudyError, ConfigError, DataError, FetchError) as error:
         print(f"run_study: {error}", file=sys.stderr)
         return 2
@@ -62,119 +61,153 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _list(profile: str) -> None:
-    """Show every study of the catalogue: its trials on this profile, what it is, and what it answers."""
+def _print_catalogue(profile: str) -> None:
+    """Show every study of the catalogue: its trials on this profile, what it answers, and its title."""
     print(f"{'study':10} {'trials':>6}  {'answers':17}  title ({profile} profile)")
-    for name in shipped():
+    for name in catalogue():
         study = load(name)[1]
         print(f"{name:10} {study.count(profile):>6}  {study.answers:17}  {study.title}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """The first signal ends the study in order; a second one ends the process."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: os._exit(130))
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: os._exit(130))
     raise KeyboardInterrupt("nothing was begun")
 
 
-def _report(given: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> int:
     from studies.execution.report_command import report
 
-    return report(given.of, Path(given.output))
+    return report(options.study, options.output, options.storage)
 
 
-def _execute(given: argparse.Namespace) -> int:
-    # With torch and scikit-learn behind it: not for --list, nor for a mistyped option.
-    from studies.definition.request import Request
+def _run(options: argparse.Namespace) -> int:
+    if not options.names:
+        raise StudyError("which study? give a NAME (--list shows all)")
+    if len(options.names) > 1:
+        raise StudyError(f"{' '.join(options.names)}: one study at a time")
+    given = {field.name for field in fields(Request)} & vars(options).keys()
+    request = Request(options.names[0], **{name: getattr(options, name) for name in given})
+    # With torch and scikit-learn behind it: not for --list, nor for a study or an option that does not exist.
+    load(request.study)
     from studies.execution.launch import execute
 
-    request = Request(
-        study=given.name,
-        profile=given.profile,
-        source=given.data,
-        assignments=tuple(pair for group in given.set for pair in group),
-        seeds=given.seeds,
-        on_bad_data=given.on_bad_data,
-        workers=given.workers_per_trial,
-        gpus_per_worker=given.gpus_per_worker,
-        max_concurrent=given.max_concurrent,
-        address=given.address,
-        storage=given.storage,
-        # The driver alone writes to MLflow: what is in the address is no business of the workers.
-        tracking_uri=given.tracking_uri or os.environ.pop("MLFLOW_TRACKING_URI", None),
-        output=Path(given.output),
-        dry_run=given.dry_run,
-        smoke=given.smoke,
-        fresh=given.fresh,
-    )
     return execute(request)
 
 
-def _parser() -> _Parser:
+def _study_parser() -> _Parser:
+    # An option that is not given keeps the default of its field in Request.
     parser = _Parser(
-        prog="run_study", description="Run a study; run the same command again to go on after a stop."
+        prog="run_study",
+        description="Run a study, or resume it after a stop: the same command goes on with what is left.",
+        epilog="'run_study report NAME' writes the report of a study again.",
+        argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="a study of the catalogue, a .yaml file, or 'report'"
-    )
-    parser.add_argument("of", nargs="?", metavar="NAME", help="after 'report': the study")
-    parser.add_argument("--list", action="store_true", help="show the studies there are")
-    parser.add_argument("--profile", choices=("laptop", "paper"), default="laptop")
-    parser.add_argument(
-        "--data", metavar="SOURCE", default="digits", help="digits, voc:DIR or coco:DIR (or s3://...)"
+        "names", nargs="*", default=[], metavar="NAME", help="a study of the catalogue, or a .yaml file"
     )
     parser.add_argument(
-        "--on-bad-data", choices=("fail", "skip"), default="fail", help="what unusable images do"
+        "--list", action="store_true", default=False, help="show the studies of the catalogue"
+    )
+    parser.add_argument("--profile", choices=PROFILES, help="laptop (default) or paper")
+    parser.add_argument(
+        "--data",
+        dest="source",
+        metavar="SOURCE",
+        help="digits (default), voc:DIR or coco:DIR; DIR may be s3://BUCKET/FOLDER",
+    )
+    parser.add_argument(
+        "--on-bad-data",
+        choices=("fail", "skip"),
+        help="on an image that cannot be used: fail (default), or skip it and say so",
     )
     parser.add_argument(
         "--set",
+        dest="assignments",
         nargs="+",
-        action="append",
-        default=[],
+        action=_Extend,
         metavar="KEY=VALUE",
-        help="change a setting of every trial",
+        help="change settings of every trial",
     )
     parser.add_argument("--seeds", type=_count, metavar="N", help="replicates of each setting")
+    _add_machine_options(parser)
+    _add_place_options(parser)
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        # The driver alone writes to MLflow: workers need no address, which may hold a password.
+        default=os.environ.pop("MLFLOW_TRACKING_URI", None),
+        help="MLflow's server or database; default: $MLFLOW_TRACKING_URI, else mlflow.db in --output",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the trials and how long they take; writes nothing but downloaded data",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="run two tiny trials, kept apart from the study's own"
+    )
+    parser.add_argument("--fresh", action="store_true", help="archive earlier results and start again")
+    return parser
+
+
+def _add_machine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers-per-trial",
+        dest="workers",
         type=_count,
-        default=1,
         metavar="N",
-        help="train each trial with N processes together, each with a GPU or a core of its own (default: 1)",
+        help="train each trial with N processes, each with a GPU or a core of its own (default: 1)",
     )
     parser.add_argument(
         "--gpus-per-worker",
-        type=_share,
+        type=_gpus,
         metavar="F",
-        help="of each of these processes: 0.5 for two trials on one GPU (with one worker a trial only), "
+        help="GPUs of each process: 0.5 for two trials on one GPU (with one worker a trial only), "
         "0 for the CPU; default: 1 where there are GPUs",
     )
     parser.add_argument(
         "--max-concurrent",
         type=_count,
         metavar="N",
-        help="trials at once, at most; default: as many as fit, on nodes yet to be started too",
+        help="run at most N trials at once; default: as many as fit, also on nodes still to be started",
     )
-    parser.add_argument("--address", default="local", help="local, or auto: the cluster that this runs on")
+    parser.add_argument("--address", help="local (default), or auto: the cluster that this runs on")
+
+
+def _add_place_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--tracking-uri",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for results (default: runs); on a cluster all nodes share it, or give --storage",
+    )
+    parser.add_argument(
+        "--storage",
         metavar="URI",
-        help="of MLflow; default: $MLFLOW_TRACKING_URI, else mlflow.db in the output folder",
+        help="object store (s3://BUCKET/PREFIX or the like) for clusters whose nodes share no folder",
     )
-    parser.add_argument("--output", default="runs", metavar="DIR", help="on a cluster one that nodes share")
-    parser.add_argument(
-        "--storage", metavar="URI", help="s3://BUCKET/PREFIX or the like, where nodes share no folder"
+
+
+def _report_parser() -> _Parser:
+    parser = _Parser(
+        prog="run_study report",
+        description="Write the report of a study again, from what its trials' folders hold. A running study "
+        "is not disturbed.",
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="show the trials, and how long they take; writes nothing but the data of an object store",
-    )
-    parser.add_argument(
-        "--smoke", action="store_true", help="two tiny trials, kept apart from the study's own"
-    )
-    parser.add_argument("--fresh", action="store_true", help="start again; what there is is put aside")
+    parser.add_argument("study", metavar="NAME", help="the study; that of --smoke is NAME-smoke")
+    _add_place_options(parser)
+    parser.set_defaults(output=Request.output, storage=None)
     return parser
+
+
+class _Extend(argparse.Action):
+    """Collect the words of several ``--set`` in one tuple."""
+
+    def __call__(self, parser: object, namespace: object, values: object, option: object = None) -> None:
+        assert isinstance(values, list)
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *values))
 
 
 def _count(text: str) -> int:
@@ -183,7 +216,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> float:
+def _gpus(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

@@ -27,8 +27,9 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.detector.pooling import pool
 from drcnn.detector.rpn import anchors_for, propose
 from drcnn.engine.bench_scenes import brief_weights, scenes
+from drcnn.engine.run_options import RunOptions
 from drcnn.engine.torchvision_twin import torchvision_twin
-from drcnn.engine.train import AUTOCAST, RunOptions, make_optimizer
+from drcnn.engine.train import AUTOCAST, make_optimizer
 
 __all__ = ["BENCHED", "BenchOptions", "bench"]
 

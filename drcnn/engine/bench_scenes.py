@@ -16,7 +16,8 @@ from drcnn.data.digits import make_digits
 from drcnn.data.images import decode
 from drcnn.data.prepare import prepare
 from drcnn.engine.checkpoint import load_detector
-from drcnn.engine.train import RunOptions, fit
+from drcnn.engine.run_options import RunOptions
+from drcnn.engine.train import fit
 from drcnn.recipes import recipe
 
 __all__ = ["brief_weights", "scenes"]

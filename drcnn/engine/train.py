@@ -20,7 +20,6 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -37,17 +36,16 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine import checkpoint, record
 from drcnn.engine.checkpoint import TrainingState
 from drcnn.engine.evaluate import detect_split, make_metric
+from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate
 from drcnn.engine.workers import from_first, rank, sum_, world_size
 from drcnn.files import replacing, write_text
 
-__all__ = ["AUTOCAST", "Report", "RunOptions", "TrainingDiverged", "fit", "make_optimizer"]
+__all__ = ["AUTOCAST", "Report", "TrainingDiverged", "fit", "make_optimizer"]
 
 Report = Callable[[dict[str, float]], None]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# What CUDA takes for each process before a tensor is there; the limit on tensors does not count it.
-CONTEXT_BYTES = 600 << 20
 # Reading a loss back waits for the device; on a GPU it is looked at this often.
 CHECK_EVERY = 20
 
@@ -56,44 +54,13 @@ class TrainingDiverged(RuntimeError):
     """The loss became infinite or not a number; the message says where."""
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How a trial runs. Never part of its identity: results do not depend on it.
-
-    Attributes:
-        device: 'cpu' or 'cuda'.
-        threads: of torch on the CPU; 0 leaves torch's own choice.
-        loader_workers: processes that decode images.
-        gpu_share: of the GPU's memory, the part that this process may take; other trials have the rest.
-    """
-
-    device: str = "cpu"
-    threads: int = 0
-    loader_workers: int = 0
-    gpu_share: float = 1.0
-
-    @property
-    def gpus(self) -> float:
-        """How much of a GPU each worker has."""
-        return self.gpu_share if self.device == "cuda" else 0.0
-
-    def apply(self) -> None:
-        """Set what is the whole process's: torch's threads, and its part of the GPU's memory."""
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        if self.device == "cuda":
-            whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-            own = CONTEXT_BYTES / whole if self.gpu_share < 1 else 0.0
-            torch.cuda.set_per_process_memory_fraction(max(0.0, self.gpu_share - own))
-
-
 def fit(
     config: Config,
     data: PreparedData,
     folder: Path,
     *,
     report: Report,
-    options: RunOptions = RunOptions(),
+    options: RunOptions = RunOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Train one trial, or finish one that was interrupted.
 

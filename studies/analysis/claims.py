@@ -106,7 +106,7 @@ def join(plan: Plan, settings: Sequence[Setting]) -> list[Joined]:
     """Find the setting of every row of the study's tables; tables without any are left out."""
     joined = []
     for table in plan.study.paper:
-        rows = paper_rows([table], plan.on_profile)
+        rows = paper_rows([table], plan.overrides.changes)
         # From the setting to its row: a row that says less may be for other settings as well.
         own = [(row_of(rows, setting.first.config), setting) for setting in settings]
         found = [

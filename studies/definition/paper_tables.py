@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ __all__ = ["FIGURES", "PaperRow", "paper_rows", "row_of"]
 PAPER = Path(__file__).parents[1] / "paper"
 ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI")
 LAST_ON_VOC = 7
-# Columns that are results; all others are settings. AP... in percent, the time on the paper's TITAN X.
+# Columns that are results; all others are settings. AP... in points, the time on the paper's TITAN X.
 FIGURES = (
     "AP",
     "AP50",
@@ -44,7 +44,7 @@ class PaperRow:
     Attributes:
         table: for example "Table III".
         data: what the paper trained and tested it on.
-        settings: dotted; on a laptop those that stand for the paper's.
+        settings: dotted; on a laptop the substitutes of the paper's.
         figures: the columns of ``FIGURES`` that it has.
     """
 
@@ -55,8 +55,8 @@ class PaperRow:
 
     def is_for(self, config: Config) -> bool:
         """Whether this configuration has all the row's settings."""
-        known = dict(config.flat())
-        return all(_same(known[key], value) for key, value in self.settings.items())
+        settings = dict(config.flat())
+        return all(_same(settings[key], value) for key, value in self.settings.items())
 
 
 def paper_rows(
@@ -66,36 +66,35 @@ def paper_rows(
 
     Args:
         tables: of a study.
-        on_profile: gives the settings that stand for a row's (``Plan.on_profile``).
+        on_profile: replaces a row's settings by their substitutes (``Overrides.changes``).
 
     Raises:
         StudyError: a table does not exist, or a column is neither a figure nor a setting.
     """
-    rows = []
-    for table in tables:
-        path = PAPER / table.table
-        if not path.is_file():
-            names = ", ".join(each.name for each in sorted(PAPER.glob("*.csv")))
-            raise StudyError(f"paper table {table.table!r} does not exist; expected one of {names}")
-        number = int(path.stem[-2:])
-        data = "VOC07+12" if number <= LAST_ON_VOC else "COCO"
-        with path.open(newline="", encoding="utf-8") as file:
-            for record in csv.DictReader(file):
-                given = {key: text for key, text in record.items() if key not in FIGURES}
-                try:
-                    parse_assignments([f"{key}=null" for key in given])
-                except ConfigError as error:
-                    raise StudyError(f"{path}: column {error}") from None
-                cells = {key: yaml.safe_load(text) for key, text in given.items()}
-                figures = {key: float(record[key]) for key in FIGURES if record.get(key)}
-                settings = presets.expand(on_profile(cells))
-                rows.append(PaperRow(f"Table {ROMAN[number]}", data, settings, figures))
-    return rows
+    return [row for table in tables for row in _rows(PAPER / table.table, on_profile)]
 
 
 def row_of(rows: Sequence[PaperRow], config: Config) -> PaperRow | None:
-    """The row of a configuration: the one with most settings where several agree, then the first."""
+    """The row of a configuration: of several, the one with most settings, then the first."""
     return max((row for row in rows if row.is_for(config)), key=lambda row: len(row.settings), default=None)
+
+
+def _rows(path: Path, on_profile: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Iterator[PaperRow]:
+    if not path.is_file():
+        names = ", ".join(table.name for table in sorted(PAPER.glob("*.csv")))
+        raise StudyError(f"paper table {path.name!r} does not exist; expected one of {names}")
+    number = int(path.stem[-2:])
+    data = "VOC07+12" if number <= LAST_ON_VOC else "COCO"
+    with path.open(newline="", encoding="utf-8") as file:
+        for record in csv.DictReader(file):
+            cells = {key: text for key, text in record.items() if key not in FIGURES}
+            try:
+                parse_assignments([f"{key}=null" for key in cells])
+            except ConfigError as error:
+                raise StudyError(f"{path}: column {error}") from None
+            settings = {key: yaml.safe_load(text) for key, text in cells.items()}
+            figures = {key: float(record[key]) for key in FIGURES if record.get(key)}
+            yield PaperRow(f"Table {ROMAN[number]}", data, presets.expand(on_profile(settings)), figures)
 
 
 def _same(ours: Any, theirs: Any) -> bool:

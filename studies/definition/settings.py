@@ -1,7 +1,7 @@
-"""Settings as a study file writes them, and what of them is checked before there is a configuration.
+"""Settings as a study file writes them, and what of them can be checked before there is a configuration.
 
 A number may be written as a multiple: ``2x`` is twice what the recipe of the profile and the data says. So
-one line stands for the paper's setting on digits and on photographs.
+one line replaces the paper's setting on digits and on photographs.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator
 
 from drcnn.config import Config, ConfigError, check_setting, parse_assignments
 
-__all__ = ["Key", "Misplaced", "Place", "Settings", "check_values", "lines_of", "multiplied"]
+__all__ = ["Changes", "Key", "Misplaced", "Place", "Settings", "check_values", "resolve_multiples"]
 
+Changes = dict[str, Any]
 Place = tuple[str | int, ...]
 MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)x")
 
@@ -29,7 +29,7 @@ class Misplaced(ValueError):
         self.place = place
 
 
-def _known(key: str) -> str:
+def _existing(key: str) -> str:
     try:
         parse_assignments([f"{key}=null"])
     except ConfigError as error:
@@ -37,12 +37,12 @@ def _known(key: str) -> str:
     return key
 
 
-Key = Annotated[str, AfterValidator(_known)]
+Key = Annotated[str, AfterValidator(_existing)]
 Settings = dict[Key, Any]
 
 
 def check_values(values: Iterator[tuple[Place, str, Any]]) -> None:
-    """Refuse what is no value of its setting, whatever the others are; how they agree is found out later.
+    """Refuse a value that its setting cannot have; whether settings agree is checked later, as a whole.
 
     Args:
         values: where each is written, its key, and the value.
@@ -53,34 +53,22 @@ def check_values(values: Iterator[tuple[Place, str, Any]]) -> None:
     base = Config()
     for place, key, value in values:
         try:
-            check_setting(key, multiplied({key: value}, base)[key])
+            check_setting(key, resolve_multiples({key: value}, base)[key])
         except ConfigError as error:
             raise Misplaced(place, str(error)) from None
 
 
-def multiplied(changes: Mapping[str, Any], base: Config) -> dict[str, Any]:
-    """The changes with each multiple replaced by a number: so many times what ``base`` says.
+def resolve_multiples(changes: Mapping[str, Any], base: Config) -> Changes:
+    """Replace each multiple by a number: so many times what ``base`` says.
 
-    >>> multiplied({"detector.fc_width": "0.5x"}, Config())
+    >>> resolve_multiples({"detector.fc_width": "0.5x"}, Config())
     {'detector.fc_width': 512}
     """
-    known = dict(base.flat())
-    found = dict(changes)
+    base_values = dict(base.flat())
+    resolved = dict(changes)
     for key, value in changes.items():
         times = MULTIPLE.fullmatch(value) if isinstance(value, str) else None
-        if times and isinstance(known.get(key), int | float):
-            product = known[key] * float(times[1])
-            found[key] = round(product) if isinstance(known[key], int) else product
-    return found
-
-
-def lines_of(node: yaml.Node | None, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Yield the place of every key and list item of a YAML document, and its line."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*place, str(key.value)), key.start_mark.line + 1
-            yield from lines_of(value, (*place, str(key.value)))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*place, str(index)), value.start_mark.line + 1
-            yield from lines_of(value, (*place, str(index)))
+        if times and isinstance(base_values.get(key), int | float):
+            product = base_values[key] * float(times[1])
+            resolved[key] = round(product) if isinstance(base_values[key], int) else product
+    return resolved

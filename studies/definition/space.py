@@ -1,4 +1,4 @@
-"""What a search may choose from, when it cuts a trial, and how its best settings are confirmed."""
+"""What a search may choose from, when it prunes a trial, and how its best settings are confirmed."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ class Space(Frozen):
 
 
 class Pruning(Frozen):
-    """Asynchronous successive halving (ASHA): weak trials are cut early."""
+    """Asynchronous successive halving (ASHA): weak trials are pruned."""
 
-    grace_epochs: int = Field(1, gt=0, description="no trial is cut before this epoch")
-    keep: float = Field(3, gt=1, description="about 1 in this many goes on at each rung")
+    grace_epochs: int = Field(1, gt=0, description="no trial is pruned before this epoch")
+    keep: float = Field(3, gt=1, description="about 1 in this many goes on after each rung")
 
 
 class Confirm(Frozen):
-    """The best settings of a search are trained anew, beside a setting chosen before the search.
+    """The best settings of a search are trained again, beside a baseline that was chosen before the search.
 
-    With seeds that the search did not use: the best of many single runs was also lucky in its seed.
+    They get seeds that the search did not use: the best of many single runs was also lucky in its seed.
     """
 
     top: int = Field(3, gt=0, description="how many of the best finished settings")
     seeds: int = Field(3, gt=1, description="replicates of each")
-    against: Settings = Field(min_length=1, description="the setting to compare with: the paper's")
+    against: Settings = Field(min_length=1, description="the baseline: the paper's setting")

@@ -1,9 +1,8 @@
-"""The study file: what a study varies, over which base, and how it is judged.
+"""What a study file may say: what it varies, over which base, and how it is judged.
 
-A study is one YAML file, in ``studies/catalog`` or anywhere else. A **grid** trains every setting that it
-lists (``rows``), or a product of values (``grid``), or both. **evaluate** lists settings in the same way, but
-those of inference (``INFERENCE``) are tried on a detector that is trained once for all of them. A **search**
-names a space and lets Optuna choose::
+A **grid** study trains every setting that it lists (``rows``), or a product of values (``grid``), or both.
+An **evaluate** study lists settings in the same way, but those of inference (``INFERENCE``) are tried on a
+detector that is trained once for all of them. A **search** study names a space and lets Optuna choose::
 
     title: Stages of the box regressor
     answers: Table IV
@@ -14,7 +13,7 @@ names a space and lets Optuna choose::
     paper: [{table: table_04.csv}]
     laptop: {}
 
-The settings are the paper's. Where one is too large for a laptop, ``laptop`` names what stands for it there::
+The settings are the paper's. Where one is too large for a laptop, ``laptop`` names its substitute there::
 
     laptop: {detector.backbone: {resnet50: {detector.backbone: mobilenet_v2, detector.backbone_width: 0.35}}}
 
@@ -25,41 +24,17 @@ or how it scales there (see ``settings``)::
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Hashable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from drcnn.engine.metrics import AT_IOU
-from studies.definition.errors import StudyError
-from studies.definition.settings import Key, Misplaced, Place, Settings, check_values, lines_of
+from studies.definition.metrics import AP_KEY, METRICS
+from studies.definition.settings import Changes, Key, Misplaced, Place, Settings, check_values
 from studies.definition.space import Confirm, Frozen, Pruning, Space
 
-__all__ = [
-    "INFERENCE",
-    "METRICS",
-    "Changes",
-    "Confirm",
-    "EvaluateStudy",
-    "GridStudy",
-    "PaperTable",
-    "Pruning",
-    "SearchStudy",
-    "Space",
-    "Study",
-    "load",
-    "parse",
-    "shipped",
-]
-
-CATALOG = Path(__file__).parents[1] / "catalog"
-Changes = dict[str, Any]
-# What a study may be judged by: figures that every split has, and of which the statistics know the spread.
-METRICS = tuple(f"val/{name}" for name in ("AP", *AT_IOU))
+__all__ = ["INFERENCE", "EvaluateStudy", "GridStudy", "PaperTable", "SearchStudy", "Study"]
 
 # Settings that a trained detector does not depend on.
 INFERENCE = (
@@ -85,11 +60,11 @@ class PaperTable(Frozen):
 class _Base(Frozen):
     title: str
     answers: str = Field("", description="the paper's table, or the question")
-    metric: str = "val/AP"
+    metric: str = AP_KEY
     base: Settings = Field({}, description="settings of all its trials")
     paper: tuple[PaperTable, ...] = ()
     laptop: dict[Key, dict[bool | int | float | str, Settings]] = Field(
-        {}, description="by setting and value: the settings that stand for it on the laptop profile"
+        {}, description="by setting and value: the settings that replace it on the laptop profile"
     )
 
     @field_validator("metric")
@@ -100,26 +75,27 @@ class _Base(Frozen):
         return metric
 
     @model_validator(mode="after")
-    def _has_values(self) -> Self:
-        check_values(self._written())
+    def _has_allowed_values(self) -> Self:
+        check_values(self._values())
         return self
 
-    def _written(self) -> Iterator[tuple[Place, str, Any]]:
-        """Every value of the file: where it is, its setting, and the value."""
-        yield from _in(("base",), self.base)
-        for key, values in self.laptop.items():
-            for value, changes in values.items():
-                yield from _in(("laptop", key, str(value)), changes)
+    def _values(self) -> Iterator[tuple[Place, str, Any]]:
+        """Every value in the file: where it is, its setting, and the value."""
+        yield from _placed(("base",), self.base)
+        for key, substitutes in self.laptop.items():
+            for value, changes in substitutes.items():
+                yield from _placed(("laptop", key, str(value)), changes)
 
-    def on(self, profile: str, changes: Mapping[str, Any]) -> Changes:
-        """The changes with what stands for them on this profile."""
+    def substituted(self, changes: Mapping[str, Any], profile: str) -> Changes:
+        """The changes with the profile's substitutes; a substitute is not substituted again."""
         if profile != "laptop":
             return dict(changes)
-        found: Changes = {}
+        result: Changes = {}
         for key, value in changes.items():
-            known = self.laptop.get(key, {})
-            found |= known[value] if isinstance(value, Hashable) and value in known else {key: value}
-        return found
+            substitutes = self.laptop.get(key, {})
+            has_substitute = isinstance(value, Hashable) and value in substitutes
+            result |= substitutes[value] if has_substitute else {key: value}
+        return result
 
 
 class _Listed(_Base):
@@ -136,27 +112,31 @@ class _Listed(_Base):
             )
         return self
 
-    def _written(self) -> Iterator[tuple[Place, str, Any]]:
-        yield from super()._written()
+    def _values(self) -> Iterator[tuple[Place, str, Any]]:
+        yield from super()._values()
         for number, row in enumerate(self.rows):
-            yield from _in(("rows", number), row)
+            yield from _placed(("rows", number), row)
         for key, values in self.grid.items():
             yield from ((("grid", key, number), key, value) for number, value in enumerate(values))
 
-    def settings(self, profile: str = "paper") -> list[Changes]:
-        """The changes of each setting, without repeats: the rows, then the product."""
+    def settings(self) -> list[Changes]:
+        """The changes of each setting as the file names them, without repeats: rows, then the product."""
         product = itertools.product(*self.grid.values()) if self.grid else ()
         written = [*self.rows, *(dict(zip(self.grid, values, strict=True)) for values in product)]
-        settings = [self.on(profile, setting) for setting in written]
-        return [setting for place, setting in enumerate(settings) if setting not in settings[:place]]
+        return [setting for place, setting in enumerate(written) if setting not in written[:place]]
 
     def varied(self, profile: str = "paper") -> list[str]:
-        """The dotted keys that its settings name, in order of appearance."""
-        return list(dict.fromkeys(key for setting in self.settings(profile) for key in setting))
+        """The dotted keys that its settings change, in order of appearance."""
+        return list(dict.fromkeys(key for setting in self._on(profile) for key in setting))
 
     def count(self, profile: str) -> int:
-        """How many rows its table has."""
-        return len(self.settings(profile)) * self.replicates
+        """How many trials it has on a profile, where two settings may have the same substitute."""
+        settings = self._on(profile)
+        distinct = [setting for place, setting in enumerate(settings) if setting not in settings[:place]]
+        return len(distinct) * self.replicates
+
+    def _on(self, profile: str) -> list[Changes]:
+        return [self.substituted(setting, profile) for setting in self.settings()]
 
 
 class GridStudy(_Listed):
@@ -171,7 +151,7 @@ class EvaluateStudy(_Listed):
     kind: Literal["evaluate"]
 
     @model_validator(mode="after")
-    def _tries_inference(self) -> Self:
+    def _varies_inference(self) -> Self:
         if not set(self.varied()) & set(INFERENCE):
             raise Misplaced(
                 ("kind",), f"a study of kind evaluate varies at least one of {', '.join(INFERENCE)}"
@@ -207,95 +187,47 @@ class SearchStudy(_Base):
             )
         return self
 
-    def _written(self) -> Iterator[tuple[Place, str, Any]]:
-        yield from super()._written()
+    def _values(self) -> Iterator[tuple[Place, str, Any]]:
+        yield from super()._values()
         for key, space in self.space.items():
             yield from ((("space", key), key, value) for value in space.ends())
         for number, point in enumerate(self.first):
-            yield from _in(("first", number), point)
+            yield from _placed(("first", number), point)
         if self.confirm is not None:
-            yield from _in(("confirm", "against"), self.confirm.against)
+            yield from _placed(("confirm", "against"), self.confirm.against)
+
+    @property
+    def objectives(self) -> list[str]:
+        """The metrics that Optuna is told: one to maximise, or two to trade (the second is minimised)."""
+        return [self.metric, *([self.minimise] if self.minimise else [])]
+
+    @property
+    def middle(self) -> Changes:
+        """A point inside the space: the first of ``first``, else the low ends."""
+        if self.first:
+            return dict(self.first[0])
+        return {key: space.ends()[0] for key, space in self.space.items()}
+
+    def points(self) -> list[Changes]:
+        """Points that stand for the space: one inside, those of ``first``, and one at each end."""
+        ends = [{**self.middle, key: value} for key, space in self.space.items() for value in space.ends()]
+        return [self.middle, *(dict(point) for point in self.first), *ends]
+
+    def varied(self, profile: str = "paper") -> list[str]:
+        """The dotted keys of the space, and those of their substitutes."""
+        keys: list[str] = []
+        for key, space in self.space.items():
+            for value in space.choices or (None,):
+                keys.extend(self.substituted({key: value}, profile))
+        return list(dict.fromkeys(keys))
 
     def count(self, profile: str) -> int:
         """How many trials it chooses, and how many confirm the best."""
         return self.trials + ((self.confirm.top + 1) * self.confirm.seeds if self.confirm else 0)
 
-    def varied(self, profile: str = "paper") -> list[str]:
-        """The dotted keys of the space, and those that stand for them."""
-        named: list[str] = []
-        for key, space in self.space.items():
-            for value in space.choices or (None,):
-                named.extend(self.on(profile, {key: value}))
-        return list(dict.fromkeys(named))
-
 
 Study = GridStudy | EvaluateStudy | SearchStudy
-_ADAPTER: TypeAdapter[Study] = TypeAdapter(Annotated[Study, Field(discriminator="kind")])
 
 
-def shipped() -> dict[str, Path]:
-    """The studies of the catalogue, by name."""
-    return {path.stem: path for path in sorted(CATALOG.glob("*.yaml"))}
-
-
-def load(name: str) -> tuple[str, Study]:
-    """Read a study of the catalogue by name, or anybody's by the path of its YAML file.
-
-    Returns:
-        The study's name (the file's stem) and the study.
-
-    Raises:
-        StudyError: there is no such study, or its file cannot be used.
-    """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped().get(name)
-    if path is None:
-        nearest = difflib.get_close_matches(name, shipped(), n=1, cutoff=0.0)
-        raise StudyError(
-            f"unknown study {name!r}; did you mean {nearest[0]!r}? "
-            "(--list shows all; a path ending in .yaml names your own)"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise StudyError(f"{path}: cannot read this study file: {reason}") from None
-    return path.stem, parse(text, str(path))
-
-
-def parse(text: str, origin: str) -> Study:
-    """Check a study file's text.
-
-    Raises:
-        StudyError: naming ``origin``, the line and the key.
-    """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise StudyError(f"{origin}{where}: not YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(tree, dict):
-        raise StudyError(f"{origin}: a study file is a mapping with title, kind, ...; see studies/catalog")
-    lines: dict[tuple[str, ...], int] = {}
-    for place, line in lines_of(node):
-        if place in lines:
-            raise StudyError(f"{origin}:{line}: {'.'.join(place)}: is in line {lines[place]} already")
-        lines[place] = line
-    try:
-        return _ADAPTER.validate_python(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        # A union's location starts with the chosen kind, and a key's ends with "[key]": no keys of the file.
-        found = tuple(str(part) for part in first["loc"][1:] if part != "[key]")
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, Misplaced):
-            found = tuple(map(str, cause.place))
-        found = found or ("kind",)
-        known = [lines[found[:end]] for end in range(1, len(found) + 1) if found[:end] in lines]
-        message = first["msg"].removeprefix("Value error, ")
-        raise StudyError(f"{origin}:{known[-1] if known else 1}: {'.'.join(found)}: {message}") from None
-
-
-def _in(place: Place, changes: Changes) -> Iterator[tuple[Place, str, Any]]:
+def _placed(place: Place, changes: Changes) -> Iterator[tuple[Place, str, Any]]:
     yield from (((*place, key), key, value) for key, value in changes.items())

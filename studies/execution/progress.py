@@ -13,28 +13,51 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from drcnn.engine.record import Status
+from studies.definition.metrics import MISSING, key_of, points
 from studies.definition.plan import Trial
 
-__all__ = ["Progress", "percent"]
+__all__ = ["Progress"]
 
-
-def percent(metrics: Mapping[str, float], key: str) -> str:
-    """An AP in the paper's scale (56.6); a dash where it is missing."""
-    value = metrics.get(key, math.nan)
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+SHOWN = ("AP", "AP50", "AP90")
 
 
 @dataclass
 class _Row:
+    """A trial, and since when (by the clock, and in epochs) this launch runs it."""
+
     trial: Trial
-    status: str
+    status: Status
     metrics: dict[str, float]
-    since: float = 0.0
-    since_epoch: float = 0.0
+    since: float
+    since_epoch: float
+
+    @property
+    def epochs(self) -> str:
+        return f"{int(self.metrics.get('epoch', 0))}/{self.trial.config.training.epochs}"
+
+    @property
+    def values(self) -> list[str]:
+        return [points(self.metrics.get(key_of(name), math.nan)) for name in SHOWN]
+
+    @property
+    def speed(self) -> str:
+        value = self.metrics.get("perf/images_per_s", math.nan)
+        return MISSING if math.isnan(value) else f"{value:.1f}"
+
+    @property
+    def time_left(self) -> str:
+        """At the pace of this launch, known after its first epoch."""
+        epoch = self.metrics.get("epoch", 0)
+        if self.status is not Status.RUNNING or epoch <= self.since_epoch:
+            return MISSING
+        pace = (time.monotonic() - self.since) / (epoch - self.since_epoch)
+        seconds = round(pace * (self.trial.config.training.epochs - epoch))
+        return f"{seconds // 60}:{seconds % 60:02d}"
 
 
 class Progress:
-    """One row a trial, in a table that redraws itself, or one line an epoch.
+    """One row a trial in a table that redraws itself, or one line an epoch.
 
     Args:
         console: where to draw.
@@ -60,52 +83,29 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, trial: Trial, status: str, metrics: Mapping[str, float], why: str = "") -> None:
+    def show(self, trial: Trial, status: Status, metrics: Mapping[str, float], why: str = "") -> None:
         """A trial changed: it began, ended an epoch, or ended."""
-        now = time.monotonic()
         row = self._rows.get(trial.id)
-        if row is None or (status == "running" and row.status != "running"):
-            row = _Row(trial, status, dict(metrics), since=now, since_epoch=metrics.get("epoch", 0))
+        if row is None or (status is Status.RUNNING and row.status is not Status.RUNNING):
+            row = _Row(trial, status, dict(metrics), time.monotonic(), metrics.get("epoch", 0))
             self._rows[trial.id] = row
         row.status, row.metrics = status, dict(metrics)
         if self._live is None:
-            self._console.print(self._line(row, why), highlight=False, soft_wrap=True)
-
-    def _line(self, row: _Row, why: str) -> str:
-        known = row.metrics
-        figures = " ".join(f"{key}={percent(known, f'val/{key}')}" for key in ("AP", "AP50", "AP90"))
-        epoch = f"{int(known.get('epoch', 0))}/{row.trial.config.training.epochs}"
-        speed = f" {_speed(known)} img/s, {self._left(row)} left" if row.status == "running" and known else ""
-        return f"{row.trial.name}: {row.status}, epoch {epoch} {figures}{speed}{': ' if why else ''}{why}"
+            self._console.print(_line(row, why), highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
-        done = sum(row.status not in {"waiting", "running"} for row in self._rows.values())
-        table = Table(title=f"{done} of {self._expected} trials ended", title_justify="left")
+        ended = sum(row.status.is_terminal for row in self._rows.values())
+        table = Table(title=f"{ended} of {self._expected} trials ended", title_justify="left")
         table.add_column("trial", no_wrap=True)
-        for heading in ("status", "epoch", "AP", "AP50", "AP90", "img/s", "left"):
+        for heading in ("status", "epoch", *SHOWN, "img/s", "left"):
             table.add_column(heading, justify="right")
         for row in self._rows.values():
-            known = row.metrics
-            table.add_row(
-                row.trial.name,
-                row.status,
-                f"{int(known.get('epoch', 0))}/{row.trial.config.training.epochs}",
-                *(percent(known, f"val/{key}") for key in ("AP", "AP50", "AP90")),
-                _speed(known),
-                self._left(row),
-            )
+            table.add_row(row.trial.name, row.status, row.epochs, *row.values, row.speed, row.time_left)
         return table
 
-    def _left(self, row: _Row) -> str:
-        """Time left at the pace of this launch, known after its first epoch."""
-        epoch = row.metrics.get("epoch", 0)
-        if row.status != "running" or epoch <= row.since_epoch:
-            return "–"
-        pace = (time.monotonic() - row.since) / (epoch - row.since_epoch)
-        seconds = round(pace * (row.trial.config.training.epochs - epoch))
-        return f"{seconds // 60}:{seconds % 60:02d}"
 
-
-def _speed(metrics: Mapping[str, float]) -> str:
-    value = metrics.get("perf/images_per_s", math.nan)
-    return "–" if math.isnan(value) else f"{value:.1f}"
+def _line(row: _Row, why: str) -> str:
+    values = " ".join(f"{name}={value}" for name, value in zip(SHOWN, row.values, strict=True))
+    is_under_way = row.status is Status.RUNNING and row.metrics
+    speed = f" {row.speed} img/s, {row.time_left} left" if is_under_way else ""
+    return f"{row.trial.name}: {row.status}, epoch {row.epochs} {values}{speed}{': ' if why else ''}{why}"

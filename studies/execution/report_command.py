@@ -1,50 +1,25 @@
-"""``run_study.py report NAME``: write the report of a study again, from what is on disk.
+"""``run_study.py report NAME``: write the report of a study again, from what is on disk or in the store.
 
-Every launch keeps what it was asked for in ``OUTPUT/NAME/request.json``; from that the same trials are found
-again, whatever options the launch had.
+Every launch keeps what it was asked for (``launch_request``); from that the same trials are found again,
+whatever options the launch had. Nothing but the report is written, so a study may run meanwhile.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from drcnn.config import DataConfig
-from drcnn.data.prepare import PreparedData
-from drcnn.files import write_text
-from studies.definition.errors import StudyError
 from studies.definition.plan import Plan, Trial, expand, search_points
-from studies.definition.request import Request, Resolved, resolve
+from studies.definition.request import Request, resolve
 from studies.definition.study import SearchStudy
-from studies.record.output_folder import alone, prepared_data
-from studies.search.confirmation import replicates_of_best
+from studies.record.launch_request import load_request
+from studies.record.output_folder import prepared_inputs
+from studies.search.confirmation import confirming_trials
+from studies.transfer.datasets import download_datasets, localise
+from studies.transfer.store import TrialStore, open_store
 
-__all__ = ["keep_request", "plan_of", "report", "try_report", "was_launched"]
-
-REQUEST = "request.json"
-
-
-def plan_of(found: Resolved, request: Request, prepare: Callable[[DataConfig], PreparedData]) -> Plan:
-    """The plan of a request that was found good."""
-    return Plan(
-        found.name, found.study, found.base, request.output.resolve(), prepare, request.profile, found.fixed
-    )
-
-
-def keep_request(plan: Plan, request: Request) -> None:
-    """Remember what a launch was asked for."""
-    # Addresses may hold passwords, and a report does not need them.
-    kept = asdict(request) | {"output": str(plan.output), "tracking_uri": None, "storage": None}
-    if request.study.endswith((".yaml", ".yml")):
-        kept["study"] = str(Path(request.study).resolve())
-    write_text(plan.folder / REQUEST, json.dumps(kept, indent=1))
-
-
-def was_launched(plan: Plan) -> bool:
-    """Whether this output folder knows of a launch of the study."""
-    return (plan.folder / REQUEST).exists()
+__all__ = ["report", "try_report"]
 
 
 def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
@@ -63,48 +38,46 @@ def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
     return files, f"Report: {files[0]}"
 
 
-def report(name: str, output: Path) -> int:
+def report(study: str, output: Path, storage: str | None = None) -> int:
     """Write the report of a study that was launched in this output folder.
+
+    Args:
+        study: its name, or the path of its file.
+        output: the folder of the launch.
+        storage: the store of the launch; what is not here of the study and its trials is downloaded from it.
 
     Returns:
         0 if it was written, 1 if not.
 
     Raises:
-        StudyError, ConfigError, DataError: there is no such launch, or its study or data are gone.
+        StudyError, ConfigError, DataError, FetchError: there is no such launch, or its data are gone.
     """
-    path = output / Path(name).stem / REQUEST
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = ", ".join(sorted(each.parent.name for each in output.glob(f"*/{REQUEST}"))) or "none"
-        raise StudyError(f"report {name}: {output} holds no launch of it; those it holds: {known}") from None
-    request = Request(
-        **{
-            **kept,
-            "output": output,
-            "assignments": tuple(kept["assignments"]),
-            # Of the launch only; a report is written wherever OUTPUT is.
-            "address": "local",
-            "workers": 1,
-            "gpus_per_worker": None,
-            "dry_run": False,
-            "fresh": False,
-        }
-    )
-    found = resolve(request)
-    with prepared_data(output, is_kept=True) as prepare:
-        plan = plan_of(found, request, prepare)
-        with alone(plan):
-            files, line = try_report(plan, _trials(plan, request))
+    output = output.resolve()
+    name, store = Path(study).stem, open_store(storage, output)
+    if storage is not None and not (output / name / "request.json").exists():
+        store.download(output / name)
+    request = load_request(name, output)
+    with prepared_inputs(output, is_kept=True) as inputs:
+        source, datasets = localise(request.source, output / "data")
+        download_datasets(datasets)
+        plan = Plan(*resolve(replace(request, source=source)), output, inputs)
+        files, line = try_report(plan, _trials(plan, request, store))
     print(line)
     return 0 if files else 1
 
 
-def _trials(plan: Plan, request: Request) -> list[Trial]:
-    if not isinstance(plan.study, SearchStudy):
-        return expand(plan, request.seeds)
-    from studies.search.searcher import StudySearch, search_key
+def _trials(plan: Plan, request: Request, store: TrialStore) -> list[Trial]:
+    ended = store.ended_trials()
 
-    search = StudySearch(plan, search_key(plan, search_points(plan)[0]))
-    trials = search.trials()
-    return [*trials, *replicates_of_best(plan, trials, request.seeds)]
+    def downloaded(trials: list[Trial]) -> list[Trial]:
+        for trial in trials:
+            if trial.folder in ended:
+                store.download(trial.folder)
+        return trials
+
+    if not isinstance(plan.study, SearchStudy):
+        return downloaded(expand(plan, request.seeds))
+    from studies.search.optuna_record import recorded_trials, search_key
+
+    searched = downloaded(recorded_trials(plan, search_key(plan, search_points(plan)[0])))
+    return [*searched, *downloaded(confirming_trials(plan, searched, request.seeds))]

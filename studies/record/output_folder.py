@@ -5,27 +5,31 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from drcnn.config import ConfigError, DataConfig
+from filelock import FileLock, Timeout
+
+from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
-from drcnn.data.prepare import PreparedData, prepare
+from drcnn.data.prepare import prepare
 from studies.definition.errors import FetchError, StudyError
 from studies.definition.plan import Plan
+from studies.definition.trial import Inputs
 
-__all__ = ["alone", "archive", "no_trace_of_bad_input", "prepared_data"]
+__all__ = ["archive", "prepared_inputs", "removed_after_bad_input", "study_lock"]
 
-# In the folder of prepared data, locked by every launch that works there.
+# In the folder of prepared data, held by every launch that works there.
 IN_USE = ".in_use"
 
 
 @contextmanager
-def no_trace_of_bad_input(output: Path) -> Iterator[None]:
+def removed_after_bad_input(output: Path) -> Iterator[None]:
     """Remove an output folder that this launch made, if it turns out that the request cannot be met.
 
-    What was fetched from an object store stays: the next request would wait for it again.
+    Data that were downloaded from an object store stay: the next request would wait for them again.
     """
     is_new = not output.exists()
     try:
@@ -37,7 +41,7 @@ def no_trace_of_bad_input(output: Path) -> Iterator[None]:
 
 
 def _remove(output: Path) -> None:
-    """Remove all but fetched data, unless another launch has begun to work there."""
+    """Remove all but downloaded data, unless another launch has begun to work there."""
     data = output / "data"
     with suppress(OSError), (data / IN_USE).open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,53 +63,50 @@ def _delete(path: Path) -> None:
 
 
 @contextmanager
-def prepared_data(output: Path, *, is_kept: bool) -> Iterator[Callable[[DataConfig], PreparedData]]:
-    """Give what prepares data, once, in the output folder; what is not kept makes no output folder.
+def prepared_inputs(output: Path, *, is_kept: bool) -> Iterator[Inputs]:
+    """Give what prepares data, in the output folder; if that is not to be kept and not there, elsewhere.
 
     Raises:
         StudyError: nothing can be written there.
     """
-    known: dict[DataConfig, PreparedData] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        is_lost = not is_kept and not output.exists()
-        cache = Path(scratch) if is_lost else output.resolve() / "data"
+        is_elsewhere = not is_kept and not output.exists()
+        cache = Path(scratch) if is_elsewhere else output.resolve() / "data"
         try:
             cache.mkdir(parents=True, exist_ok=True)
             in_use = (cache / IN_USE).open("a+")
         except OSError as error:
             raise StudyError(f"--output {output}: cannot write there: {error.strerror}") from None
-
-        def of(data: DataConfig) -> PreparedData:
-            if data not in known:
-                known[data] = prepare(data, cache)
-            return known[data]
-
         with in_use:
-            # Any number of launches may hold it together: while one does, none removes anything.
+            # Any number of launches may hold it together (filelock has no shared locks between processes):
+            # while one does, none removes anything.
             fcntl.flock(in_use, fcntl.LOCK_SH)
-            yield of
+            yield Inputs(partial(prepare, cache=cache))
 
 
 @contextmanager
-def alone(plan: Plan) -> Iterator[None]:
+def study_lock(plan: Plan) -> Iterator[None]:
     """Hold the study's lock: two launches of one study in one folder would write each other's record.
 
     Raises:
-        StudyError: another one holds it.
+        StudyError: another launch holds it.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with (plan.folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(
-                f"{plan.name} is running already in {plan.output}; wait, or give another --output"
-            ) from None
+    lock = FileLock(plan.folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StudyError(
+            f"{plan.name} is running already in {plan.output}; wait, or give another --output"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def archive(paths: Sequence[Path], folder: Path) -> None:
-    """Move what there is of these into a folder."""
+    """Move those of these that exist into a folder."""
     for path in paths:
         if path.exists():
             folder.mkdir(parents=True, exist_ok=True)

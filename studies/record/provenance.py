@@ -12,6 +12,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -55,9 +56,12 @@ def environment() -> str:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that must be the same on all nodes."""
-    versions = {name: metadata.version(name) for name in ("ray", "torch", "torchvision")}
-    return {"python": platform.python_version(), **versions}
+    """Return the versions of Python and of the packages that must be the same on all nodes, if installed."""
+    versions = {"python": platform.python_version()}
+    for name in ("ray", "torch", "torchvision"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def keep() -> str:

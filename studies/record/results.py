@@ -16,9 +16,9 @@ from drcnn.engine.record import TrialRecord, read_record
 from drcnn.files import replacing
 from studies.analysis.statistics import mean_interval
 from studies.definition.labels import trial_name
+from studies.definition.metrics import points
 from studies.definition.paper_tables import PaperRow, paper_rows, row_of
 from studies.definition.plan import Plan, Trial
-from studies.execution.progress import percent
 
 __all__ = ["best", "print_means", "print_results", "write_results"]
 
@@ -72,7 +72,7 @@ def _storable(value: Any) -> Any:
 
 def print_results(console: Console, plan: Plan, trials: Sequence[Trial]) -> None:
     """Print every trial's last figures, with the paper's and the difference where it has the setting."""
-    rows = paper_rows(plan.study.paper, plan.on_profile)
+    rows = paper_rows(plan.study.paper, plan.overrides.changes)
     table = _table("Results, AP × 100", rows, "status")
     found = {trial.id: read_record(trial.folder) for trial in trials}
     timed = any(each.latency is not None for each in found.values())
@@ -102,7 +102,7 @@ def print_results(console: Console, plan: Plan, trials: Sequence[Trial]) -> None
 
 def print_means(console: Console, plan: Plan, trials: Sequence[Trial]) -> None:
     """Print each setting's mean over its finished seeds, with its 95 % interval."""
-    rows = paper_rows(plan.study.paper, plan.on_profile)
+    rows = paper_rows(plan.study.paper, plan.overrides.changes)
     table = _table("Mean over seeds ± 95 % interval, AP × 100", rows, "seeds")
     for group in _settings(trials).values():
         found = [read_record(trial.folder) for trial in group]
@@ -140,7 +140,7 @@ def _backbones(trials: Sequence[Trial]) -> list[str]:
 
 
 def _cell(metrics: Mapping[str, float], key: str, row: PaperRow | None) -> str:
-    ours = percent(metrics, f"val/{key}")
+    ours = points(metrics.get(f"val/{key}", math.nan))
     theirs = row.figures.get(key) if row else None
     if theirs is None or ours == "–":
         return ours

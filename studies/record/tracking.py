@@ -1,8 +1,8 @@
 """MLflow: one parent run a launch, one child run a trial, written by the driver only.
 
 Runs are found again by tag, so the same command continues its own parent and children instead of adding more;
-steps are epochs, and epochs that a kill swallowed are filled in from the trial's folder. Training never waits
-for the tracker: what cannot be logged now is logged when the trial ends, or by the next launch.
+steps are epochs, and epochs that a kill lost are filled in from the trial's folder. Training never waits for
+the tracker: what cannot be logged now is logged when the trial ends, or by the next launch.
 
 Shared tracking servers are only ever read and written through ``MlflowClient``; workers never see them.
 """
@@ -22,24 +22,26 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
-from drcnn.engine.record import LATENCY, TrialRecord, read_record
+from drcnn.engine.record import LATENCY, Status, TrialRecord, read_record
+from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
 
 __all__ = ["Tracker", "ui_command"]
 
 logger = logging.getLogger(__name__)
 
-KEY = "drcnn.launch"
+LAUNCH_KEY = "drcnn.launch"
 OUTPUT = "drcnn.output"
-TRIAL = "drcnn.trial_id"
+TRIAL_ID = "drcnn.trial_id"
 STATUS = "drcnn.status"
 # What of a trial's folder is kept with its run.
 ARTIFACTS = ("config.yaml", "result.json", "error.json", "detections.parquet", "last.safetensors")
 MAX_METRICS = 40
+BEST_METRICS = ("AP", "AP50", "AP90")
 # For a server that does not answer: by default MLflow tries for minutes, at every call, and trials wait.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-# A figure that no epoch and no evaluation lacks: the steps of its history are the epochs logged before.
-EVERY_EPOCH = "perf/eval_seconds"
+# A metric that no epoch and no evaluation lacks: the steps of its history are the epochs logged before.
+ALWAYS_LOGGED = "perf/eval_seconds"
 
 
 class Tracker:
@@ -59,29 +61,30 @@ class Tracker:
             os.environ.setdefault(name, value)
         self._client = MlflowClient(tracking_uri=uri)
         location = f"{artifacts}/{experiment}" if artifacts else None
-        found = self._experiment(experiment, location)
-        self.experiment_id = found.experiment_id
-        if found.lifecycle_stage == "deleted":
+        mlflow_experiment = self._experiment(experiment, location)
+        self.experiment_id = mlflow_experiment.experiment_id
+        if mlflow_experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(self.experiment_id)
         self._output = str(output)
         self._parent = ""
+        # By trial id: the run, and the epochs that were logged.
         self._runs: dict[str, str] = {}
         self._steps: dict[str, set[int]] = {}
         # Trials that ended while the store could not be written.
         self._owed: set[str] = set()
 
     def _experiment(self, name: str, location: str | None) -> Experiment:
-        found: Experiment | None = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment: Experiment | None = self._client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 self._client.create_experiment(name, artifact_location=location)
             except MlflowException:
                 # Another launch may have made it at this moment; if not, the store's error is the right one.
                 if self._client.get_experiment_by_name(name) is None:
                     raise
-            found = self._client.get_experiment_by_name(name)
-        assert found is not None
-        return found
+            experiment = self._client.get_experiment_by_name(name)
+        assert experiment is not None
+        return experiment
 
     def open(
         self,
@@ -103,25 +106,26 @@ class Tracker:
             tags: of the parent, with where its figures come from.
             texts: files to keep with the parent, by name; empty ones are left out.
         """
-        self._mend()
-        found = [] if fresh else self._search(f"tags.`{KEY}` = '{key}'")
-        if found:
-            self._parent = found[0].info.run_id
+        self._close_killed_runs()
+        parents = [] if fresh else self._search(f"tags.`{LAUNCH_KEY}` = '{key}'")
+        if parents:
+            self._parent = parents[0].info.run_id
             self._client.update_run(self._parent, status="RUNNING")
         else:
-            mine = {
-                KEY: key,
+            own_tags = {
+                LAUNCH_KEY: key,
                 OUTPUT: self._output,
                 MLFLOW_RUN_NOTE: note,
                 MLFLOW_SOURCE_NAME: "studies/run_study.py",
             }
-            self._parent = self._client.create_run(self.experiment_id, tags=mine, run_name=name).info.run_id
+            run = self._client.create_run(self.experiment_id, tags=own_tags, run_name=name)
+            self._parent = run.info.run_id
         for run in self._search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._parent}'"):
-            self._runs[run.data.tags[TRIAL]] = run.info.run_id
+            self._runs[run.data.tags[TRIAL_ID]] = run.info.run_id
         self._guard(lambda: self._describe(tags, texts))
 
     def start(self, trial: Trial) -> None:
-        """A trial begins or goes on: make its run, or open it again, with all epochs known so far."""
+        """A trial begins or is resumed: make its run, or open it again, with all epochs known so far."""
         self._guard(lambda: self._start(trial))
 
     def log(self, trial: Trial, metrics: Mapping[str, float]) -> None:
@@ -142,9 +146,8 @@ class Tracker:
             action()
         except Exception as error:
             # A locked or unreachable store must not cost hours of training.
-            logger.warning(
-                "MLflow: not logged now, will be filled in later: %s", " ".join(str(error).split())[:300]
-            )
+            why = " ".join(str(error).split())[:300]
+            logger.warning("MLflow: not logged now, will be filled in later: %s", why)
 
     def _describe(self, tags: Mapping[str, str], texts: Mapping[str, str]) -> None:
         self._client.log_batch(self._parent, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -154,11 +157,14 @@ class Tracker:
 
     def _start(self, trial: Trial) -> None:
         if trial.id not in self._runs:
-            tags = {MLFLOW_PARENT_RUN_ID: self._parent, TRIAL: trial.id, OUTPUT: self._output}
+            tags = {MLFLOW_PARENT_RUN_ID: self._parent, TRIAL_ID: trial.id, OUTPUT: self._output}
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=trial.name)
             self._runs[trial.id] = run.info.run_id
         run_id = self._runs[trial.id]
-        state = [RunTag(STATUS, "running"), RunTag("drcnn.data_fingerprint", trial.data.fingerprint)]
+        state = [
+            RunTag(STATUS, Status.RUNNING),
+            RunTag("drcnn.data_fingerprint", trial.data.fingerprint),
+        ]
         self._client.log_batch(run_id, params=_params(trial), tags=state)
         self._client.update_run(run_id, status="RUNNING")
         self._log(trial, read_record(trial.folder).history)
@@ -168,23 +174,23 @@ class Tracker:
         # Forgotten while it changes: after a failure or Ctrl-C in between, the store itself is asked.
         logged = self._steps.pop(trial.id, None)
         if logged is None:
-            logged = {metric.step for metric in self._client.get_metric_history(run_id, EVERY_EPOCH)}
-        now = int(time.time() * 1000)
-        for record in epochs:
-            step = int(record["epoch"])
+            logged = {metric.step for metric in self._client.get_metric_history(run_id, ALWAYS_LOGGED)}
+        now = _now()
+        for metrics in epochs:
+            step = int(metrics["epoch"])
             if step in logged:
                 continue
-            usable = {key: value for key, value in record.items() if key != "epoch" and not math.isnan(value)}
+            usable = {k: value for k, value in metrics.items() if k != "epoch" and not math.isnan(value)}
             # The compare page plots the metric that was stored first: AP, not a loss.
-            keys = sorted(usable, key=lambda key: not key.startswith("val/"))[:MAX_METRICS]
+            keys = sorted(usable, key=lambda key: not key.startswith(key_of("")))[:MAX_METRICS]
             self._client.log_batch(run_id, metrics=[Metric(key, usable[key], now, step) for key in keys])
             logged.add(step)
         self._steps[trial.id] = logged
 
-    def _finish(self, trial: Trial, found: TrialRecord) -> None:
-        if found.is_done and trial.id in self._runs:
+    def _finish(self, trial: Trial, record: TrialRecord) -> None:
+        if record.is_done and trial.id in self._runs:
             run = self._client.get_run(self._runs[trial.id])
-            if run.info.status == "FINISHED" and run.data.tags.get(STATUS) == found.status:
+            if run.info.status == "FINISHED" and run.data.tags.get(STATUS) == record.status:
                 self._owed.discard(trial.id)
                 return
         self._start(trial)
@@ -194,15 +200,14 @@ class Tracker:
                 self._client.log_artifact(run_id, str(trial.folder / name))
         if trial.data.skipped:
             self._client.log_text(run_id, "\n".join(trial.data.skipped) + "\n", "skipped.txt")
-        tags = [RunTag(STATUS, found.status)]
-        if found.latency is not None:
-            now = int(time.time() * 1000)
-            measured = Metric(LATENCY, found.latency, now, int(found.metrics["epoch"]))
-            self._client.log_batch(run_id, metrics=[measured])
-        if found.error:
-            tags.append(RunTag(MLFLOW_RUN_NOTE, found.error[:5000]))
+        if record.latency is not None:
+            latency = Metric(LATENCY, record.latency, _now(), record.epoch)
+            self._client.log_batch(run_id, metrics=[latency])
+        tags = [RunTag(STATUS, record.status)]
+        if record.error:
+            tags.append(RunTag(MLFLOW_RUN_NOTE, record.error[:5000]))
         self._client.log_batch(run_id, tags=tags)
-        self._client.set_terminated(run_id, "FINISHED" if found.is_done else "FAILED")
+        self._client.set_terminated(run_id, "FINISHED" if record.is_done else "FAILED")
         self._owed.discard(trial.id)
 
     def _close(self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path]) -> None:
@@ -218,38 +223,42 @@ class Tracker:
         for path in files:
             self._client.log_artifact(self._parent, str(path))
         if best is not None:
-            metrics = read_record(best.folder).metrics
-            now = int(time.time() * 1000)
-            values = [Metric(f"best/{key}", metrics[f"val/{key}"], now, 0) for key in ("AP", "AP50", "AP90")]
+            record, now = read_record(best.folder), _now()
+            values = [Metric(f"best/{name}", record.metrics[key_of(name)], now, 0) for name in BEST_METRICS]
             tags = [RunTag("drcnn.best_trial", best.name), RunTag("drcnn.best_trial_id", best.id)]
             self._client.log_batch(self._parent, metrics=values, tags=tags)
             if (best.folder / "best.safetensors").exists():
                 self._client.log_artifact(self._parent, str(best.folder / "best.safetensors"), "best")
         self._client.set_terminated(self._parent, status)
 
-    def _mend(self) -> None:
+    def _close_killed_runs(self) -> None:
         """Close runs that a killed launch of this study left open; the caller holds the study's lock."""
         for run in self._search("attributes.status = 'RUNNING'"):
             self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _search(self, condition: str) -> list[Run]:
         """Runs of this OUTPUT, newest first; a shared server may hold other people's of the same study."""
-        found: list[Run] = []
-        page = None
+        runs: list[Run] = []
+        token = None
         while True:
-            part = self._client.search_runs(
-                [self.experiment_id], condition, order_by=["attributes.start_time DESC"], page_token=page
+            page = self._client.search_runs(
+                [self.experiment_id], condition, order_by=["attributes.start_time DESC"], page_token=token
             )
-            found.extend(run for run in part if run.data.tags.get(OUTPUT) == self._output)
-            page = part.token
-            if not page:
-                return found
+            runs.extend(run for run in page if run.data.tags.get(OUTPUT) == self._output)
+            token = page.token
+            if not token:
+                return runs
 
 
 def _params(trial: Trial) -> list[Param]:
     """Every setting under its short name, which the compare page shows without any configuration."""
     settings = [(key.rpartition(".")[2], value) for key, value in trial.config.flat()]
     return [Param(key, f"{value:.6g}" if isinstance(value, float) else str(value)) for key, value in settings]
+
+
+def _now() -> int:
+    """Milliseconds, as MLflow counts time."""
+    return int(time.time() * 1000)
 
 
 def ui_command(uri: str) -> str:

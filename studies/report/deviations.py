@@ -13,7 +13,8 @@ from drcnn.presets import expand
 from drcnn.recipes import recipe
 from studies.definition.labels import parameter_name, value_text
 from studies.definition.plan import Plan, Trial
-from studies.definition.study import Changes, SearchStudy, Study
+from studies.definition.settings import Changes
+from studies.definition.study import SearchStudy, Study
 from studies.report.context import data_words
 from studies.report.document import Block, Bullets, Cell, Table, Text
 
@@ -85,7 +86,7 @@ def _settings(study: Study) -> list[Changes]:
 def _pair(plan: Plan, named: Changes, kind: str) -> _Pair:
     # Not checked as a whole: somebody's own study may ask for what the paper's backbone refuses.
     paper = dict(Config().flat()) | expand(recipe("paper", f"{kind}:")) | expand(plan.study.base)
-    return _Pair(named, paper | expand(named), dict(plan.config(named, plan.base.seed).flat()))
+    return _Pair(named, paper | expand(named), dict(plan.overrides.config(named, plan.base.seed).flat()))
 
 
 def _differences(pairs: Sequence[_Pair], key: str) -> Iterator[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from studies.analysis.claims import Joined, join, ranking
 from studies.analysis.replicates import Replicate, Setting, group_by_setting
 from studies.analysis.statistics import Comparison
-from studies.definition.plan import Plan, Trial, models
+from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.study import SearchStudy
 
 __all__ = ["Findings", "confirmed"]
@@ -55,7 +55,7 @@ class Findings:
             metric=metric,
             ranked=ranking(judged, metric),
             reference=_reference(plan, judged, joined),
-            trainings=[run for setting in group_by_setting(models(trials)) for run in setting.runs],
+            trainings=[run for setting in group_by_setting(trained_models(trials)) for run in setting.runs],
             is_confirmed=bool(again),
         )
 
@@ -92,7 +92,7 @@ def _reference(plan: Plan, settings: Sequence[Setting], joined: Sequence[Joined]
         best = [setting for _, setting in joined[0].best]
         return next((setting for setting in best if setting.resampled), best[0])
     if isinstance(plan.study, SearchStudy) and plan.study.confirm:
-        wanted = plan.config(plan.study.confirm.against, 0)
+        wanted = plan.overrides.config(plan.study.confirm.against, 0)
         for setting in settings:
             if setting.first.config.model_copy(update={"seed": 0}) == wanted:
                 return setting

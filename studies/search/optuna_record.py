@@ -1,4 +1,8 @@
-"""What is known of a search, in Optuna's storage and its trials' folders, without Ray; nothing is changed."""
+"""What Optuna's storage, ``OUTPUT/<study>/optuna.db``, knows of a search. Reading it changes nothing.
+
+A search is known there by what it searches (space, base, data), so other ``--set`` values make another one.
+Each Optuna trial carries the id of our trial.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,27 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from drcnn.engine.record import TrialRecord, read_record
+from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
+from studies.record.completion import is_complete
 
-__all__ = ["TRIAL_ID", "ended", "objectives", "search_key", "so_far", "storage", "trial_of"]
+__all__ = [
+    "TRIAL_ID",
+    "distinct_trials",
+    "recorded_trials",
+    "search_key",
+    "split_by_progress",
+    "storage",
+    "trial_of",
+]
 
 # An attribute of Optuna's trials.
 TRIAL_ID = "trial_id"
 
 
 def search_key(plan: Plan, sample: Trial) -> str:
-    """What a search is known by: its definition, base configuration and data."""
+    """The name of the Optuna study of a search: a hash of its definition, base configuration and data."""
     tree = plan.base.model_dump(mode="json")
     tree["data"]["source"] = sample.data.fingerprint
     definition = plan.study.model_dump(mode="json", exclude={"title", "answers", "paper", "confirm"})
@@ -30,38 +43,39 @@ def search_key(plan: Plan, sample: Trial) -> str:
     return f"{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def so_far(plan: Plan, key: str) -> tuple[list[Trial], list[Trial]]:
-    """What a launch would find: the trials that ended, and those that it would begin with."""
-    study = plan.study
-    assert isinstance(study, SearchStudy)
-    asked: list[FrozenTrial] = []
-    if _database(plan).exists() and key in optuna.get_all_study_names(storage(plan)):
-        asked = optuna.load_study(study_name=key, storage=storage(plan)).get_trials()
-    asked = [trial for trial in asked if TRIAL_ID in trial.user_attrs]
-    told = [trial for trial in asked if trial.state in {TrialState.COMPLETE, TrialState.PRUNED}]
-    done = {trial.user_attrs[TRIAL_ID] for trial in told}
-    points = [trial.params for trial in asked] or study.first
-    trials = {trial.id: trial for trial in (trial_of(plan, point) for point in points)}.values()
-    over = [t for t in trials if t.id in done or ended(objectives(study), read_record(t.folder))]
-    return over, [trial for trial in trials if trial not in over]
-
-
 def storage(plan: Plan) -> optuna.storages.RDBStorage:
-    """Optuna's, in the study's folder."""
+    """Optuna's storage, in the study's folder; made if it is not there."""
     return optuna.storages.RDBStorage(f"sqlite:///{_database(plan)}")
 
 
-def objectives(study: SearchStudy) -> list[str]:
-    """The figures that Optuna is told: one, or two to trade."""
-    return [study.metric, *([study.minimise] if study.minimise else [])]
+def recorded_trials(plan: Plan, key: str) -> list[Trial]:
+    """Every distinct trial of a search so far, in the order it was asked for."""
+    return distinct_trials(plan, _asked(plan, key))
 
 
-def ended(figures: Sequence[str], found: TrialRecord) -> bool:
-    """Whether nothing is left to do for a trial that is judged by these figures."""
-    if found.is_finished:
-        return all(key in found.metrics for key in figures[1:])
-    # Another study's early end says nothing about two objectives.
-    return found.is_pruned and len(figures) == 1
+def split_by_progress(plan: Plan, key: str) -> tuple[list[Trial], list[Trial]]:
+    """The trials of a search that have ended, and those that its next launch begins with."""
+    study = plan.study
+    assert isinstance(study, SearchStudy)
+    asked = _asked(plan, key)
+    told_ids = {
+        trial.user_attrs[TRIAL_ID]
+        for trial in asked
+        if trial.state in {TrialState.COMPLETE, TrialState.PRUNED}
+    }
+    points = [trial.params for trial in asked] or list(study.first)
+    trials = {trial.id: trial for trial in (trial_of(plan, point) for point in points)}.values()
+    ended = [t for t in trials if t.id in told_ids or is_complete(read_record(t.folder), study)]
+    return ended, [trial for trial in trials if trial not in ended]
+
+
+def distinct_trials(plan: Plan, asked: Sequence[FrozenTrial]) -> list[Trial]:
+    """Our trials of Optuna's, each once."""
+    trials: dict[str, Trial] = {}
+    for optuna_trial in asked:
+        if TRIAL_ID in optuna_trial.user_attrs:
+            trials.setdefault(optuna_trial.user_attrs[TRIAL_ID], trial_of(plan, optuna_trial.params))
+    return list(trials.values())
 
 
 def trial_of(plan: Plan, params: Mapping[str, Any]) -> Trial:
@@ -71,8 +85,16 @@ def trial_of(plan: Plan, params: Mapping[str, Any]) -> Trial:
         ConfigError: its values do not go together.
     """
     # A step leaves 0.7000000000000001 behind, which would be another trial than 0.7.
-    settings = {key: round(value, 10) if isinstance(value, float) else value for key, value in params.items()}
-    return plan.trial(settings, plan.base.seed)
+    setting = {key: round(value, 10) if isinstance(value, float) else value for key, value in params.items()}
+    return plan.trial(setting, plan.base.seed)
+
+
+def _asked(plan: Plan, key: str) -> list[FrozenTrial]:
+    """Optuna's trials that became one of ours; none where there is no such search yet."""
+    if not _database(plan).exists() or key not in optuna.get_all_study_names(storage(plan)):
+        return []
+    optuna_trials = optuna.load_study(study_name=key, storage=storage(plan)).get_trials()
+    return [trial for trial in optuna_trials if TRIAL_ID in trial.user_attrs]
 
 
 def _database(plan: Plan) -> Path:

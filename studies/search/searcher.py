@@ -1,9 +1,8 @@
-"""Search with Optuna: which setting comes next, which trials are cut, and how a search is taken up again.
+"""Which setting comes next: Optuna's TPE, asked and told through Ray Tune's ``Searcher``.
 
-Optuna's own storage, ``OUTPUT/<study>/optuna.db``, is the search's record. A search is known there by what it
-searches (space, base, data), so other ``--set`` values make another search. Each Optuna trial carries our
-trial id; a kill leaves some RUNNING, and the next launch gives those up and asks for the same settings
-again, which then go on from their folders.
+Optuna's storage is the search's record (see ``optuna_record``). A kill leaves some of its trials RUNNING; the
+next launch tells Optuna that those failed and asks for the same settings again, which then go on from their
+folders. So a search ends with its number of distinct trials, however often it was stopped.
 """
 
 from __future__ import annotations
@@ -12,60 +11,61 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from drcnn.config import ConfigError
 from drcnn.engine.record import Status, TrialRecord, read_record
 from studies.definition.plan import Plan, Trial
-from studies.definition.study import SearchStudy, Space
-from studies.search.optuna_record import TRIAL_ID, ended, objectives, search_key, storage, trial_of
+from studies.definition.space import Space
+from studies.definition.study import SearchStudy
+from studies.record.completion import is_complete
+from studies.search.optuna_record import TRIAL_ID, distinct_trials, storage, trial_of
 
-__all__ = ["StudySearch", "scheduler", "search_key"]
+__all__ = ["StudySearcher"]
 
 logger = logging.getLogger(__name__)
 
+DIRECTIONS = (optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE)
 # A small space may be used up; give up after so many repeats in a row.
 MAX_REPEATS = 50
-# Fewer finished trials than this say nothing about which setting matters.
-FEWEST = 4
 
 
-class StudySearch(OptunaSearch):
-    """Ray's Optuna search over a study's space, counting distinct trials and reusing finished ones."""
+class StudySearcher(Searcher):
+    """Asks Optuna for the distinct trials of a study, and reuses those that other studies have finished.
 
-    def __init__(self, plan: Plan, key: str, fetch: Callable[[Path], None] = lambda folder: None) -> None:
+    Args:
+        plan: of a search study.
+        key: the name of its Optuna study.
+        download: brings a trial's folder here when another node has trained it: Tune asks the searcher how a
+            trial ended before anybody else has done that.
+    """
+
+    def __init__(self, plan: Plan, key: str, download: Callable[[Path], None] = lambda folder: None) -> None:
+        super().__init__()
         assert isinstance(plan.study, SearchStudy)
-        self._plan = plan
-        # Brings here what another node has left of a trial: Tune asks before anybody else has done that.
-        self._fetch = fetch
-        self._budget = plan.study.trials
-        self._trials: dict[str, Trial] = {}
+        self._plan, self._study, self._download = plan, plan.study, download
+        self._space = {name: _distribution(space) for name, space in plan.study.space.items()}
+        # By Tune's id: our trial, and Optuna's.
+        self._running: dict[str, tuple[Trial, optuna.Trial]] = {}
         # These count as trials of this launch, though Optuna learns nothing from them.
         self._failed: set[str] = set()
         self._left_out: list[dict[str, Any]] = []
-        # With a second objective Optuna's TPE looks for the settings that no other beats in both.
-        self._objectives = objectives(plan.study)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan.folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(
-            space={name: _distribution(space) for name, space in plan.study.space.items()},
-            metric=self._objectives if plan.study.minimise else plan.study.metric,
-            mode=["max", "min"] if plan.study.minimise else "max",
-            study_name=key,
+        self._optuna = optuna.create_study(
             storage=storage(plan),
-            seed=plan.study.seed,
+            sampler=optuna.samplers.TPESampler(seed=plan.study.seed),
+            study_name=key,
+            # With a second objective TPE looks for the settings that no other beats in both.
+            directions=DIRECTIONS[: len(plan.study.objectives)],
+            load_if_exists=True,
         )
-        # Typed as None by Ray, which sets it when it is given a space.
-        self._optuna: optuna.Study = cast("optuna.Study", self._ot_study)
-        self._take_up([dict(point) for point in plan.study.first])
+        self._resume()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune saves its searcher to restore it; we never restore, and connections cannot be saved.
@@ -73,131 +73,88 @@ class StudySearch(OptunaSearch):
 
     def trials(self) -> list[Trial]:
         """Every distinct trial of the search so far, in the order it was asked for."""
-        found: dict[str, Trial] = {}
-        for asked in self._optuna.get_trials(deepcopy=False):
-            if TRIAL_ID in asked.user_attrs:
-                found.setdefault(asked.user_attrs[TRIAL_ID], trial_of(self._plan, asked.params))
-        return list(found.values())
+        return distinct_trials(self._plan, self._optuna.get_trials(deepcopy=False))
 
-    def has_ended(self, found: TrialRecord) -> bool:
-        """Whether nothing is left to do for a trial: trained or cut, and measured where that is asked for."""
-        return ended(self._objectives, found)
-
-    def left(self) -> int:
+    def remaining(self) -> int:
         """How many more trials may be started; one that failed is tried again by the next launch only."""
-        ids = _ids(self._optuna, TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        return self._budget - len(ids | self._failed)
+        ids = self._ids(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        return self._study.trials - len(ids | self._failed)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The next trial for Tune; settings that are finished already are told to Optuna and passed over."""
+        """The next trial for Tune; settings that are complete already are told to Optuna and passed over."""
         for _ in range(MAX_REPEATS):
-            if self.left() <= 0:
+            if self.remaining() <= 0:
                 break
-            taken = _ids(self._optuna, TrialState.RUNNING) | self._failed
-            params = super().suggest(trial_id) or {}
-            asked = self._ot_trials[trial_id]
-            trial = self._make(params)
+            taken = self._ids(TrialState.RUNNING) | self._failed
+            asked = self._optuna.ask(self._space)
+            trial = self._make(asked.params)
             if trial is None:
-                del self._ot_trials[trial_id]
                 self._optuna.tell(asked, state=TrialState.FAIL)
                 continue
             asked.set_user_attr(TRIAL_ID, trial.id)
-            found = read_record(trial.folder)
-            if trial.id not in taken and not self.has_ended(found):
-                self._trials[trial_id] = trial
-                return {"trial": trial}
-            del self._ot_trials[trial_id]
+            record = read_record(trial.folder)
             if trial.id in taken:
                 self._optuna.tell(asked, state=TrialState.FAIL)
+            elif is_complete(record, self._study):
+                self._tell(asked, record)
             else:
-                self._tell(asked, found)
+                self._running[trial_id] = trial, asked
+                return {"trial": trial}
         return str(Searcher.FINISHED)
 
-    def record(self) -> dict[str, Any]:
-        """What Optuna knows: its trials in order, the settings' importances, the best trial or the front.
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass an epoch's metric on; its step is our own epoch, which goes on when a trial is resumed."""
+        value = result.get(self._study.metric, math.nan)
+        # Optuna takes no values of epochs where there are two objectives.
+        if not math.isnan(value) and self._study.minimise is None:
+            self._running[trial_id][1].report(value, int(result["epoch"]))
 
-        Importances are of the metric alone, and need a few finished trials that differ.
-        """
-        trials = [trial for trial in self._optuna.get_trials(deepcopy=False) if TRIAL_ID in trial.user_attrs]
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        return {
-            "objectives": self._objectives,
-            "history": [
-                {
-                    "trial_id": trial.user_attrs[TRIAL_ID],
-                    "state": trial.state.name.lower(),
-                    "values": trial.values if trial.state == TrialState.COMPLETE else None,
-                    "params": trial.params,
-                }
-                for trial in trials
-            ],
-            "importances": self._importances(complete),
-            "best": list(dict.fromkeys(trial.user_attrs[TRIAL_ID] for trial in self._optuna.best_trials))
-            if complete
-            else [],
-        }
-
-    def _importances(self, complete: list[FrozenTrial]) -> dict[str, float]:
-        if len(complete) < FEWEST or len({trial.values[0] for trial in complete}) < 2:
-            return {}
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(
-            self._optuna, evaluator=evaluator, target=lambda trial: trial.values[0]
-        )
-        return dict(found)
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell Optuna how a trial ended: what its folder does not say finished has failed or was pruned."""
+        trial, asked = self._running.pop(trial_id)
+        try:
+            self._download(trial.folder)
+        except OSError:
+            error = True  # however it ended, that is not known here
+        record = read_record(trial.folder)
+        if not is_complete(record, self._study):
+            was_pruned = not (record.is_terminal or error) and self._study.minimise is None
+            record = TrialRecord(Status.PRUNED if was_pruned else Status.FAILED, record.history)
+        self._tell(asked, record)
 
     def save(self, checkpoint_path: str) -> None:
         """Leave Tune the file it expects; the search's record is Optuna's storage."""
         Path(checkpoint_path).touch()
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass an epoch's value on; its step is our own epoch, which a resumed trial does not start again."""
-        value = result.get(self._objectives[0], math.nan)
-        # Optuna takes no values of epochs where there are two objectives.
-        if not math.isnan(value) and len(self._objectives) == 1:
-            self._ot_trials[trial_id].report(value, int(result["epoch"]))
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Tell Optuna how a trial ended: finished says its folder; otherwise it failed or was cut."""
-        trial = self._trials.pop(trial_id)
-        try:
-            self._fetch(trial.folder)
-        except OSError:
-            error = True  # whatever it was, it is not known here
-        found = read_record(trial.folder)
-        if not self.has_ended(found):
-            was_cut = not found.is_terminal and not error and len(self._objectives) == 1
-            found = TrialRecord(Status.PRUNED if was_cut else Status.FAILED, found.history)
-        self._tell(self._ot_trials.pop(trial_id), found)
-
-    def _tell(self, asked: optuna.Trial, found: TrialRecord) -> None:
-        values = [found.metrics.get(key, math.nan) for key in self._objectives]
-        if found.is_failed or (found.is_finished and any(map(math.isnan, values))):
-            # Otherwise a figure that no trial has would be searched for without end.
+    def _tell(self, asked: optuna.Trial, record: TrialRecord) -> None:
+        if record.is_failed or self._lacks_values(record):
+            # Otherwise a metric that no trial has would be searched for without end.
             self._failed.add(asked.user_attrs[TRIAL_ID])
             self._optuna.tell(asked, state=TrialState.FAIL)
-        elif found.is_finished:
-            self._optuna.tell(asked, values, state=TrialState.COMPLETE)
+        elif record.is_finished:
+            self._optuna.tell(asked, self._values(record), state=TrialState.COMPLETE)
         else:
-            # Optuna takes a pruned trial's value from what was reported; fill in what a kill swallowed.
-            for record in found.history:
-                self._report(asked, record)
+            # Optuna takes a pruned trial's value from what was reported; add the epochs that a kill lost.
+            for metrics in record.history:
+                self._report_once(asked, metrics)
             self._optuna.tell(asked, state=TrialState.PRUNED)
 
-    def _lacks_figures(self, found: TrialRecord) -> bool:
-        known = [found.metrics.get(key, math.nan) for key in self._objectives]
-        return found.is_finished and self.has_ended(found) and any(map(math.isnan, known))
+    def _values(self, record: TrialRecord) -> list[float]:
+        return [record.metric(key) for key in self._study.objectives]
 
-    def _report(self, asked: optuna.Trial, record: Mapping[str, float]) -> None:
-        known = self._optuna.get_trials(deepcopy=False)[asked.number].intermediate_values
-        value = record.get(self._objectives[0], math.nan)
-        if int(record["epoch"]) not in known and not math.isnan(value):
-            asked.report(value, int(record["epoch"]))
+    def _lacks_values(self, record: TrialRecord) -> bool:
+        return record.is_finished and any(map(math.isnan, self._values(record)))
+
+    def _report_once(self, asked: optuna.Trial, metrics: Mapping[str, float]) -> None:
+        reported = self._optuna.get_trials(deepcopy=False)[asked.number].intermediate_values
+        value = metrics.get(self._study.metric, math.nan)
+        if int(metrics["epoch"]) not in reported and not math.isnan(value):
+            asked.report(value, int(metrics["epoch"]))
 
     def _make(self, params: dict[str, Any]) -> Trial | None:
-        """The trial of a point; none, and said once, where its values do not go together."""
+        """The trial of a point; none, with one warning, where its values do not go together."""
         try:
             return trial_of(self._plan, params)
         except ConfigError as error:
@@ -206,56 +163,44 @@ class StudySearch(OptunaSearch):
                 logger.warning("%s leaves out %s: %s", self._plan.name, params, error)
             return None
 
-    def _take_up(self, first: list[dict[str, Any]]) -> None:
+    def _resume(self) -> None:
         """Give up what a killed launch left running, and ask again for all that did not finish."""
-        study = self._optuna
-        waiting = [_wanted(trial) for trial in study.get_trials(states=[TrialState.WAITING])]
-        done = _ids(study, TrialState.COMPLETE, TrialState.PRUNED)
-        wanted = set(self._plan.study.varied())
-        again: dict[str, dict[str, Any]] = {}
-        for trial in study.get_trials():
-            if trial.state == TrialState.RUNNING:
-                study.tell(trial.number, state=TrialState.FAIL)
-            # One that failed without an id has values that do not go together.
-            failed = trial.state == TrialState.FAIL and TRIAL_ID in trial.user_attrs
-            if (failed or trial.state == TrialState.RUNNING) and set(trial.params) == wanted:
-                made = self._make(trial.params)
-                if made is None or made.id in done:
-                    continue
-                if failed and self._lacks_figures(read_record(made.folder)):
-                    self._failed.add(made.id)
-                else:
-                    again[made.id] = trial.params
-        if not study.get_trials(deepcopy=False):
-            again = {trial_of(self._plan, point).id: point for point in first}
-        for params in again.values():
+        optuna_trials = self._optuna.get_trials()
+        unfinished: dict[str, dict[str, Any]] = {}
+        for optuna_trial in optuna_trials:
+            if optuna_trial.state == TrialState.RUNNING:
+                self._optuna.tell(optuna_trial.number, state=TrialState.FAIL)
+            trial = self._to_ask_again(optuna_trial)
+            if trial is not None:
+                unfinished[trial.id] = optuna_trial.params
+        if not optuna_trials:
+            points = [dict(point) for point in self._study.first]
+            unfinished = {trial_of(self._plan, point).id: point for point in points}
+        waiting = [_enqueued_params(trial) for trial in optuna_trials if trial.state == TrialState.WAITING]
+        for params in unfinished.values():
             if params not in waiting:
-                study.enqueue_trial(params)
+                self._optuna.enqueue_trial(params)
 
+    def _to_ask_again(self, optuna_trial: FrozenTrial) -> Trial | None:
+        """The trial of one that a kill interrupted or that failed, unless asking again is of no use."""
+        # One that failed without an id has values that do not go together.
+        has_failed = optuna_trial.state == TrialState.FAIL and TRIAL_ID in optuna_trial.user_attrs
+        was_running = optuna_trial.state == TrialState.RUNNING
+        if not (has_failed or was_running) or set(optuna_trial.params) != set(self._space):
+            return None
+        trial = self._make(optuna_trial.params)
+        if trial is None or trial.id in self._ids(TrialState.COMPLETE, TrialState.PRUNED):
+            return None
+        record = read_record(trial.folder)
+        if has_failed and is_complete(record, self._study) and self._lacks_values(record):
+            self._failed.add(trial.id)
+            return None
+        return trial
 
-def scheduler(plan: Plan, finished: list[Trial]) -> ASHAScheduler | None:
-    """ASHA over our own epochs, which knows earlier launches' trials; none if the study cuts nothing."""
-    study = plan.study
-    if not isinstance(study, SearchStudy) or study.prune is None:
-        return None
-    epochs = plan.base.training.epochs
-    asha = ASHAScheduler(
-        time_attr="epoch",
-        metric=study.metric,
-        mode="max",
-        max_t=epochs,
-        grace_period=min(study.prune.grace_epochs, epochs),
-        reduction_factor=study.prune.keep,
-        # A trial that reaches its last epoch ends by itself; stopping it there would call it cut.
-        stop_last_trials=False,
-    )
-    for trial in finished:
-        known: Any = SimpleNamespace(trial_id=trial.id)
-        for record in read_record(trial.folder).history:
-            if not math.isnan(record.get(study.metric, math.nan)):
-                # Private, but the alternative is to cut by a handful of trials after each resume.
-                asha._brackets[0].on_result(known, int(record["epoch"]), record[study.metric])
-    return asha
+    def _ids(self, *states: TrialState) -> set[str]:
+        """The ids of our trials whose Optuna trials are in one of these states."""
+        optuna_trials = self._optuna.get_trials(deepcopy=False, states=states)
+        return {trial.user_attrs[TRIAL_ID] for trial in optuna_trials if TRIAL_ID in trial.user_attrs}
 
 
 def _distribution(space: Space) -> BaseDistribution:
@@ -268,10 +213,5 @@ def _distribution(space: Space) -> BaseDistribution:
     return FloatDistribution(space.low, space.high, log=space.log, step=space.step)
 
 
-def _ids(study: optuna.Study, *states: TrialState) -> set[str]:
-    found = study.get_trials(deepcopy=False, states=states)
-    return {trial.user_attrs[TRIAL_ID] for trial in found if TRIAL_ID in trial.user_attrs}
-
-
-def _wanted(trial: FrozenTrial) -> dict[str, Any]:
-    return dict(trial.system_attrs.get("fixed_params", {}))
+def _enqueued_params(optuna_trial: FrozenTrial) -> dict[str, Any]:
+    return dict(optuna_trial.system_attrs.get("fixed_params", {}))

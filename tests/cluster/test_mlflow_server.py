@@ -29,7 +29,7 @@ from drcnn.config import Config, DataConfig
 from drcnn.data.prepare import PreparedData
 from drcnn.recipes import recipe
 from studies.definition.plan import Plan, Trial, expand
-from studies.definition.study import parse
+from studies.definition.study_file import parse
 from studies.record.tracking import Tracker
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[cluster]'")

@@ -23,8 +23,9 @@ from drcnn.detector.detector import DecoupledRCNN
 from drcnn.engine import checkpoint
 from drcnn.engine.checkpoint import CheckpointError, load_detector, read_state
 from drcnn.engine.evaluate import coco_metrics, voc07_metrics
+from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate
-from drcnn.engine.train import RunOptions, TrainingDiverged, fit
+from drcnn.engine.train import TrainingDiverged, fit
 
 ONE_THREAD = RunOptions(threads=1)
 

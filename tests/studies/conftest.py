@@ -6,6 +6,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 from mlflow import MlflowClient
 from study_helpers import TINY, epoch, papers_data
 
-from drcnn.config import Config, DataConfig
+from drcnn.config import DataConfig
 from drcnn.data.prepare import PreparedData
-from drcnn.recipes import recipe
+from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan
-from studies.definition.study import load, parse
+from studies.definition.study_file import load, parse
+from studies.definition.trial import Inputs
 
 
 @pytest.fixture(scope="session")
@@ -52,15 +54,16 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
             load(study) if "\n" not in study else ("mine", parse(textwrap.dedent(study), "mine.yaml"))
         )
         source = source or ("digits" if profile == "laptop" else papers_data(name))
-        base = Config().with_changes(recipe(profile, source))
         fixed = {key.replace("__", "."): value for key, value in changes.items()}
         small = TINY if source == "digits" else {}
-        base = base.with_changes({**small, **found.on(profile, found.base), **fixed})
+        overrides = Overrides.resolve(found, profile, source, fixed)
+        base = overrides.base.with_changes({**small, **found.substituted(found.base, profile), **fixed})
+        overrides = replace(overrides, base=base)
 
         def prepare(data: DataConfig) -> PreparedData:
             return PreparedData("train.arrow", "val.arrow", ("0", "1"), fingerprint, ())
 
-        return Plan(name, found, base, tmp_path / "runs", prepare, profile, fixed)
+        return Plan(name, overrides, tmp_path / "runs", Inputs(prepare))
 
     return make
 

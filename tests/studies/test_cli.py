@@ -27,7 +27,7 @@ def test_dry_run_shows_the_trials_and_writes_nothing(
     text = capsys.readouterr().out
     assert "16 trials" in text
     assert "NMS_reg=0.85 NMS_cls=0.7 seed=2" in text
-    assert "0 of 16 done" in text
+    assert "0 of 16 finished" in text
     assert re.search(r"Time left: about \d+ (s|min) with \d+ trials at once, 1 worker", text)
     assert "0 GPU hours" in text
     assert "a few steps measured now" in text
@@ -41,7 +41,7 @@ def test_dry_run_of_a_search_counts_its_confirmation(
     assert main([*arguments, "--set", *assignments()]) == 0
     text = capsys.readouterr().out
     assert "search: 16 trials" in text
-    assert "0 of 16 done" in text
+    assert "0 of 16 ended" in text
     assert "No time is known" not in text
     assert "then, with 2 seeds each, the best 3 and" in text
     assert "Time left: about" in text
@@ -75,7 +75,7 @@ def test_dry_run_of_a_search_counts_its_confirmation(
         (["pareto", "--seeds", "2"], ["--seeds", "search"]),
         (["pareto", "--workers-per-trial", "2"], ["--workers-per-trial 2", "perf/ms_per_image"]),
         (["nms_sweep", "--fresch"], ["--fresch"]),
-        (["report"], ["report NAME"]),
+        (["report"], ["report", "NAME"]),
         (["report", "nms_sweep"], ["nms_sweep", "no launch", "none"]),
         (["nms_sweep", "search"], ["one study at a time"]),
     ],
@@ -107,8 +107,9 @@ def test_weights_may_be_given_to_a_study_of_backbones(
     weights = tmp_path / "weights.safetensors"
     weights.touch()
     given = (f"detector.weights={weights}",)
-    assert resolve(Request("table_07", assignments=given)).fixed["detector.weights"] == str(weights)
-    assert "not for the backbones that start from scratch" in caplog.text
+    overrides = resolve(Request("table_07", assignments=given))[1]
+    assert overrides.fixed["detector.weights"] == str(weights)
+    assert "not used for backbones that start from scratch" in caplog.text
     caplog.clear()
     resolve(Request("nms_sweep", assignments=given))
     resolve(Request("table_07", profile="paper", source="voc:absent", assignments=given))

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from studies.definition.paper_tables import paper_rows, row_of
-from studies.definition.plan import Plan, Trial, expand, models, search_points
-from studies.definition.study import EvaluateStudy, SearchStudy, load, shipped
+from studies.definition.plan import Plan, Trial, expand, search_points, trained_models
+from studies.definition.study import EvaluateStudy, SearchStudy
+from studies.definition.study_file import catalogue, load
 
-LISTED = [name for name in shipped() if not isinstance(load(name)[1], SearchStudy)]
+LISTED = [name for name in catalogue() if not isinstance(load(name)[1], SearchStudy)]
 
 
 # A laptop's profile and the paper's, with whatever data they take; none: the paper's own.
@@ -68,13 +69,14 @@ def test_cascade_rcnn_trains_on_twice_the_proposals(
     profile: str, source: str | None, make_plan: Callable[..., Plan]
 ) -> None:
     plan = make_plan("table_10", profile=profile, source=source)
-    found = {t.config.detector.variant: t.config.detector.rpn_post_nms_train for t in models(expand(plan))}
+    detectors = [trial.config.detector for trial in trained_models(expand(plan))]
+    found = {detector.variant: detector.rpn_post_nms_train for detector in detectors}
     assert found["cascade_rcnn"] == 2 * found["decoupled_cascade_cls"]
 
 
 def test_on_photographs_the_papers_rows_are_found_again(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan("table_10", source="voc:absent")
-    rows = paper_rows(plan.study.paper, plan.on_profile)
+    rows = paper_rows(plan.study.paper, plan.overrides.changes)
     assert len({id(row_of(rows, trial.config)) for trial in expand(plan)} - {id(None)}) == len(rows) == 12
 
 
@@ -89,7 +91,7 @@ def test_names_tell_trials_apart(
 
 
 @pytest.mark.parametrize(("profile", "source"), SETTINGS)
-@pytest.mark.parametrize("name", [name for name in shipped() if name not in LISTED])
+@pytest.mark.parametrize("name", [name for name in catalogue() if name not in LISTED])
 def test_every_end_of_a_space_is_allowed(
     name: str, profile: str, source: str | None, make_plan: Callable[..., Plan]
 ) -> None:
@@ -117,7 +119,7 @@ def test_evaluations_share_their_detectors(
     plan = make_plan(name, profile=profile, source=source)
     assert isinstance(plan.study, EvaluateStudy)
     trials = expand(plan)
-    assert (len(models(trials)), len(trials)) == (trained, evaluated)
+    assert (len(trained_models(trials)), len(trials)) == (trained, evaluated)
     for trial in trials:
         assert trial.model is not None
         assert trial.folder.parent.parent == trial.model.folder
@@ -131,9 +133,9 @@ def test_variants_read_well(make_plan: Callable[..., Plan]) -> None:
         "resnet50 decoupled stages=3 seed=1",
     ]
     assert [trial.name for trial in expand(make_plan("table_02"))] == [
-        f"variant={variant} seed=1" for variant in ("fpn", "fpn_unshared", "decoupled_shared", "decoupled")
+        f"{variant} seed=1" for variant in ("fpn", "fpn_unshared", "decoupled_shared", "decoupled")
     ]
-    assert expand(make_plan("table_10"))[5].name == ("cascade_rcnn test_stage=3 test_classifier=None seed=1")
+    assert expand(make_plan("table_10"))[5].name == "cascade_rcnn test_stage=3 test_classifier=none seed=1"
 
 
 def test_what_is_set_on_the_command_line_wins_over_what_a_variant_brings(

@@ -8,15 +8,17 @@ import pytest
 from drcnn.config import Config
 from studies.analysis.precision import METRICS as MEASURED
 from studies.definition.errors import StudyError
-from studies.definition.settings import multiplied
-from studies.definition.study import METRICS, GridStudy, SearchStudy, load, parse, shipped
+from studies.definition.metrics import METRICS
+from studies.definition.settings import resolve_multiples
+from studies.definition.study import GridStudy, SearchStudy
+from studies.definition.study_file import catalogue, load, parse
 
 GRID = "title: t\nkind: grid\n"
 SEARCH = "title: t\nkind: search\ntrials: 3\n"
 EVALUATE = "title: t\nkind: evaluate\n"
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", catalogue())
 def test_every_shipped_study_is_valid(name: str) -> None:
     assert load(name)[0] == name
 
@@ -141,20 +143,22 @@ def test_unknown_names_and_unreadable_files_are_told(tmp_path: Path) -> None:
     assert load(str(own))[0] == "own"
 
 
-def test_on_a_laptop_other_settings_stand_for_the_papers() -> None:
+def test_a_laptop_has_substitutes_for_the_papers_settings() -> None:
     study = parse(
         GRID + "grid: {detector.backbone: [resnet50, resnet101], detector.stages: [1]}\n"
         "laptop: {detector.backbone: {resnet50: {detector.backbone_width: 0.35}}}\n",
         "mine.yaml",
     )
     assert isinstance(study, GridStudy)
-    assert study.settings("laptop")[0] == {"detector.backbone_width": 0.35, "detector.stages": 1}
-    assert study.settings("laptop")[1] == study.settings("paper")[1]
+    first, second = study.settings()
+    assert study.substituted(first, "laptop") == {"detector.backbone_width": 0.35, "detector.stages": 1}
+    assert study.substituted(first, "paper") == first
+    assert study.substituted(second, "laptop") == second
     assert study.varied() == ["detector.backbone", "detector.stages"]
     assert study.count("laptop") == 2
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", catalogue())
 def test_every_shipped_study_says_what_it_answers(name: str) -> None:
     study = load(name)[1]
     assert study.answers
@@ -184,7 +188,7 @@ def test_a_range_is_of_whole_numbers_if_its_step_is_one_too() -> None:
 def test_a_multiple_is_of_what_the_base_says() -> None:
     base = Config().with_changes({"detector.fc_width": 600, "detector.score_thr": 0.1})
     changes = {"detector.fc_width": "0.25x", "detector.score_thr": "2x", "detector.weights": "2x", "seed": 3}
-    assert multiplied(changes, base) == {
+    assert resolve_multiples(changes, base) == {
         "detector.fc_width": 150,
         "detector.score_thr": 0.2,
         "detector.weights": "2x",

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from drcnn.config import Config, ConfigError
+from drcnn.config import Config, ConfigError, DataConfig
+from drcnn.data.prepare import PreparedData
 from drcnn.engine.record import read_record, reopen, write_failed, write_pruned
-from studies.definition.plan import Plan, check_search, expand, models
+from studies.definition.plan import Plan, expand, search_points, trained_models
+from studies.definition.trial import Inputs
 
 STAGES = "title: t\nkind: grid\ngrid: {detector.stages: [1, 2]}\n"
 
@@ -72,7 +75,7 @@ def test_a_bad_setting_is_told_before_anything_runs(make_plan: Callable[..., Pla
         expand(make_plan(base + "kind: grid\ngrid: {detector.stages: [1, 4]}\n"), 1)
     space = base + "kind: search\ntrials: 2\nspace: {detector.stages: {low: 1, high: 4}}\n"
     with pytest.raises(ConfigError, match=r"mine, point .*detector\.stages"):
-        check_search(make_plan(space))
+        search_points(make_plan(space))
 
 
 def test_a_folder_tells_how_its_trial_stands(tmp_path: Path, finish: Callable[..., None]) -> None:
@@ -103,7 +106,7 @@ def test_the_studys_own_settings_of_inference_train_no_detector_anew(
         "kind: evaluate\ngrid: {detector.nms_test: [0.6, 0.7]}\n"
     )
     trials = expand(plan)
-    assert [model.id for model in models(trials)] == [trained[0].id]
+    assert [model.id for model in trained_models(trials)] == [trained[0].id]
     assert [trial.config.detector.nms_test for trial in trials] == [0.6, 0.7]
     for trial in trials:
         assert trial.config.detector.score_thr == 0.001, "what it is evaluated with"
@@ -133,3 +136,27 @@ def test_given_weights_are_not_for_a_backbone_that_starts_from_scratch(
     assert found == {(0.35, "none"), (1.0, weights)}
     plan = make_plan("nms_sweep", source="voc:absent", detector__weights=weights)
     assert {trial.config.detector.weights for trial in expand(plan)} == {weights}
+
+
+def test_a_substitute_is_not_substituted_again(make_plan: Callable[..., Plan]) -> None:
+    substitutes = "{1024: {detector.fc_width: 512}, 512: {detector.fc_width: 256}}"
+    plan = make_plan(
+        "title: t\nkind: grid\ngrid: {detector.fc_width: [1024, 512]}\n"
+        f"laptop: {{detector.fc_width: {substitutes}}}\n"
+    )
+    assert [trial.config.detector.fc_width for trial in expand(plan)] == [512, 256]
+    assert plan.study.count("laptop") == 2
+
+
+def test_a_plan_names_its_trials_without_reading_anything(make_plan: Callable[..., Plan]) -> None:
+    def refuse(data: DataConfig) -> PreparedData:
+        raise AssertionError("naming needs no data")
+
+    plan = replace(make_plan("table_07"), inputs=Inputs(refuse))
+    assert set(plan.naming_keys[:2]) == {"detector.backbone", "detector.variant"}
+    assert plan.overrides.config({"detector.backbone": "resnet50"}, 1).detector.backbone_width == 0.35
+
+
+def test_replicates_have_one_setting_key(make_plan: Callable[..., Plan]) -> None:
+    one, two, other = (trial.setting_key for trial in expand(make_plan(STAGES), 2)[:3])
+    assert one == two != other

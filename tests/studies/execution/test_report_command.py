@@ -9,7 +9,8 @@ import pytest
 from studies.definition.errors import StudyError
 from studies.definition.plan import Plan
 from studies.definition.request import Request
-from studies.execution.report_command import keep_request, report, try_report
+from studies.execution.report_command import report, try_report
+from studies.record.launch_request import keep_request
 
 
 def test_a_fault_in_the_report_is_one_line_and_costs_nothing(

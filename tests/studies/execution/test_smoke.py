@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from study_helpers import assignments
 
 from studies.definition.machines import Machines
-from studies.definition.study import EvaluateStudy, SearchStudy, load, shipped
+from studies.definition.study import EvaluateStudy, SearchStudy
+from studies.definition.study_file import catalogue, load
 from studies.resources.connection import connect
 from studies.run_study import main
 
@@ -34,7 +35,7 @@ def session() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_smoke_of_every_study(session: None, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in shipped():
+    for name in catalogue():
         status = main([name, "--smoke", *HOW, "--output", str(output), "--set", *SMALL])
         text, error = capsys.readouterr()
         assert status == 0, text + error
@@ -42,7 +43,7 @@ def test_smoke_of_every_study(session: None, output: Path, capsys: pytest.Captur
         assert " 0 failed" in text
         assert "could not be written" not in text
         _check_records(name, output)
-    assert len(list(output.glob("trials/*/result.json"))) < 2 * len(shipped()), "studies share trials"
+    assert len(list(output.glob("trials/*/result.json"))) < 2 * len(catalogue()), "studies share trials"
 
     assert main(["table_10", "--smoke", "--output", str(output), "--set", *SMALL]) == 0
     assert "0 trained, 4 reused, 0 failed" in capsys.readouterr().out, "no evaluation is repeated"

@@ -17,7 +17,7 @@ from studies.record.results import best, print_results, write_results
 
 def test_the_trials_of_nms_sweep_have_their_rows_of_the_paper(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan("nms_sweep")
-    rows = paper_rows(plan.study.paper, plan.on_profile)
+    rows = paper_rows(plan.study.paper, plan.overrides.changes)
     found = [row_of(rows, trial.config) for trial in expand(plan)]
     assert [row and row.figures["AP"] for row in found] == [55.0, 55.3, 56.0, 56.6, 56.5, 56.1, None, None]
     assert {row.table for row in found if row} == {"Table III"}
@@ -35,7 +35,7 @@ def test_every_row_of_a_table_is_joined_to_its_own_trial(
     number: int, profile: str, make_plan: Callable[..., Plan]
 ) -> None:
     plan = make_plan(f"table_{number:02}", profile=profile)
-    rows = paper_rows(plan.study.paper, plan.on_profile)
+    rows = paper_rows(plan.study.paper, plan.overrides.changes)
     found = [row_of(rows, trial.config) for trial in expand(plan)]
     assert [row for row in rows if row not in found] == []
     assert len(found) == len(rows)

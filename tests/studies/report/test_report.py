@@ -29,7 +29,7 @@ from studies.analysis.replicates import group_by_setting
 from studies.analysis.statistics import mean_interval, resample, winner
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Request
-from studies.definition.study import load, parse
+from studies.definition.study_file import load, parse
 from studies.execution.report_command import keep_request
 from studies.report import samples
 from studies.report.report import write_report

@@ -8,7 +8,8 @@ import pytest
 from drcnn.data.prepare import PreparedData
 from studies.definition.plan import Plan
 from studies.definition.request import Request, resolve
-from studies.definition.study import SearchStudy, shipped
+from studies.definition.study import SearchStudy
+from studies.definition.study_file import catalogue
 from studies.report.deviations import deviations
 from studies.report.document import Bullets, Table
 
@@ -49,7 +50,7 @@ def rows(plan: Plan, data: str) -> list[tuple[str, str, str]]:
     return kept
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", sorted(catalogue()))
 def test_on_the_papers_profile_nothing_differs(name: str, told: Callable[..., list[tuple[str, ...]]]) -> None:
     is_coco = name in {"table_08", "table_09", "table_10", "table_11"}
     source, data = ("coco:absent", "COCO") if is_coco else ("voc:absent", "VOC07+12")

@@ -10,9 +10,10 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from drcnn.engine.record import write_failed, write_latency, write_pruned
-from studies.definition.plan import Plan, Trial, check_search
-from studies.search.optuna_record import so_far
-from studies.search.searcher import StudySearch, scheduler
+from studies.definition.plan import Plan, Trial, search_points
+from studies.search.optuna_record import recorded_trials, split_by_progress
+from studies.search.pruning import make_scheduler
+from studies.search.searcher import StudySearcher
 
 SEARCH = """\
 title: t
@@ -26,7 +27,7 @@ prune: {grace_epochs: 1, keep: 2}
 """
 
 
-def ask(search: StudySearch, tune_id: str) -> Trial:
+def ask(search: StudySearcher, tune_id: str) -> Trial:
     suggested = search.suggest(tune_id)
     assert isinstance(suggested, dict)
     trial = suggested["trial"]
@@ -34,13 +35,20 @@ def ask(search: StudySearch, tune_id: str) -> Trial:
     return trial
 
 
-def states(plan: Plan, key: str = "key") -> list[str]:
-    study = optuna.load_study(study_name=key, storage=f"sqlite:///{plan.folder / 'optuna.db'}")
-    return [trial.state.name for trial in study.get_trials()]
+def optuna_study(plan: Plan, key: str = "key") -> optuna.Study:
+    return optuna.load_study(study_name=key, storage=f"sqlite:///{plan.folder / 'optuna.db'}")
+
+
+def states(plan: Plan) -> list[str]:
+    return [trial.state.name for trial in optuna_study(plan).get_trials()]
+
+
+def best(plan: Plan) -> list[str]:
+    return [trial.user_attrs["trial_id"] for trial in optuna_study(plan).best_trials]
 
 
 def test_the_papers_point_comes_first_and_floats_are_round(make_plan: Callable[..., Plan]) -> None:
-    search = StudySearch(make_plan(SEARCH), "key")
+    search = StudySearcher(make_plan(SEARCH), "key")
     assert ask(search, "a").varied == {"detector.nms_reg": 0.7, "detector.stages": 3}
     values = [ask(search, tune_id).config.detector.nms_reg for tune_id in "bcd"]
     assert values == [round(value, 2) for value in values]
@@ -49,30 +57,30 @@ def test_the_papers_point_comes_first_and_floats_are_round(make_plan: Callable[.
 
 def test_each_end_is_told_to_optuna(make_plan: Callable[..., Plan], finish: Callable[..., None]) -> None:
     plan = make_plan(SEARCH)
-    search = StudySearch(plan, "key")
-    finished, cut, failed = (ask(search, tune_id) for tune_id in "abc")
+    search = StudySearcher(plan, "key")
+    finished, pruned, failed = (ask(search, tune_id) for tune_id in "abc")
     finish(finished.folder, [0.1, 0.4])
     search.on_trial_complete("a", {"val/AP": 0.4})
-    # Tune reports a cut trial as complete, with its last value.
+    # Tune reports a pruned trial as complete, with its last value.
     search.on_trial_result("b", {"val/AP": 0.05, "epoch": 1.0, "training_iteration": 1})
     search.on_trial_complete("b", {"val/AP": 0.05, "epoch": 1.0})
-    write_pruned(cut.folder)
+    write_pruned(pruned.folder)
     write_failed(failed.folder, "why")
     search.on_trial_complete("c", None)
     assert states(plan) == ["COMPLETE", "PRUNED", "FAIL"]
-    assert search.left() == 1, "a failed trial is not replaced in the same launch"
+    assert search.remaining() == 1, "a failed trial is not replaced in the same launch"
 
 
 def test_a_killed_search_goes_on(make_plan: Callable[..., Plan], finish: Callable[..., None]) -> None:
     plan = make_plan(SEARCH)
-    search = StudySearch(plan, "key")
+    search = StudySearcher(plan, "key")
     first, running = ask(search, "a"), ask(search, "b")
     finish(first.folder, [0.1, 0.4])
     search.on_trial_complete("a", {"val/AP": 0.4})
 
-    again = StudySearch(plan, "key")
+    again = StudySearcher(plan, "key")
     assert states(plan) == ["COMPLETE", "FAIL", "WAITING"]
-    assert again.left() == 3
+    assert again.remaining() == 3
     assert ask(again, "c").id == running.id
     assert {trial.id for trial in again.trials()} == {first.id, running.id}
     others = {ask(again, tune_id).id for tune_id in "de"}
@@ -82,9 +90,9 @@ def test_a_killed_search_goes_on(make_plan: Callable[..., Plan], finish: Callabl
 
 def test_a_kill_before_the_next_ask_enqueues_nothing_twice(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(SEARCH)
-    ask(StudySearch(plan, "key"), "a")
-    StudySearch(plan, "key")
-    StudySearch(plan, "key")
+    ask(StudySearcher(plan, "key"), "a")
+    StudySearcher(plan, "key")
+    StudySearcher(plan, "key")
     assert states(plan) == ["FAIL", "WAITING"]
 
 
@@ -94,30 +102,30 @@ def test_what_another_study_finished_is_reused(
     plan = make_plan(SEARCH)
     first = plan.trial({"detector.nms_reg": 0.7, "detector.stages": 3}, 1)
     finish(first.folder, [0.1, 0.4])
-    search = StudySearch(plan, "key")
+    search = StudySearcher(plan, "key")
     assert ask(search, "a").id != first.id
     assert states(plan) == ["COMPLETE", "RUNNING"]
-    assert search.left() == 2
+    assert search.remaining() == 2
 
 
-def test_asha_cuts_weak_trials_and_remembers_earlier_launches(
+def test_asha_prunes_weak_trials_and_remembers_earlier_launches(
     make_plan: Callable[..., Plan], finish: Callable[..., None]
 ) -> None:
     plan = make_plan(SEARCH)
-    good = check_search(plan)
+    good = search_points(plan)[0]
     finish(good.folder, [0.5, 0.6])
-    asha: Any = scheduler(plan, [good])
+    asha: Any = make_scheduler(plan, [good])
 
     class Weak:
         trial_id = "weak"
 
-    asha._trial_info["weak"] = asha._brackets[0]
+    asha.on_trial_add(None, Weak)
     assert asha.on_trial_result(None, Weak, {"epoch": 1, "val/AP": 0.1}) == TrialScheduler.STOP
 
 
 @pytest.mark.parametrize("text", [SEARCH.replace("prune: {grace_epochs: 1, keep: 2}\n", "")])
-def test_without_prune_nothing_is_cut(make_plan: Callable[..., Plan], text: str) -> None:
-    assert scheduler(make_plan(text), []) is None
+def test_without_prune_nothing_is_pruned(make_plan: Callable[..., Plan], text: str) -> None:
+    assert make_scheduler(make_plan(text), []) is None
 
 
 TWO = """\
@@ -136,7 +144,7 @@ def test_two_objectives_need_both_figures(
     plan = make_plan(TWO)
     known = plan.trial({"detector.stages": 3}, 1)
     finish(known.folder, [0.1, 0.4])
-    search = StudySearch(plan, "key")
+    search = StudySearcher(plan, "key")
     slow = ask(search, "a")
     assert slow.id == known.id, "trained by another study, but never timed"
     write_latency(slow.folder, 30.0, "cpu")
@@ -147,9 +155,8 @@ def test_two_objectives_need_both_figures(
     write_latency(fast.folder, 10.0, "cpu")
     search.on_trial_complete("b", {"val/AP": 0.2})
     assert states(plan) == ["COMPLETE", "COMPLETE"]
-    record = search.record()
-    assert [each["values"] for each in record["history"]] == [[0.4, 30.0], [0.2, 10.0]]
-    assert set(record["best"]) == {slow.id, fast.id}, "neither beats the other in both"
+    assert [trial.values for trial in optuna_study(plan).get_trials()] == [[0.4, 30.0], [0.2, 10.0]]
+    assert set(best(plan)) == {slow.id, fast.id}, "neither beats the other in both"
 
     untimed = ask(search, "c")
     finish(untimed.folder, [0.3])
@@ -157,27 +164,23 @@ def test_two_objectives_need_both_figures(
     assert states(plan)[-1] != "COMPLETE"
 
 
-def test_the_record_names_the_best_and_what_mattered(
-    make_plan: Callable[..., Plan], finish: Callable[..., None]
-) -> None:
+def test_optuna_knows_the_best(make_plan: Callable[..., Plan], finish: Callable[..., None]) -> None:
     plan = make_plan(SEARCH)
-    search = StudySearch(plan, "key")
-    assert search.record()["best"] == []
+    search = StudySearcher(plan, "key")
+    trials = []
     for tune_id, value in zip("abcd", [0.1, 0.4, 0.2, 0.3], strict=True):
-        trial = ask(search, tune_id)
-        finish(trial.folder, [value])
+        trials.append(ask(search, tune_id))
+        finish(trials[-1].folder, [value])
         search.on_trial_complete(tune_id, {"val/AP": value})
-    record = search.record()
-    assert record["best"] == [record["history"][1]["trial_id"]]
-    assert set(record["importances"]) == {"detector.nms_reg", "detector.stages"}
-    assert sum(record["importances"].values()) == pytest.approx(1)
+    assert best(plan) == [trials[1].id]
+    assert [trial.id for trial in recorded_trials(plan, "key")] == [trial.id for trial in trials]
 
 
 def test_a_search_whose_figure_is_missing_ends(
     make_plan: Callable[..., Plan], finish: Callable[..., None]
 ) -> None:
     plan = make_plan(SEARCH)
-    search = StudySearch(plan, "key")
+    search = StudySearcher(plan, "key")
 
     def end(tune_id: str) -> None:
         folder = ask(search, tune_id).folder
@@ -188,11 +191,11 @@ def test_a_search_whose_figure_is_missing_ends(
         search.on_trial_complete(tune_id, {})
 
     for number, tune_id in enumerate("abcd"):
-        assert search.left() == 4 - number
+        assert search.remaining() == 4 - number
         end(tune_id)
     assert search.suggest("e") == "FINISHED"
-    again = StudySearch(plan, "key")
-    assert again.left() == 0
+    again = StudySearcher(plan, "key")
+    assert again.remaining() == 0
     assert states(plan) == ["FAIL"] * 4, "none is asked for again"
 
 
@@ -210,8 +213,8 @@ def test_values_that_do_not_go_together_are_left_out_and_told_once(
     make_plan: Callable[..., Plan], finish: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = make_plan(MIXED)
-    check_search(plan)
-    search = StudySearch(plan, "key")
+    search_points(plan)
+    search = StudySearcher(plan, "key")
     found = []
     # decoupled has four stages, cascade_rcnn three, fpn one: eight of the twelve points are allowed.
     for number in range(8):
@@ -229,7 +232,7 @@ def test_values_that_do_not_go_together_are_left_out_and_told_once(
     assert "FAIL" in states(plan)
     before = states(plan)
     caplog.clear()
-    again = StudySearch(plan, "key")
+    again = StudySearcher(plan, "key")
     assert states(plan) == before, "nothing that cannot be is asked for again"
     assert not caplog.records
     assert [trial.id for trial in again.trials()] == [trial.id for trial in found]
@@ -237,7 +240,7 @@ def test_values_that_do_not_go_together_are_left_out_and_told_once(
 
 def test_a_space_of_nothing_but_such_values_comes_to_an_end(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(MIXED)
-    search = StudySearch(plan, "key")
+    search = StudySearcher(plan, "key")
     search._make = lambda params: None  # type: ignore[method-assign]
     assert search.suggest("a") == "FINISHED"
     assert set(states(plan)) == {"FAIL"}
@@ -245,7 +248,7 @@ def test_a_space_of_nothing_but_such_values_comes_to_an_end(make_plan: Callable[
 
 def test_a_fractional_step_between_whole_ends(make_plan: Callable[..., Plan]) -> None:
     space = "space: {detector.lambda_reg: {low: 0, high: 1, step: 0.25}}"
-    search = StudySearch(make_plan(f"title: t\nkind: search\ntrials: 5\n{space}\n"), "key")
+    search = StudySearcher(make_plan(f"title: t\nkind: search\ntrials: 5\n{space}\n"), "key")
     values = {ask(search, tune_id).config.detector.lambda_reg for tune_id in "abcde"}
     assert values == {0, 0.25, 0.5, 0.75, 1}
 
@@ -255,15 +258,18 @@ def test_a_look_at_a_search_changes_nothing(
 ) -> None:
     plan = make_plan(SEARCH)
     first = plan.trial({"detector.nms_reg": 0.7, "detector.stages": 3}, 1)
-    assert [[trial.id for trial in each] for each in so_far(plan, "key")] == [[], [first.id]]
+    assert [[trial.id for trial in each] for each in split_by_progress(plan, "key")] == [[], [first.id]]
     assert not plan.folder.exists()
-    search = StudySearch(plan, "key")
+    search = StudySearcher(plan, "key")
     running, ended = ask(search, "a"), ask(search, "b")
     finish(ended.folder, [0.1, 0.4])
     search.on_trial_complete("b", {"val/AP": 0.4})
     before = (plan.folder / "optuna.db").read_bytes()
-    assert [[trial.id for trial in each] for each in so_far(plan, "key")] == [[ended.id], [running.id]]
-    assert so_far(plan, "other")[0] == []
+    assert [[trial.id for trial in each] for each in split_by_progress(plan, "key")] == [
+        [ended.id],
+        [running.id],
+    ]
+    assert split_by_progress(plan, "other")[0] == []
     assert (plan.folder / "optuna.db").read_bytes() == before
 
 
@@ -276,20 +282,20 @@ def test_a_trial_that_another_node_finished_is_fetched_before_optuna_is_told(
     def fetch(folder: Path) -> None:
         finish(folder, elsewhere.pop(folder))
 
-    search = StudySearch(plan, "key", fetch)
+    search = StudySearcher(plan, "key", fetch)
     trial = ask(search, "a")
     elsewhere[trial.folder] = [0.1, 0.4]
     search.on_trial_complete("a", {"val/AP": 0.4})
     assert states(plan)[0] == "COMPLETE"
-    assert search.record()["best"] == [trial.id]
+    assert best(plan) == [trial.id]
 
 
-def test_what_cannot_be_fetched_is_not_called_cut(make_plan: Callable[..., Plan]) -> None:
+def test_what_cannot_be_fetched_is_not_called_pruned(make_plan: Callable[..., Plan]) -> None:
     def fetch(folder: Path) -> None:
         raise OSError("the store is away")
 
     plan = make_plan(SEARCH)
-    search = StudySearch(plan, "key", fetch)
+    search = StudySearcher(plan, "key", fetch)
     ask(search, "a")
     search.on_trial_complete("a", {"val/AP": 0.4})
     assert states(plan)[0] == "FAIL"

@@ -14,12 +14,13 @@ from drcnn.data.prepare import PreparedData, prepare
 from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
-from studies.execution.dry_run import preview
+from studies.definition.trial import Inputs
+from studies.execution.dry_run import print_preview
 from studies.resources.throughput import Throughput, estimate_remaining
 from studies.search.optuna_record import search_key
-from studies.search.searcher import StudySearch
+from studies.search.searcher import StudySearcher
 from studies.transfer.store import TrialStore
-from studies.transfer.supplies import Supplies
+from studies.transfer.trial_folders import TrialFolders
 
 GRID = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.75, 0.8, 0.85]}\n"
 SEARCH = """\
@@ -43,7 +44,7 @@ def plan_of(make_plan: Make, tmp_path: Path) -> Make:
         plan = make_plan(study, **changes)
         known[:] = known or [prepare(plan.base.data, tmp_path / "data")]
         assert plan.base.training.epochs == EPOCHS
-        return replace(plan, prepare=lambda data: known[0])
+        return replace(plan, inputs=Inputs(lambda data: known[0]))
 
     return make
 
@@ -60,7 +61,7 @@ def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
         trials = search_points(plan) if isinstance(plan.study, SearchStudy) else expand(plan)
         request = Request(plan.name, max_concurrent=concurrent, **asked)
-        preview(plan, trials, request, Supplies(TrialStore()))
+        print_preview(plan, trials, request, TrialFolders(TrialStore()))
         return capsys.readouterr().out
 
     return run
@@ -87,20 +88,20 @@ def test_trials_side_by_side_take_as_long_as_the_last_of_them(
     plan = plan_of(GRID)
     record(expand(plan)[0])
     text = show(plan, concurrent=concurrent)
-    assert "4 trials of 4 epochs; 1 of 4 done" in text
+    assert "4 trials of 4 epochs; 1 of 4 finished" in text
     assert f"Time left: about {clock} s with {concurrent} trials at once" in text
     assert "0.02 core hours" in text
     assert "From finished trials of this output folder; this machine, CPU." in text
 
 
-def test_a_trial_that_a_search_cut_is_trained_to_its_end(plan_of: Make, show: Show) -> None:
+def test_a_trial_that_a_search_pruned_is_trained_to_its_end(plan_of: Make, show: Show) -> None:
     plan = plan_of(GRID)
     trials = expand(plan)
     for trial in trials[1:]:
         record(trial)
     record(trials[0], epochs=1)
     text = show(plan, concurrent=2)
-    assert "3 of 4 done" in text
+    assert "3 of 4 finished" in text
     assert "Time left: about 18 s" in text
     (trials[0].folder / "result.json").unlink()
     record(plan_of(GRID).trial({"detector.nms_reg": 0.6}, 1))
@@ -155,23 +156,23 @@ def test_detectors_are_trained_before_they_are_evaluated_by_one_worker(plan_of: 
     plan = plan_of(f"title: t\nkind: evaluate\n{base}\ngrid: {{detector.nms_test: [0.5, 0.6]}}\n")
     # Four epochs of 8 + 4 images, then twice 4 images.
     text = show(plan, concurrent=2)
-    assert "0 of 3 done" in text
+    assert "0 of 3 finished" in text
     assert "Time left: about 52 s" in text
     assert "Time left: about 28 s" in show(plan, concurrent=2, workers=2)
 
 
 def test_what_a_search_did_is_not_left(plan_of: Make, show: Show) -> None:
     plan = plan_of(SEARCH)
-    assert "0 of 3 done" in (text := show(plan))
+    assert "0 of 3 ended" in (text := show(plan))
     assert "Time left: about 144 s" in text.replace("2 min", "144 s")
-    search = StudySearch(plan, search_key(plan, search_points(plan)[0]))
+    search = StudySearcher(plan, search_key(plan, search_points(plan)[0]))
     for tune_id, done in zip("abc", (1, 2, 3), strict=True):
         suggested = search.suggest(tune_id)
         assert isinstance(suggested, dict)
         record(suggested["trial"])
         search.on_trial_complete(tune_id, {"val/AP": 0.1})
         text = show(plan)
-        assert f"{done} of 3 done" in text
+        assert f"{done} of 3 ended" in text
         assert (f"Time left: about {24 * (3 - done)} s" in text) == (done < 3)
         assert "No time is known" not in text
     assert "Nothing is left to do." in text
@@ -183,7 +184,7 @@ def test_ends_of_the_space_that_are_trained_are_not_the_search(plan_of: Make, sh
         record(trial)
     text = show(plan)
     # The first point is known; what the others will be is not.
-    assert "1 of 10 done" in text
+    assert "1 of 10 ended" in text
     assert f"Time left: about {9 * 24 / 60:.0f} min" in text
     assert "Estimated from 3 settings of the space" in text
 
@@ -192,7 +193,7 @@ def test_a_search_is_confirmed_when_it_is_over(plan_of: Make, show: Show) -> Non
     confirm = "confirm: {top: 1, seeds: 2, against: {detector.nms_reg: 0.85}}\n"
     plan = plan_of(SEARCH.replace("trials: 3", "trials: 1") + confirm)
     assert "Time left: about 4 min" in show(plan), "five trials of 48 s"
-    search = StudySearch(plan, search_key(plan, search_points(plan)[0]))
+    search = StudySearcher(plan, search_key(plan, search_points(plan)[0]))
     suggested = search.suggest("a")
     assert isinstance(suggested, dict)
     record(suggested["trial"])

@@ -7,7 +7,7 @@ from queue import Queue
 
 import pytest
 
-from studies.execution.group import reports
+from studies.execution.workers import reports
 
 
 def test_reports_that_are_on_their_way_when_the_group_ends_arrive() -> None:
@@ -17,11 +17,11 @@ def test_reports_that_are_on_their_way_when_the_group_ends_arrive() -> None:
         for epoch in (1.0, 2.0, 3.0):
             queue.put({"epoch": epoch})
 
-    given = []
+    received = []
     for metrics in reports(fit, queue):
         time.sleep(0.05)  # Tune takes its time: the group has ended long before
-        given.append(metrics["epoch"])
-    assert given == [1, 2, 3]
+        received.append(metrics["epoch"])
+    assert received == [1, 2, 3]
 
 
 def test_a_group_that_fails_has_its_reports_first() -> None:
@@ -31,7 +31,7 @@ def test_a_group_that_fails_has_its_reports_first() -> None:
         queue.put({"epoch": 1.0})
         raise RuntimeError("the group is lost")
 
-    given = reports(fit, queue)
-    assert next(given) == {"epoch": 1.0}
+    received = reports(fit, queue)
+    assert next(received) == {"epoch": 1.0}
     with pytest.raises(RuntimeError, match="the group is lost"):
-        next(given)
+        next(received)

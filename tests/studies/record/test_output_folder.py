@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from studies.definition.errors import StudyError
-from studies.record.output_folder import no_trace_of_bad_input, prepared_data
+from studies.record.output_folder import prepared_inputs, removed_after_bad_input
 
 
 def launch(output: Path, *, fetched: str = "") -> None:
     """A launch that makes what launches make, and then finds that it cannot go on."""
-    with no_trace_of_bad_input(output), prepared_data(output, is_kept=True):
+    with removed_after_bad_input(output), prepared_inputs(output, is_kept=True):
         (output / "data" / "table.arrow").touch()
         if fetched:
             (output / "data" / fetched).mkdir()
@@ -56,8 +56,8 @@ def test_what_another_launch_uses_stays(tmp_path: Path) -> None:
     output = tmp_path / "runs"
 
     def fail_beside(other: ExitStack) -> None:
-        with no_trace_of_bad_input(output):
-            other.enter_context(prepared_data(output, is_kept=True))
+        with removed_after_bad_input(output):
+            other.enter_context(prepared_inputs(output, is_kept=True))
             (output / "other").mkdir()
             (output / "other" / ".lock").touch()
             raise StudyError("a node is missing")

@@ -14,11 +14,12 @@ import torch
 
 from drcnn.data.annotations import DataError
 from drcnn.engine.record import read_record
+from studies.definition.machines import Machines
 from studies.definition.plan import Plan, Trial, expand
-from studies.execution.trial_run import verdict_on_failure
-from studies.execution.tune import _Watch
-from studies.transfer.store import ObjectStore, SharedFolder
-from studies.transfer.supplies import Supplies
+from studies.execution.faults import failures_recorded
+from studies.execution.tuning import TuneRun, _Watcher
+from studies.transfer.store import ObjectStore, TrialStore
+from studies.transfer.trial_folders import TrialFolders
 
 STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8]}\n"
 
@@ -47,9 +48,9 @@ class Shown:
     def finish(self, trial: Trial) -> None: ...
 
 
-@pytest.mark.parametrize("cuts", [False, True])
-def test_a_trial_that_cannot_be_fetched_gets_no_verdict(
-    trial: Trial, make_plan: Callable[..., Plan], tmp_path: Path, *, cuts: bool
+@pytest.mark.parametrize("prunes", [False, True])
+def test_a_trial_that_cannot_be_fetched_is_not_called_failed(
+    trial: Trial, make_plan: Callable[..., Plan], tmp_path: Path, *, prunes: bool
 ) -> None:
     plan = make_plan(STUDY)
     node = ObjectStore(f"file://{tmp_path}/store", plan.output)
@@ -59,7 +60,9 @@ def test_a_trial_that_cannot_be_fetched_gets_no_verdict(
     (trial.folder / "result.json").unlink()
     shown: Any = Shown()
     store = Away(f"file://{tmp_path}/store", plan.output)
-    watch = _Watch(plan, Supplies(store), shown, shown, cuts=cuts, waits=False)
+    allocation: Any = None
+    run = TuneRun(plan, Machines(), allocation, TrialFolders(store), shown, shown)
+    watch = _Watcher(run, prunes=prunes, waits=False)
     ended: Any = SimpleNamespace(config={"trial": trial})
     watch.on_trial_complete(1, [], ended)
     ((status, why),) = shown.said
@@ -72,10 +75,10 @@ def test_a_trial_that_cannot_be_fetched_gets_no_verdict(
 @pytest.mark.parametrize(
     "said", ["CUDA error: uncorrectable ECC error encountered", "No CUDA GPUs are available"]
 )
-def test_a_broken_gpu_is_no_verdict_on_the_trial(trial: Trial, said: str) -> None:
+def test_a_broken_gpu_is_not_the_trials_failure(trial: Trial, said: str) -> None:
     with (
         pytest.raises(RuntimeError, match=f"on {socket.gethostname()}"),
-        verdict_on_failure(trial, Supplies(SharedFolder())),
+        failures_recorded(trial, TrialFolders(TrialStore())),
     ):
         raise RuntimeError(said)
     assert not read_record(trial.folder).is_terminal
@@ -93,7 +96,7 @@ def test_what_would_only_repeat_itself_is_recorded_with_its_host(
     trial: Trial, error: Exception, said: str, *, is_raised: bool
 ) -> None:
     def work() -> None:
-        with verdict_on_failure(trial, Supplies(SharedFolder())):
+        with failures_recorded(trial, TrialFolders(TrialStore())):
             raise error
 
     if is_raised:
@@ -107,8 +110,8 @@ def test_what_would_only_repeat_itself_is_recorded_with_its_host(
 
 
 def test_a_node_with_another_torch_is_named(trial: Trial) -> None:
-    supplies = Supplies(
-        SharedFolder(), versions={"python": "3", "ray": "2", "torch": "1", "torchvision": "0"}
+    folders = TrialFolders(
+        TrialStore(), versions={"python": "3", "ray": "2", "torch": "1", "torchvision": "0"}
     )
     with pytest.raises(OSError, match=rf"node {socket.gethostname()} has .*, but the driver"):
-        supplies.bring(trial)
+        folders.prepare_node(trial)

@@ -16,36 +16,37 @@ from ray.util.queue import Queue
 
 from drcnn.engine.record import read_record
 from studies.definition.plan import Trial
-from studies.execution.trial_run import only_one, pushing, verdict_on_failure, work
-from studies.transfer.supplies import Supplies
+from studies.execution.faults import failures_recorded
+from studies.execution.job import Job
+from studies.execution.trial_run import reporting, train_or_evaluate
 
-__all__ = ["reports", "train_in_group"]
+__all__ = ["reports", "run_trial_with_workers"]
 
 # How long to wait for a report before looking whether the group has ended.
-SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
-def train_in_group(config: Mapping[str, Any]) -> None:
+def run_trial_with_workers(config: Mapping[str, Any]) -> None:
     """Tune function of a trial with several workers: starts them with Ray Train and waits.
 
-    The workers' placement group is not Tune's. When this actor is killed, Ray Train's cleaner removes
-    it with the help of the dashboard, which must therefore be running.
+    The workers' placement group is not Tune's. When this actor is killed, Ray Train's cleaner removes it with
+    the help of the dashboard, which must therefore be running.
     """
     trial: Trial = config["trial"]
-    supplies: Supplies = config["supplies"]
-    with only_one(trial.folder):
-        supplies.storage.download(trial.folder)
+    job: Job = config["job"]
+    with job.folders.locked(trial):
+        job.folders.collect(trial)
         if read_record(trial.folder).is_terminal:
             return
         queue = Queue(actor_options={"num_cpus": 0})
-        trainer = _trainer(config, queue)
+        trainer = _trainer(trial, job, queue)
         try:
             for metrics in reports(trainer.fit, queue):
                 tune.report(metrics)
         except Exception:
             # A failure that would only repeat itself is recorded by the worker that saw it.
-            supplies.storage.download(trial.folder)
-            if read_record(trial.folder).status != "failed":
+            job.folders.collect(trial)
+            if not read_record(trial.folder).is_failed:
                 raise
         finally:
             queue.shutdown(force=True)
@@ -56,26 +57,26 @@ class _Source(Protocol):
 
 
 def reports(fit: Callable[[], Any], queue: _Source) -> Iterator[dict[str, float]]:
-    """Run a fit, and give what it puts into a queue until it has ended and the queue is empty.
+    """Run a fit, and yield what it puts into a queue until it has ended and the queue is empty.
 
-    Ray's own way from Train to Tune (``TuneReportCallback``, 2.60) has the trial wait for ever if its group
+    Ray's own way from Train to Tune (``TuneReportCallback``, 2.60) lets the trial wait for ever if its group
     ends while a report is still on its way, as it does when the driver is slower than a short last epoch:
-    Tune's "the function has ended" fills the place that this report is then waited to take.
+    Tune's "the function has ended" fills the one place that this report waits for.
 
     Raises:
         Exception: what the fit raised, after all its reports.
     """
     with ThreadPoolExecutor(1) as pool:
-        fitted = pool.submit(fit)
+        running = pool.submit(fit)
         while True:
             # Asked before the queue: what was put in until then is in it.
-            has_ended = fitted.done()
+            has_ended = running.done()
             try:
-                yield queue.get(timeout=SECONDS)
+                yield queue.get(timeout=POLL_SECONDS)
             except Empty:
                 if has_ended:
                     break
-        fitted.result()
+        running.result()
 
 
 class _Reports(UserCallback):
@@ -90,49 +91,49 @@ class _Reports(UserCallback):
         self._queue.put(metrics[0])
 
 
-def _trainer(config: Mapping[str, Any], queue: Queue) -> Any:
+def _trainer(trial: Trial, job: Job, queue: Queue) -> Any:
     from ray.train.torch import TorchTrainer
 
     from studies.resources.network import TorchOnNodeAddress
 
-    group: Mapping[str, Any] = config["group"]
-    gpus = {"GPU": group["gpus"]} if group["gpus"] else {}
+    group = job.group
+    gpus = {"GPU": group.gpus} if group.gpus else {}
     return TorchTrainer(
-        _worker,
-        train_loop_config={name: config[name] for name in ("trial", "options", "supplies")},
+        _work,
+        train_loop_config={"trial": trial, "job": job},
         torch_config=TorchOnNodeAddress(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=group["workers"],
+            num_workers=group.workers,
             use_gpu=bool(gpus),
-            resources_per_worker={"CPU": group["cpus"], **gpus},
+            resources_per_worker={"CPU": group.cpus, **gpus},
         ),
         run_config=RunConfig(  # type: ignore[arg-type] # mypy sees the trainer of Ray Train V1
-            name=config["trial"].id,
-            storage_path=group["storage"],
+            name=trial.id,
+            storage_path=group.storage,
             callbacks=[_Reports(queue)],
             # A killed worker restarts the group from the trial's last epoch. Without the second limit a
             # group that cannot get its workers would be tried for ever, silently.
-            failure_config=FailureConfig(max_failures=group["retries"], controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=group.retries, controller_failure_limit=3),
         ),
     )
 
 
-def _worker(config: Mapping[str, Any]) -> None:
+def _work(config: Mapping[str, Any]) -> None:
     """One worker of a group; returns at once if its trial failed for good before the group was restarted."""
     import torch.distributed as dist
 
     trial: Trial = config["trial"]
-    supplies: Supplies = config["supplies"]
-    with verdict_on_failure(trial, supplies):
+    job: Job = config["job"]
+    with failures_recorded(trial, job.folders):
         if ray.train.get_context().get_local_rank() == 0:
-            supplies.bring(trial)
-        # The node's other workers read what its first one brought.
+            job.folders.prepare_node(trial)
+        # The node's other workers read what its first one downloaded.
         dist.barrier()
-    if read_record(trial.folder).error is not None:
+    if read_record(trial.folder).is_failed:
         return
-    with verdict_on_failure(trial, supplies):
-        work(trial, config["options"], pushing(trial, supplies, ray.train.report))
-    failure = read_record(trial.folder).error
-    if failure is not None:
+    with failures_recorded(trial, job.folders):
+        train_or_evaluate(trial, job.options, reporting(trial, job.folders, ray.train.report))
+    error = read_record(trial.folder).error
+    if error is not None:
         # The others may wait for this worker's gradients: the group has to end.
-        raise RuntimeError(failure)
+        raise RuntimeError(error)

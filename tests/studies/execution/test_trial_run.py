@@ -11,18 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 from study_helpers import TINY
 
-from drcnn.config import Config, DataConfig
-from drcnn.data.prepare import PreparedData, prepare
+from drcnn.config import Config
+from drcnn.data.prepare import prepare
 from drcnn.engine.record import LATENCY, read_record, write_failed
-from drcnn.engine.train import RunOptions, fit
-from drcnn.recipes import recipe
-from studies.definition.plan import Plan, Trial, expand, models
-from studies.definition.study import parse
-from studies.execution.inference import evaluate, measure_latency
-from studies.execution.trial_run import train_here
-from studies.resources.throughput import estimate, measure_throughput
-from studies.transfer.store import SharedFolder
-from studies.transfer.supplies import Supplies
+from drcnn.engine.run_options import RunOptions
+from drcnn.engine.train import fit
+from studies.definition.overrides import Overrides
+from studies.definition.plan import Plan, Trial, expand, trained_models
+from studies.definition.study_file import parse
+from studies.definition.trial import Inputs
+from studies.execution.job import Job, WorkerGroup
+from studies.execution.trial_run import evaluate, run_trial, time_inference
+from studies.resources.throughput import estimate_remaining, measure_throughput
+from studies.transfer.store import TrialStore
+from studies.transfer.trial_folders import TrialFolders
 
 STUDY = """\
 title: t
@@ -41,14 +43,10 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
     """Three evaluations of one trained detector."""
     output = tmp_path_factory.mktemp("runs")
     study = parse(STUDY, "mine.yaml")
-    base = Config().with_changes({**recipe("laptop", "digits"), **TINY, **study.base, "training.epochs": 2})
-
-    def data(wanted: DataConfig) -> PreparedData:
-        return prepare(wanted, output / "data")
-
-    plan = Plan("mine", study, base, output, data)
+    overrides = Overrides.resolve(study, "laptop", "digits", {**TINY, "training.epochs": 2})
+    plan = Plan("mine", overrides, output, Inputs(partial(prepare, cache=output / "data")))
     found = expand(plan)
-    (model,) = models(found)
+    (model,) = trained_models(found)
     fit(model.config, model.data, model.folder, report=lambda metrics: None, options=HERE)
     for trial in found:
         evaluate(trial, HERE)
@@ -80,10 +78,10 @@ def test_settings_of_inference_take_effect(trials: list[Trial]) -> None:
 def test_latency_is_measured_once_and_shown_with_the_figures(trials: list[Trial]) -> None:
     model = trials[0].model
     assert model is not None
-    measure_latency(model, HERE)
+    time_inference(model, HERE)
     first = read_record(model.folder).metrics[LATENCY]
     assert first > 0
-    measure_latency(model, HERE)
+    time_inference(model, HERE)
     assert read_record(model.folder).metrics[LATENCY] == first
 
 
@@ -91,14 +89,14 @@ def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Tri
     model = trials[0].model
     assert model is not None
     output: Path = model.folder.parent.parent
-    assert estimate([model, *trials], output, None).seconds == {}
+    assert estimate_remaining([model, *trials], output, None).seconds == {}
     known, other = ({"seed": 2}, {"detector.stages": 1})
     wanted = []
     for changes in (known, other):
         config = model.config.with_changes(changes)
         folder = output / "trials" / str(len(wanted))
         wanted.append(Trial(str(len(wanted)), "t", config, {}, model.data, folder))
-    found = estimate(wanted, output, partial(measure_throughput, device="cpu"))
+    found = estimate_remaining(wanted, output, partial(measure_throughput, device="cpu"))
     assert all(0 < seconds < 600 for seconds in found.seconds.values())
     assert found.sources == ("finished trials of this output folder", "a few steps measured now")
     last = read_record(model.folder).metrics
@@ -111,7 +109,9 @@ def test_an_evaluation_fails_with_its_detector(make_plan: Callable[..., Plan], t
     trial = replace(expand(make_plan(STUDY))[1], data=trials[0].data)
     assert trial.model is not None
     write_failed(trial.model.folder, "TrainingDiverged: so it is")
-    train_here({"trial": trial, "options": {}, "timed": False, "supplies": Supplies(SharedFolder())})
+    group = WorkerGroup(1, 1, 0.0, "", 0)
+    job = Job(TrialFolders(TrialStore()), HERE, group, measures_latency=False)
+    run_trial({"trial": trial, "job": job})
     found = read_record(trial.folder)
     assert found.is_failed
     assert "was not trained" in (found.error or "")
@@ -127,7 +127,7 @@ def test_an_evaluation_with_the_detectors_own_settings_is_its_training(
     trials = expand(plan)
     assert trials[0].model is None
     assert {trial.model.id for trial in trials if trial.model} == {trials[0].id}
-    assert models(trials) == []
+    assert trained_models(trials) == []
 
 
 def test_a_part_of_a_gpu_is_recorded_as_such() -> None:

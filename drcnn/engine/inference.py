@@ -1,0 +1,97 @@
+"""What is measured on a trained detector without training: its detections and metrics, and its speed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from filelock import FileLock
+
+from drcnn.batch import Batch
+from drcnn.config import Config
+from drcnn.data.annotations import Annotations
+from drcnn.data.loader import BatchLoader, make_loader
+from drcnn.detector.detector import DecoupledRCNN
+from drcnn.engine.checkpoint import load_detector
+from drcnn.engine.evaluate import detect_split, make_metric
+from drcnn.engine.metrics import Metrics
+from drcnn.engine.run_options import RunOptions
+
+__all__ = ["Evaluation", "evaluate_checkpoint", "measure_latency"]
+
+# The first images of the split, one after another.
+TIMED_IMAGES = 16
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint's metrics on a split, its detections there, and the epoch that it was saved after."""
+
+    metrics: Metrics
+    detections: pa.Table
+    epoch: int
+
+
+def evaluate_checkpoint(checkpoint: Path, config: Config, split: str, options: RunOptions) -> Evaluation:
+    """Detect on a whole split and judge the detections.
+
+    Args:
+        checkpoint: of a trained detector.
+        config: how to detect; the architecture must be the checkpoint's.
+        split: path of the prepared table.
+        options: how to run.
+
+    Raises:
+        CheckpointError: the file is no checkpoint, or of another architecture.
+    """
+    options.apply()
+    device = torch.device(options.device)
+    detector, state = load_detector(checkpoint, device, config.detector)
+    annotations = Annotations.load(split)
+    loader = _loader(split, config, options, config.training.batch_size)
+    detections = detect_split(detector, loader, annotations, device)
+    return Evaluation(make_metric(config.evaluation, annotations)(detections), detections, state.epoch)
+
+
+def measure_latency(checkpoint: Path, config: Config, split: str, options: RunOptions) -> float:
+    """Measure how long a trained detector takes for an image: milliseconds, one image at a time.
+
+    This is the fastest of several passes over the same images: whatever else the machine does can only make a
+    pass slower. Processes of one machine take turns to measure, though not to train.
+    """
+    options.apply()
+    device = torch.device(options.device)
+    detector, _ = load_detector(checkpoint, device)
+    loader = _loader(split, config, options, batch_size=1)
+    batches = [batch.to(device) for batch in islice(loader, TIMED_IMAGES)]
+    with FileLock(Path(tempfile.gettempdir()) / f"drcnn-latency-{os.getuid()}.lock"):
+        seconds = min(_pass(detector, batches, device) for _ in range(1 + REPEATS))
+    return 1000 * seconds / len(batches)
+
+
+@torch.inference_mode()
+def _pass(detector: DecoupledRCNN, batches: list[Batch], device: torch.device) -> float:
+    started = time.perf_counter()
+    for batch in batches:
+        detector.detect(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _loader(split: str, config: Config, options: RunOptions, batch_size: int) -> BatchLoader:
+    return make_loader(
+        split,
+        config.data,
+        training=False,
+        batch_size=batch_size,
+        num_workers=options.loader_workers,
+        pin_memory=options.device == "cuda",
+    )

@@ -1,0 +1,43 @@
+"""How a trial runs: device, threads, loader processes. Loads torch only when it is applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["RunOptions"]
+
+# What CUDA takes for each process before a tensor is there; the limit on tensors does not count it.
+CONTEXT_BYTES = 600 << 20
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a trial runs. Never part of its identity: results do not depend on it.
+
+    Attributes:
+        device: 'cpu' or 'cuda'.
+        threads: of torch on the CPU; 0 leaves torch's own choice.
+        loader_workers: processes that decode images.
+        gpu_share: of the GPU's memory, the part that this process may take; other trials have the rest.
+    """
+
+    device: str = "cpu"
+    threads: int = 0
+    loader_workers: int = 0
+    gpu_share: float = 1.0
+
+    @property
+    def gpus(self) -> float:
+        """How much of a GPU each worker has."""
+        return self.gpu_share if self.device == "cuda" else 0.0
+
+    def apply(self) -> None:
+        """Set what is the whole process's: torch's threads, and its part of the GPU's memory."""
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        if self.device == "cuda":
+            whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+            own = CONTEXT_BYTES / whole if self.gpu_share < 1 else 0.0
+            torch.cuda.set_per_process_memory_fraction(max(0.0, self.gpu_share - own))

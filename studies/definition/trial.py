@@ -1,0 +1,119 @@
+"""A trial: one complete configuration and its seed, known by a hash of all that decides its result.
+
+That is the whole configuration, with the content of data and weights in place of their paths. A trial's
+folder, ``OUTPUT/trials/<id>``, is shared by all studies of that OUTPUT: what one has trained, no other trains
+again. An evaluation of a trained trial with other settings of inference is a trial too; its identity is that
+of the trained one and those settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from drcnn.config import Config, ConfigError, DataConfig
+from studies.definition.study import INFERENCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from drcnn.data.prepare import PreparedData
+
+__all__ = ["Inputs", "Trial", "evaluation_id", "training_id"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration to train, or to evaluate.
+
+    Attributes:
+        id: the hash of all that decides the result.
+        name: for tables.
+        config: complete.
+        varied: the settings that tell its study's trials apart.
+        data: its prepared splits.
+        folder: its own; that of an evaluation lies inside its model's.
+        model: the trained trial whose last epoch this one evaluates with other settings of inference; none if
+            it trains its own.
+    """
+
+    id: str
+    name: str
+    config: Config
+    varied: dict[str, Any]
+    data: PreparedData
+    folder: Path
+    model: Trial | None = None
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether it evaluates what another trial has trained."""
+        return self.model is not None
+
+    @property
+    def setting_key(self) -> str:
+        """The same text for trials that differ in their seed only: replicates of one setting."""
+        return self.config.model_copy(update={"seed": 0}).model_dump_json()
+
+
+class Inputs:
+    """What trials read from outside their configuration: each data set and weights file is read once.
+
+    Args:
+        prepare: makes the data ready.
+    """
+
+    def __init__(self, prepare: Callable[[DataConfig], PreparedData]) -> None:
+        self._prepare = prepare
+        self._data: dict[DataConfig, PreparedData] = {}
+        self._weights: dict[str, str] = {}
+
+    def data(self, config: DataConfig) -> PreparedData:
+        """The prepared splits.
+
+        Raises:
+            DataError: they cannot be used.
+        """
+        if config not in self._data:
+            self._data[config] = self._prepare(config)
+        return self._data[config]
+
+    def weights_digest(self, weights: str) -> str:
+        """The content of a weights file as a hash; a name such as ``imagenet`` is its own.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        if weights in {"imagenet", "none"}:
+            return weights
+        if weights not in self._weights:
+            try:
+                with open(weights, "rb") as file:
+                    self._weights[weights] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise ConfigError(
+                    f"detector.weights = {weights!r}: {error.strerror}; "
+                    "expected 'imagenet', 'none' or the path of a file"
+                ) from None
+        return self._weights[weights]
+
+
+def training_id(config: Config, inputs: Inputs) -> str:
+    """The identity of a trial that trains: 16 hex digits."""
+    tree = config.model_dump(mode="json")
+    tree["data"]["source"] = inputs.data(config.data).fingerprint
+    tree["detector"]["weights"] = inputs.weights_digest(config.detector.weights)
+    return _digest(json.dumps(tree, sort_keys=True))
+
+
+def evaluation_id(model_id: str, config: Config) -> str:
+    """The identity of an evaluation: the trained trial's and the settings of inference."""
+    settings = dict(config.flat())
+    return _digest(json.dumps([model_id, *(settings[key] for key in INFERENCE)]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

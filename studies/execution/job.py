@@ -1,0 +1,58 @@
+"""What Ray is handed: one typed job for all trials of a launch, beside the trial itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drcnn.engine.run_options import RunOptions
+from studies.resources.slots import Allocation
+from studies.transfer.trial_folders import TrialFolders
+
+__all__ = ["Job", "WorkerGroup", "run_options"]
+
+# Loader processes of a worker with a GPU, at most.
+MOST_LOADERS = 8
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """The Ray Train workers of one trial.
+
+    Attributes:
+        workers: how many.
+        cpus: of each.
+        gpus: of each.
+        storage: absolute path where Ray Train keeps its own files.
+        retries: how often a group is started again after a killed worker.
+    """
+
+    workers: int
+    cpus: int
+    gpus: float
+    storage: str
+    retries: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """How every trial of a launch runs.
+
+    Attributes:
+        folders: where a trial's files and data come from and go to.
+        options: of each worker.
+        group: the workers of a trial that has several.
+        measures_latency: whether a trained detector's inference is timed as well.
+    """
+
+    folders: TrialFolders
+    options: RunOptions
+    group: WorkerGroup
+    measures_latency: bool
+
+
+def run_options(allocation: Allocation) -> RunOptions:
+    """How each worker runs on what it is allocated."""
+    if not allocation.gpus:
+        return RunOptions(device="cpu", threads=1)
+    loaders = max(0, min(allocation.cpus - 1, MOST_LOADERS))
+    return RunOptions(device="cuda", threads=1, loader_workers=loaders, gpu_share=min(allocation.gpus, 1.0))
