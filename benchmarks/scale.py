@@ -28,9 +28,9 @@ from rich.console import Console
 
 from drcnn.config import DataConfig
 from drcnn.engine.record import read_record, write_finished
-from studies.definition.machines import Machines
 from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand
+from studies.definition.request import Machines
 from studies.definition.study import GridStudy
 from studies.definition.trial import Inputs
 from studies.execution.progress import Progress

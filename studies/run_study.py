@@ -29,7 +29,7 @@ from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.recipes import PROFILES
 from studies.definition.errors import FetchError, StudyError
-from studies.definition.request import Request
+from studies.definition.request import Request, resolve
 from studies.definition.study_file import catalogue, load
 
 __all__ = ["main"]
@@ -89,11 +89,11 @@ def _run(options: argparse.Namespace) -> int:
         raise StudyError(f"{' '.join(options.names)}: one study at a time")
     given = {field.name for field in fields(Request)} & vars(options).keys()
     request = Request(options.names[0], **{name: getattr(options, name) for name in given})
-    # With torch and scikit-learn behind it: not for --list, nor for a study or an option that does not exist.
-    load(request.study)
+    name, overrides = resolve(request)
+    # Loads torch, ray and mlflow: not before the request is known to make sense.
     from studies.execution.launch import execute
 
-    return execute(request)
+    return execute(request, name, overrides)
 
 
 def _study_parser() -> _Parser:

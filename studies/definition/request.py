@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.definition.errors import StudyError
-from studies.definition.machines import Machines
 from studies.definition.overrides import Overrides, check_assignments
 from studies.definition.paper_tables import paper_rows
 from studies.definition.settings import Changes
 from studies.definition.study import SearchStudy, Study
 from studies.definition.study_file import load
 
-__all__ = ["Request", "resolve"]
+__all__ = ["Machines", "Request", "resolve"]
 
 SMOKE: Changes = {
     "training.epochs": 1,
@@ -22,6 +21,21 @@ SMOKE: Changes = {
     "data.train_images": 32,
     "data.val_images": 16,
 }
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What the command line says about where and how widely to run."""
+
+    address: str = "local"
+    workers: int = 1
+    gpus_per_worker: float | None = None
+    max_concurrent: int | None = None
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether somebody else's Ray is joined."""
+        return self.address != "local"
 
 
 @dataclass(frozen=True)

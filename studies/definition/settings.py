@@ -1,4 +1,4 @@
-"""Settings as a study file writes them, and what of them can be checked before there is a configuration.
+"""Settings and search spaces as a study file writes them, checked as far as one value alone can be.
 
 A number may be written as a multiple: ``2x`` is twice what the recipe of the profile and the data says. So
 one line replaces the paper's setting on digits and on photographs.
@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from drcnn.config import Config, ConfigError, check_setting, parse_assignments
 
-__all__ = ["Changes", "Key", "Misplaced", "Place", "Settings", "check_values", "resolve_multiples"]
+__all__ = [
+    "Changes",
+    "Confirm",
+    "Frozen",
+    "Key",
+    "Misplaced",
+    "Place",
+    "Pruning",
+    "Settings",
+    "Space",
+    "check_values",
+    "resolve_multiples",
+]
 
 Changes = dict[str, Any]
 Place = tuple[str | int, ...]
@@ -72,3 +84,70 @@ def resolve_multiples(changes: Mapping[str, Any], base: Config) -> Changes:
             product = base_values[key] * float(times[1])
             resolved[key] = round(product) if isinstance(base_values[key], int) else product
     return resolved
+
+
+class Frozen(BaseModel):
+    """A part of a study file: unknown keys are refused, nothing changes later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Space(Frozen):
+    """Values that a search may choose from: a range (of whole numbers if written in those) or a list."""
+
+    low: int | float | None = None
+    high: int | float | None = None
+    step: int | float | None = Field(None, gt=0)
+    log: bool = False
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_range_or_list(self) -> Self:
+        low, high, step = self.low, self.high, self.step
+        if self.choices:
+            if low is not None or high is not None or step is not None or self.log:
+                raise ValueError("'choices' go without 'low', 'high', 'step' and 'log'")
+            return self
+        if low is None or high is None:
+            raise ValueError("give either 'low' and 'high', or 'choices'")
+        if low >= high:
+            raise ValueError(f"low {low} is not below high {high}")
+        if step is not None and step > high - low:
+            raise ValueError(f"step {step} is longer than the range from {low} to {high}")
+        if self.log and (step is not None or low <= 0):
+            raise ValueError("a log range starts above 0 and has no step")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a range of whole numbers."""
+        written = (self.low, self.high, 1 if self.step is None else self.step)
+        return not self.choices and all(isinstance(value, int) for value in written)
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values at which to check that a configuration is allowed."""
+        if self.choices or self.is_whole:
+            return self.choices or (self.low, self.high)
+        assert self.low is not None
+        assert self.high is not None
+        # Both ends of a setting's whole numbers are allowed even where those between are not.
+        inside = self.low + (self.step or (self.high - self.low) / 2)
+        return (self.low, round(inside, 10), self.high)
+
+
+class Pruning(Frozen):
+    """Asynchronous successive halving (ASHA): weak trials are pruned."""
+
+    grace_epochs: int = Field(1, gt=0, description="no trial is pruned before this epoch")
+    keep: float = Field(3, gt=1, description="about 1 in this many goes on after each rung")
+
+
+class Confirm(Frozen):
+    """The best settings of a search are trained again, beside a baseline that was chosen before the search.
+
+    They get seeds that the search did not use: the best of many single runs was also lucky in its seed.
+    """
+
+    top: int = Field(3, gt=0, description="how many of the best finished settings")
+    seeds: int = Field(3, gt=1, description="replicates of each")
+    against: Settings = Field(min_length=1, description="the baseline: the paper's setting")

@@ -31,8 +31,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from studies.definition.metrics import AP_KEY, METRICS
-from studies.definition.settings import Changes, Key, Misplaced, Place, Settings, check_values
-from studies.definition.space import Confirm, Frozen, Pruning, Space
+from studies.definition.settings import (
+    Changes,
+    Confirm,
+    Frozen,
+    Key,
+    Misplaced,
+    Place,
+    Pruning,
+    Settings,
+    Space,
+    check_values,
+)
 
 __all__ = ["INFERENCE", "EvaluateStudy", "GridStudy", "PaperTable", "SearchStudy", "Study"]
 

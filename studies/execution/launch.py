@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from studies.definition.errors import StudyError
+from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request, resolve
 from studies.definition.study import SearchStudy
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["execute"]
 
 
-def execute(request: Request) -> int:
+def execute(request: Request, name: str, overrides: Overrides) -> int:
     """Run a study, or go on with it.
+
+    Args:
+        request: what the command line asks for.
+        name, overrides: what ``resolve`` made of it.
 
     Returns:
         0 if all trials finished or were pruned, 1 if some failed.
@@ -41,7 +46,6 @@ def execute(request: Request) -> int:
         StudyError, ConfigError, DataError, FetchError: the request cannot be met; nothing was written.
         KeyboardInterrupt: a signal came; the message says what is kept.
     """
-    name, overrides = resolve(request)
     _check_local_gpus(request)
     is_kept = request.machines.is_cluster or not request.dry_run
     with (

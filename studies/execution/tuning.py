@@ -17,8 +17,8 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from drcnn.engine.record import Status, read_record, write_failed, write_pruned
-from studies.definition.machines import Machines
 from studies.definition.plan import Plan, Trial
+from studies.definition.request import Machines
 from studies.definition.study import SearchStudy
 from studies.execution.job import Job, WorkerGroup, run_options
 from studies.execution.progress import Progress

@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from drcnn.config import ConfigError
 from drcnn.engine.record import Status, TrialRecord, read_record
 from studies.definition.plan import Plan, Trial
-from studies.definition.space import Space
+from studies.definition.settings import Space
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
 from studies.search.optuna_record import TRIAL_ID, distinct_trials, storage, trial_of

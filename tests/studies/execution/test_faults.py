@@ -14,8 +14,8 @@ import torch
 
 from drcnn.data.annotations import DataError
 from drcnn.engine.record import read_record
-from studies.definition.machines import Machines
 from studies.definition.plan import Plan, Trial, expand
+from studies.definition.request import Machines
 from studies.execution.faults import failures_recorded
 from studies.execution.tuning import TuneRun, _Watcher
 from studies.transfer.store import ObjectStore, TrialStore

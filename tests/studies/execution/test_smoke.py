@@ -12,7 +12,7 @@ import ray
 from mlflow import MlflowClient
 from study_helpers import assignments
 
-from studies.definition.machines import Machines
+from studies.definition.request import Machines
 from studies.definition.study import EvaluateStudy, SearchStudy
 from studies.definition.study_file import catalogue, load
 from studies.resources.connection import connect
