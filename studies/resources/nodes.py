@@ -1,4 +1,4 @@
-"""Whether a cluster can run a study: every node is asked before anything starts."""
+"""Checks every node of a cluster before a study starts on it."""
 
 from __future__ import annotations
 
@@ -14,104 +14,103 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
-from studies.definition.errors import StudyError
+from studies.definition.errors import StudyError, one_line
 from studies.resources.node_probe import SECONDS, NodeReport, NodeRequirements, probe_node
 
 __all__ = ["check_nodes", "node_faults"]
 
-# Less free space than this ends a study in its first epochs.
-LEAST_FREE_GIB = 2.0
+# With less free disk space a study would fail in its first epochs.
+MIN_FREE_GIB = 2.0
 
 
-def check_nodes(needs: NodeRequirements, console: Console) -> None:
-    """Ask every node, and print what was found.
+def check_nodes(requirements: NodeRequirements, console: Console) -> None:
+    """Check all nodes, and print a table of what they have.
 
     Raises:
-        StudyError: something would not work; the message names nodes and reasons.
+        StudyError: a node is unfit; the message names nodes and reasons.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    with _shared_token(needs) as asked:
-        reports = _ask(nodes, asked)
-    _print(nodes, reports, console)
-    found = node_faults(reports)
-    if found:
-        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-        raise StudyError(f"the cluster cannot run this: {'; '.join(found[:3])}{more}")
+    with _shared_token(requirements) as requirements_with_token:
+        reports = _probe(nodes, requirements_with_token)
+    console.print(_table(nodes, reports))
+    faults = node_faults(reports)
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise StudyError(f"the cluster cannot run this: {'; '.join(faults[:3])}{more}")
 
 
 def node_faults(reports: Sequence[NodeReport]) -> list[str]:
-    """What is wrong, one sentence each; the first node's versions are what all should have."""
-    found = [f"node {report.host}: {fault}" for report in reports for fault in report.faults]
+    """Return what is wrong with the nodes, one sentence each; all should have the first node's versions."""
+    faults = [f"node {report.host}: {fault}" for report in reports for fault in report.faults]
     first = reports[0]
     for report in reports[1:]:
         for name, version in report.versions.items():
-            wanted = first.versions.get(name, version)
-            if version != wanted:
-                found.append(f"node {report.host}: {name} {version}, but {first.host} has {wanted}")
-    found += [
-        f"node {report.host}: {report.free:.1f} GiB free for --output, at least {LEAST_FREE_GIB:g} are needed"
+            expected = first.versions.get(name, version)
+            if version != expected:
+                faults.append(f"node {report.host}: {name} {version}, but {first.host} has {expected}")
+    faults += [
+        f"node {report.host}: {report.free:.1f} GiB free for --output, at least {MIN_FREE_GIB:g} are needed"
         for report in reports
-        if report.free < LEAST_FREE_GIB and not report.faults
+        if report.free < MIN_FREE_GIB and not report.faults
     ]
-    return found
+    return faults
 
 
 @contextmanager
-def _shared_token(needs: NodeRequirements) -> Iterator[NodeRequirements]:
-    """Leave a file in OUTPUT that the others must find, where they are to share it."""
-    if not needs.token:
-        yield needs
+def _shared_token(requirements: NodeRequirements) -> Iterator[NodeRequirements]:
+    """Put a file into OUTPUT that the other nodes must see, if they are to share the folder."""
+    if not requirements.token:
+        yield requirements
         return
-    named = replace(needs, token=f"{needs.token}-{uuid.uuid4().hex[:12]}")
-    path = needs.output / named.token
+    token = f"{requirements.token}-{uuid.uuid4().hex[:12]}"
+    path = requirements.output / token
     path.touch()
     try:
-        yield named
+        yield replace(requirements, token=token)
     finally:
         path.unlink(missing_ok=True)
 
 
-def _ask(nodes: Sequence[dict[str, Any]], needs: NodeRequirements) -> list[NodeReport]:
-    probe = ray.remote(num_cpus=0, max_retries=0)(probe_node)
-    asked = [
-        probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            needs, node["NodeManagerAddress"], node["Resources"].get("GPU", 0.0)
+def _probe(nodes: Sequence[dict[str, Any]], requirements: NodeRequirements) -> list[NodeReport]:
+    task = ray.remote(num_cpus=0, max_retries=0)(probe_node)
+    answers = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            requirements, node["NodeManagerAddress"], node["Resources"].get("GPU", 0.0)
         )
         for node in nodes
     ]
-    until = time.monotonic() + 2 * SECONDS
-    return [_answer(node, each, until) for node, each in zip(nodes, asked, strict=True)]
+    deadline = time.monotonic() + 2 * SECONDS
+    return [_report(node, answer, deadline) for node, answer in zip(nodes, answers, strict=True)]
 
 
-def _answer(node: dict[str, Any], asked: Any, until: float) -> NodeReport:
+def _report(node: dict[str, Any], answer: Any, deadline: float) -> NodeReport:
     host = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     try:
-        report: NodeReport = ray.get(asked, timeout=max(1.0, until - time.monotonic()))
+        report: NodeReport = ray.get(answer, timeout=max(1.0, deadline - time.monotonic()))
         return report
     except ray.exceptions.GetTimeoutError:
         return NodeReport(host, faults=[f"did not answer within {2 * SECONDS} s"])
     except ray.exceptions.RayError as error:
-        why = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        return NodeReport(host, faults=[f"could not be asked: {' '.join(why.split())[:300]}"])
+        # The last line of a traceback is the error itself.
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        why = one_line(lines[-1] if lines else type(error).__name__)
+        return NodeReport(host, faults=[f"cannot be checked: {why}"])
 
 
-def _print(nodes: Sequence[dict[str, Any]], reports: Sequence[NodeReport], console: Console) -> None:
+def _table(nodes: Sequence[dict[str, Any]], reports: Sequence[NodeReport]) -> Table:
     table = Table(title=f"The cluster: {len(reports)} nodes", title_justify="left")
     for heading in ("node", "CPUs", "GPUs", "python", "ray", "torch", "free GiB", "state"):
         table.add_column(heading, overflow="fold")
     for node, report in zip(nodes, reports, strict=True):
-        resources, versions = node["Resources"], report.versions
+        resources = node["Resources"]
+        counts = {gpu: report.gpus.count(gpu) for gpu in report.gpus}
+        gpus = ", ".join(f"{count} × {name} {memory:.0f} GiB" for (name, memory), count in counts.items())
         table.add_row(
             report.host,
             f"{resources.get('CPU', 0):g}",
-            _gpus(report) or f"{resources.get('GPU', 0):g}",
-            *(versions.get(name, "–") for name in ("python", "ray", "torch")),
+            gpus or f"{resources.get('GPU', 0):g}",
+            *(report.versions.get(name, "–") for name in ("python", "ray", "torch")),
             f"{report.free:.0f}",
             "; ".join(report.faults) or "ready",
         )
-    console.print(table)
-
-
-def _gpus(report: NodeReport) -> str:
-    kinds = {gpu: report.gpus.count(gpu) for gpu in report.gpus}
-    return ", ".join(f"{count} × {name} {memory:.0f} GiB" for (name, memory), count in kinds.items())
+    return table

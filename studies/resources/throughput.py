@@ -1,17 +1,18 @@
-"""How long a launch will take: from finished trials of the same kind, else from a few measured steps.
+"""How long the remaining trials will take: from similar finished trials, else from a few measured steps.
 
-What an image costs depends on the detector, the backbone, the image size and the machine: trials that agree
-in these have one pace. Its source is said with it. A measured step is of a detector that was not trained,
-which finds next to nothing: its inference may later take a little longer.
+The time of an image depends on the detector, the backbone, the image size and the machine; trials that agree
+in these have the same throughput. A measured step uses an untrained detector, which finds almost nothing, so
+its inference may later take a little longer.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -32,28 +33,15 @@ TRAINING_STEPS = 3
 INFERENCE_BATCHES = 2
 # On a CPU the paper's eight images at full size need more memory than most machines have.
 IMAGES_ON_CPU = 2
-# Enough is known by then.
+# A measurement ends after this time, whatever the number of its steps.
 SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Trials of one kind have one pace.
-
-    Attributes:
-        settings: those that it depends on most.
-        gpus: of each worker.
-        workers: of the trial.
-    """
-
-    settings: tuple[object, ...]
-    gpus: float
-    workers: int
+# By ``throughput_key`` and GPUs of a worker, then by the number of workers.
+Throughputs = defaultdict[tuple[object, float], dict[int, "Throughput"]]
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Seconds of one worker for an image, and how that is known."""
+    """Seconds of one worker for an image in training and at inference, and how they are known."""
 
     training: float
     inference: float
@@ -62,19 +50,30 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do.
+    """The time that the remaining trials take.
 
     Attributes:
-        seconds: by the clock, of each trial that is not finished, by id; not of those whose pace is unknown.
-        worker_seconds: of all these, each counted for each of its workers.
-        sources: where the paces come from.
-        unknown: how many trials have a pace that no finished trial shows and that was not measured.
+        seconds: by the clock, of each remaining trial by its id; without those of unknown throughput.
+        worker_seconds: of all these trials, each counted for each of its workers.
+        sources: how the throughputs are known.
+        unknown: the number of trials whose throughput is neither recorded nor measured.
     """
 
     seconds: dict[str, float]
     worker_seconds: float
     sources: tuple[str, ...]
     unknown: int
+
+
+def throughput_key(config: Config) -> tuple[object, ...]:
+    """Return the settings that decide how long a step takes, and how much memory it needs."""
+    detector, data = config.detector, config.data
+    return (
+        (detector.variant, detector.stages, detector.backbone, detector.backbone_width, detector.fc_width),
+        (detector.roi_samples, detector.rpn_post_nms_train, detector.rpn_post_nms_test),
+        (data.short_side, data.long_side, data.train_short_sides),
+        (config.training.batch_size, config.training.amp),
+    )
 
 
 def estimate_remaining(
@@ -86,143 +85,125 @@ def estimate_remaining(
     gpus: float = 0.0,
     whole: bool = False,
 ) -> Estimate:
-    """Estimate the trials that are not finished.
+    """Estimate the time of the trials that are not finished.
 
     Args:
-        trials: to train and to evaluate.
-        output: whose finished trials are asked first.
-        measure: finds a pace that no trial shows, like ``measure_throughput``; none: it stays unknown.
-        workers: that train a trial; one evaluates.
+        trials: to train and to evaluate; repeated ones count once.
+        output: the folder whose finished trials have recorded their throughput.
+        measure: measures a throughput that is not recorded, like ``measure_throughput``; none: it is unknown.
+        workers: that train a trial; an evaluation has one.
         gpus: of each worker.
-        whole: estimate them from their first epoch to the last, whatever is finished.
+        whole: estimate all epochs of all trials, finished or not.
     """
-    wanted = {trial.id: trial for trial in trials}.values()
-    left = [trial for trial in wanted if whole or not read_record(trial.folder).is_finished]
-    sizes: dict[str, int] = {}
 
-    def images(path: str) -> int:
-        if path not in sizes:
-            sizes[path] = len(Annotations.load(path))
-        return sizes[path]
+    @cache
+    def image_count(path: str) -> int:
+        return len(Annotations.load(path))
 
-    known = _recorded(output, {trial.config.data: images(trial.data.val) for trial in left})
+    remaining = list({trial.id: trial for trial in trials}.values())
+    if not whole:
+        remaining = [trial for trial in remaining if not read_record(trial.folder).is_finished]
+    val_images = {trial.config.data: image_count(trial.data.val) for trial in remaining}
+    throughputs = _recorded(output, val_images)
     seconds: dict[str, float] = {}
     sources: dict[str, None] = {}
-    spent = 0.0
-    for trial in left:
-        at_work = workers if trial.model is None else 1
-        kind = Kind(throughput_key(trial.config), min(gpus, 1.0), at_work)
-        pace = _nearest(known, kind)
-        if pace is None:
+    worker_seconds = 0.0
+    for trial in remaining:
+        by_workers = throughputs[throughput_key(trial.config), min(gpus, 1.0)]
+        if not by_workers:
             if measure is None:
                 continue
-            known[replace(kind, workers=1)] = pace = measure(trial)
-        work = images(trial.data.val) * pace.inference
-        if trial.model is None:
-            epochs = trial.config.training.epochs - (0 if whole else len(read_record(trial.folder).history))
-            work = epochs * (images(trial.data.train) * pace.training + work)
-        seconds[trial.id] = work / at_work
-        sources[pace.source] = None
-        spent += work
-    return Estimate(seconds, spent, tuple(sources), len(left) - len(seconds))
+            by_workers[1] = measure(trial)
+        trial_workers = 1 if trial.is_evaluation else workers
+        # One of several workers is only a little slower than one alone.
+        throughput = by_workers[min(by_workers, key=lambda number: abs(number - trial_workers))]
+        work = val_images[trial.config.data] * throughput.inference
+        if not trial.is_evaluation:
+            epochs_done = 0 if whole else len(read_record(trial.folder).history)
+            work += image_count(trial.data.train) * throughput.training
+            work *= trial.config.training.epochs - epochs_done
+        seconds[trial.id] = work / trial_workers
+        sources[throughput.source] = None
+        worker_seconds += work
+    return Estimate(seconds, worker_seconds, tuple(sources), len(remaining) - len(seconds))
 
 
-def _nearest(known: Mapping[Kind, Throughput], kind: Kind) -> Throughput | None:
-    """The pace of this kind, else that with the nearest number of workers: one of many is a little slower."""
-    like = [each for each in known if replace(each, workers=kind.workers) == kind]
-    return known[min(like, key=lambda each: abs(each.workers - kind.workers))] if like else None
-
-
-def throughput_key(config: Config) -> tuple[object, ...]:
-    """The settings that decide how long a step takes, and how much memory."""
-    detector, data = config.detector, config.data
-    return (
-        (detector.variant, detector.stages, detector.backbone, detector.backbone_width, detector.fc_width),
-        (detector.roi_samples, detector.rpn_post_nms_train, detector.rpn_post_nms_test),
-        (data.short_side, data.long_side, data.train_short_sides),
-        (config.training.batch_size, config.training.amp),
-    )
-
-
-def _recorded(output: Path, validation: Mapping[DataConfig, int]) -> dict[Kind, Throughput]:
-    """The paces of finished trials, the newest of each kind.
+def _recorded(output: Path, val_images: Mapping[DataConfig, int]) -> Throughputs:
+    """The throughputs that trials have recorded; of similar trials that of the newest.
 
     Args:
-        output: with the trials.
-        validation: how many images these data have to validate on.
+        output: the folder with the trials.
+        val_images: the number of validation images of each data set; trials of others are ignored.
     """
-    found: dict[Kind, Throughput] = {}
-    records = sorted(output.glob("trials/*/result.json"), key=lambda path: path.stat().st_mtime)
-    for path in records:
+    throughputs: Throughputs = defaultdict(dict)
+    results = sorted(output.glob("trials/*/result.json"), key=lambda path: path.stat().st_mtime)
+    for folder in (path.parent for path in results):
         try:
-            config = Config.from_yaml((path.parent / "config.yaml").read_text(encoding="utf-8"))
-            last = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-            gpus = last.get("perf/gpus", 0.0)
-            # Older records say how many workers there were only where each had a GPU.
-            workers = int(last.get("perf/workers", max(1.0, gpus)))
-            # What is recorded is the whole group's.
-            training = workers / last["perf/images_per_s"]
-            inference = workers * last["perf/eval_seconds"] / validation[config.data]
+            config = Config.from_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
+            metrics = read_record(folder).metrics
+            gpus = metrics.get("perf/gpus", 0.0)
+            # Records of earlier versions have the number of workers only if each had a GPU.
+            workers = int(metrics.get("perf/workers", max(1.0, gpus)))
+            # The figures are of all workers together.
+            training = workers / metrics["perf/images_per_s"]
+            inference = workers * metrics["perf/eval_seconds"] / val_images[config.data]
         except (OSError, ConfigError, KeyError):
-            continue  # of an older version, or of other data
-        kind = Kind(throughput_key(config), gpus / workers, workers)
-        found[kind] = Throughput(training, inference, "finished trials of this output folder")
-    return found
+            continue  # of an earlier version, or of other data
+        throughput = Throughput(training, inference, "finished trials of this output folder")
+        throughputs[throughput_key(config), gpus / workers][workers] = throughput
+    return throughputs
 
 
 def measure_throughput(trial: Trial, device: str) -> Throughput:
-    """Train a few steps and detect on a few batches of a trial's own configuration and data.
+    """Run a few training steps and a few batches of inference with a trial's configuration and data.
 
     Args:
-        trial: not finished.
+        trial: whose data are prepared here.
         device: 'cpu' or 'cuda'.
     """
-    config = trial.config
-    where = torch.device(device)
-    detector = move_detector(
-        build_detector(config.detector, len(trial.data.classes), pretrained=False), where
-    )
+    config, target = trial.config, torch.device(device)
+    detector = build_detector(config.detector, len(trial.data.classes), pretrained=False)
+    detector = move_detector(detector, target)
     optimizer = make_optimizer(detector, config.training)
 
-    def step(batch: Batch) -> None:
-        losses = detector(batch.to(where))
+    def train(batch: Batch) -> None:
+        losses = detector(batch.to(target))
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-        # An untrained detector is not to be trained: at this rate its weights stay as they are.
+        # The detector stays untrained.
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         optimizer.step()
 
     def detect(batch: Batch) -> None:
         with torch.inference_mode():
-            detector.detect(batch.to(where))
+            detector.detect(batch.to(target))
 
-    size = config.training.batch_size
-    if where.type == "cpu":
-        size = min(size, IMAGES_ON_CPU)
-    training = make_loader(trial.data.train, config.data, training=True, batch_size=size)
-    validation = make_loader(trial.data.val, config.data, training=False, batch_size=size)
+    batch_size = config.training.batch_size
+    if target.type == "cpu":
+        batch_size = min(batch_size, IMAGES_ON_CPU)
+    training = make_loader(trial.data.train, config.data, training=True, batch_size=batch_size)
+    validation = make_loader(trial.data.val, config.data, training=False, batch_size=batch_size)
     detector.train()
-    pace = _per_image(training, step, TRAINING_STEPS, where)
+    seconds_training = _seconds_per_image(training, train, TRAINING_STEPS, target)
     detector.eval()
-    return Throughput(
-        pace, _per_image(validation, detect, INFERENCE_BATCHES, where), "a few steps measured now"
-    )
+    seconds_inference = _seconds_per_image(validation, detect, INFERENCE_BATCHES, target)
+    return Throughput(seconds_training, seconds_inference, "a few steps measured now")
 
 
-def _per_image(
+def _seconds_per_image(
     batches: BatchLoader, work: Callable[[Batch], None], count: int, device: torch.device
 ) -> float:
-    """Seconds an image, loading included: the median batch, without the first where there are several."""
-    spent: list[float] = []
+    """Seconds for an image, loading included: of the median batch, without the first if there are more."""
+    seconds: list[float] = []
     begun = started = time.perf_counter()
     for batch in islice(batches, 1 + count):
         work(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         ended = time.perf_counter()
-        spent.append((ended - started) / len(batch))
+        seconds.append((ended - started) / len(batch))
         started = ended
         if ended - begun > SECONDS:
             break
-    return statistics.median(spent[1:] or spent)
+    return statistics.median(seconds[1:] or seconds)

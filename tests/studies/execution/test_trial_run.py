@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +21,6 @@ from studies.definition.study_file import parse
 from studies.definition.trial import Inputs
 from studies.execution.job import Job, WorkerGroup
 from studies.execution.trial_run import evaluate, run_trial, time_inference
-from studies.resources.throughput import estimate_remaining, measure_throughput
 from studies.transfer.store import TrialStore
 from studies.transfer.trial_folders import TrialFolders
 
@@ -83,26 +81,6 @@ def test_latency_is_measured_once_and_shown_with_the_figures(trials: list[Trial]
     assert first > 0
     time_inference(model, HERE)
     assert read_record(model.folder).metrics[LATENCY] == first
-
-
-def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Trial]) -> None:
-    model = trials[0].model
-    assert model is not None
-    output: Path = model.folder.parent.parent
-    assert estimate_remaining([model, *trials], output, None).seconds == {}
-    known, other = ({"seed": 2}, {"detector.stages": 1})
-    wanted = []
-    for changes in (known, other):
-        config = model.config.with_changes(changes)
-        folder = output / "trials" / str(len(wanted))
-        wanted.append(Trial(str(len(wanted)), "t", config, {}, model.data, folder))
-    found = estimate_remaining(wanted, output, partial(measure_throughput, device="cpu"))
-    assert all(0 < seconds < 600 for seconds in found.seconds.values())
-    assert found.sources == ("finished trials of this output folder", "a few steps measured now")
-    last = read_record(model.folder).metrics
-    assert last["perf/workers"] == 1
-    epoch = 8 / last["perf/images_per_s"] + last["perf/eval_seconds"]
-    assert found.seconds["0"] == pytest.approx(2 * epoch)
 
 
 def test_an_evaluation_fails_with_its_detector(make_plan: Callable[..., Plan], trials: list[Trial]) -> None:

@@ -1,7 +1,8 @@
-"""What is found wrong with a node, and what the driver makes of all nodes' reports."""
+"""What a node's probe finds, and the faults that the driver reports of all nodes."""
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from studies.transfer.store import ObjectStore, TrialStore
 
 
 @pytest.fixture
-def needs(tmp_path: Path) -> NodeRequirements:
+def requirements(tmp_path: Path) -> NodeRequirements:
     """What a study of one image needs; all of it is there."""
     image, table = tmp_path / "image.jpg", tmp_path / "table.arrow"
     image.touch()
@@ -41,22 +42,24 @@ def _record(image: Path) -> Record:
     )
 
 
-def test_a_node_that_has_all_is_ready(needs: NodeRequirements) -> None:
-    report = probe_node(needs, "10.0.0.1", gpus=0)
+def test_a_node_that_meets_all_requirements_is_ready(requirements: NodeRequirements) -> None:
+    report = probe_node(requirements, "10.0.0.1", gpus=0)
     assert report.faults == []
     assert set(report.versions) == {"python", "ray", "torch", "torchvision"}
     assert report.free > 0
     assert node_faults([report, report]) == []
 
 
-def test_each_fault_is_named(needs: NodeRequirements, tmp_path: Path) -> None:
+def test_each_fault_is_named(requirements: NodeRequirements, tmp_path: Path) -> None:
     """The file that no other node shares, the data, the weights, the GPUs, the store."""
     (tmp_path / ".shared").unlink()
     (tmp_path / "image.jpg").unlink()
     # A folder cannot be made where a file is.
     (tmp_path / "file").touch()
     store = ObjectStore(f"file://{tmp_path}/file/store", tmp_path)
-    report = probe_node(replace(needs, weights=(tmp_path / "absent",), storage=store), "10.0.0.1", gpus=99)
+    report = probe_node(
+        replace(requirements, weights=(tmp_path / "absent",), store=store), "10.0.0.1", gpus=99
+    )
     shared, stored, data, weights = report.faults[1:]
     assert report.faults[0].startswith("Ray counts 99 GPUs, torch sees ")
     assert f"does not share {tmp_path} with the driver's node" in shared
@@ -64,6 +67,20 @@ def test_each_fault_is_named(needs: NodeRequirements, tmp_path: Path) -> None:
     assert f"cannot read {tmp_path / 'image.jpg'}" in data
     assert f"cannot read {tmp_path / 'absent'} (detector.weights)" in weights
     assert node_faults([report]) == [f"node {report.host}: {fault}" for fault in report.faults]
+
+
+def test_an_output_without_locks_is_a_fault(
+    requirements: NodeRequirements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS before version 4; files can be written there."""
+
+    def fail(file: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    (fault,) = probe_node(requirements, "10.0.0.1", gpus=0).faults
+    assert fault.startswith(f"cannot lock files in {tmp_path} (Function not implemented); give --output")
+    assert not list(tmp_path.glob(".node-*"))
 
 
 def test_nodes_that_differ_or_are_full_are_named() -> None:
@@ -92,21 +109,23 @@ def test_what_cannot_be_joined_is_bad_input(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.slow
-def test_a_whole_cluster_is_asked_before_anything_starts(needs: NodeRequirements, tmp_path: Path) -> None:
+def test_a_whole_cluster_is_checked_before_anything_starts(
+    requirements: NodeRequirements, tmp_path: Path
+) -> None:
     import ray
 
-    from studies.definition.machines import Machines
+    from studies.definition.request import Machines
     from studies.resources.connection import connect
 
     console = Console(width=200, record=True)
     with connect(Machines()):
-        check_nodes(needs, console)
+        check_nodes(requirements, console)
         assert "The cluster: 1 nodes" in (text := console.export_text())
         assert "ready" in text
         (tmp_path / "image.jpg").unlink()
         with pytest.raises(
             StudyError, match=r"the cluster cannot run this: node .* cannot read .*image\.jpg"
         ):
-            check_nodes(needs, console)
+            check_nodes(requirements, console)
         assert ray.is_initialized()
     assert not list(tmp_path.glob(".shared-*"))

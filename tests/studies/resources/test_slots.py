@@ -1,4 +1,4 @@
-"""How trials share the machines of a cluster."""
+"""Slots: how trials share the machines of a cluster."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.definition.errors import StudyError
-from studies.definition.machines import Machines
-from studies.resources.slots import NodeShape, _autoscaled, allocate
+from studies.definition.request import Machines
+from studies.resources.slots import Allocation, NodeShape, _autoscaled, allocate
 
 SHAPES = st.lists(
-    st.builds(NodeShape, cpus=st.integers(0, 64), gpus=st.integers(0, 8), count=st.integers(1, 8)),
+    st.builds(NodeShape, cpus=st.integers(0, 64), gpus=st.integers(0, 8)),
     min_size=1,
-    max_size=4,
+    max_size=32,
 )
 
 
@@ -24,25 +24,22 @@ def test_all_trials_at_once_fit_on_whole_nodes(
     nodes: list[NodeShape], workers: int, gpus: float | None
 ) -> None:
     try:
-        found = allocate(Machines("auto", workers, gpus), nodes)
+        allocation = allocate(Machines("auto", workers, gpus), nodes)
     except StudyError as error:
         assert "--workers-per-trial" in str(error) or "--gpus-per-worker" in str(error)  # noqa: PT017
         return
     fit = 0
     for node in nodes:
-        each = node.gpus / found.gpus if found.gpus else node.cpus
-        workers_here = int(each + 1e-9)
-        # Every GPU of every node finds its cores there.
-        if found.gpus:
-            assert found.cpus * workers_here <= node.cpus or not workers_here
-        fit += workers_here * node.count
-    assert 1 <= found.concurrent * workers <= fit
+        slots = int((node.gpus / allocation.gpus if allocation.gpus else node.cpus) + 1e-9)
+        if allocation.gpus:
+            assert allocation.cpus * slots <= node.cpus or not slots, "cores for all GPU slots of a node"
+        fit += slots
+    assert 1 <= allocation.concurrent * workers <= fit
 
 
 def test_a_head_without_cores_takes_none_from_the_others() -> None:
-    nodes = [NodeShape(0, 0), NodeShape(48, 4, 2), NodeShape(8, 4)]
-    found = allocate(Machines("auto"), nodes)
-    assert (found.concurrent, found.cpus, found.gpus) == (12, 2, 1.0)
+    nodes = [NodeShape(0, 0), NodeShape(48, 4), NodeShape(48, 4), NodeShape(8, 4)]
+    assert allocate(Machines("auto"), nodes) == Allocation(concurrent=12, cpus=2, gpus=1.0)
 
 
 def test_workers_of_one_trial_do_not_share_a_gpu() -> None:
@@ -69,6 +66,6 @@ def test_the_autoscalers_limits_count_nodes_that_are_not_there_yet(tmp_path: Pat
           spot: {resources: {CPU: 48, GPU: 4}, max_workers: 4}
         """
     )
-    assert sum(shape.count for shape in _autoscaled(config)) == 5
+    assert len(_autoscaled(config)) == 5
     assert allocate(Machines("auto"), _autoscaled(config)).concurrent == 20
     assert _autoscaled(tmp_path / "absent.yaml") == []
