@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from drcnn.config import Config, ConfigError, parse_assignments
@@ -29,12 +26,6 @@ def test_defaults_are_the_papers_voc_setting() -> None:
     assert (config.training.epochs, config.training.lr, config.training.batch_size) == (12, 0.005, 8)
     assert config.training.clip_norm is None
     assert (config.data.short_side, config.data.long_side) == (600, 1000)
-
-
-def test_configurations_are_read_without_torch() -> None:
-    """They are imported where a command only lists studies or refuses its input."""
-    code = "import sys, drcnn.config, drcnn.recipes; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_leaf_names_are_unique() -> None:

@@ -1,4 +1,4 @@
-"""Backbones from torchvision with a feature pyramid on top (spec 1.0).
+"""Backbones from torchvision with a feature pyramid on top (docs/detector.md, section 1).
 
 State-dict names below ``body`` are torchvision's own, so its checkpoints load unchanged.
 """
@@ -47,7 +47,7 @@ class FoldingBottleneck(Bottleneck):  # type: ignore[misc]
 
 
 class ResNetSpec(NamedTuple):
-    """What tells one ResNet from another: block, blocks a stage, groups of the 3x3, and their width."""
+    """The shape of a ResNet: block, blocks in each stage, groups of the 3x3 convolutions, and their width."""
 
     block: type[BasicBlock | Bottleneck]
     layers: list[int]
@@ -66,18 +66,18 @@ RESNETS = {
 
 
 class Body(nn.Module):
-    """A backbone without its classifier; gives the maps of strides 4, 8, 16 and 32.
+    """A backbone without its classifier; returns the maps of strides 4, 8, 16 and 32.
 
     Attributes:
         channels: of the four maps.
-        frozen: how many stages, from the first, are excluded from training.
+        frozen: number of stages, from the first, that are excluded from training.
     """
 
     channels: list[int]
     frozen: int = 0
 
     def stages(self) -> list[list[nn.Module]]:
-        """Return the layers that give C2, C3, C4, C5, in order; the first list includes the stem."""
+        """Return the layers that compute C2, C3, C4, C5, in order; the first list includes the stem."""
         raise NotImplementedError
 
     def run_stage(self, number: int, maps: Tensor) -> Tensor:
@@ -92,13 +92,13 @@ class Body(nn.Module):
         return maps
 
     def freeze(self, count: int) -> None:
-        """Exclude the first ``count`` stages from training, their norm statistics too."""
+        """Exclude the first ``count`` stages from training, including their norm statistics."""
         for layer in itertools.chain.from_iterable(self.stages()[:count]):
             layer.requires_grad_(False)
         self.frozen = count
 
     def train(self, mode: bool = True) -> Body:
-        """Set the mode of all but the frozen stages."""
+        """Set the mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         for layer in itertools.chain.from_iterable(self.stages()[: self.frozen]):
             layer.eval()
@@ -211,6 +211,8 @@ class Pyramid(nn.Module):
         with record_function("backbone"):
             maps = self.body(images)
         with record_function("FPN"):
-            pyramid = self.fpn(OrderedDict((str(at), each) for at, each in enumerate(maps))).values()
-            # What follows takes cells, not channels: the RPN's 1x1 layers and RoIAlign's rows.
-            return [each.contiguous(memory_format=torch.channels_last) for each in pyramid]
+            pyramid = self.fpn(
+                OrderedDict((str(level), stage_map) for level, stage_map in enumerate(maps))
+            ).values()
+            # The RPN's 1x1 layers and RoIAlign read all channels of a cell at once.
+            return [feature.contiguous(memory_format=torch.channels_last) for feature in pyramid]

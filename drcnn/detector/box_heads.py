@@ -1,4 +1,4 @@
-"""The parts of a box head: trunks, classifier, regressor, and the stage that they form.
+"""The parts of a box head: trunks, classifier, regressor, and the stage that combines them.
 
 Shapes: R RoIs, C channels, K foreground classes. The background is the LAST class, index K.
 """
@@ -15,7 +15,8 @@ from drcnn.detector.pooling import POOLED_SIZE
 
 __all__ = ["STAGE_STDS", "Classifier", "ConvTrunk", "Regressor", "Stage", "TwoFC"]
 
-# Delta normalisation of regression stages 1 to 4 (spec 1.0; the fourth continues the pattern).
+# Delta normalisation of regression stages 1 to 4. The official code has three; the fourth continues the
+# pattern (docs/detector.md, D17).
 STAGE_STDS = (
     (0.1, 0.1, 0.2, 0.2),
     (0.05, 0.05, 0.1, 0.1),
@@ -30,8 +31,8 @@ class TwoFC(nn.Sequential):
     Args:
         channels: C.
         width: of both layers.
-        xavier: xavier-uniform weights and zero biases, as the official stage-1 head; else PyTorch's own
-            start, as the official later regression stages have in effect (spec D11).
+        xavier: start from xavier-uniform weights and zero biases, as the official first stage does; else from
+            PyTorch's default, as the official later regression stages do in effect (docs/detector.md, D11).
     """
 
     def __init__(self, channels: int, width: int, *, xavier: bool = True) -> None:
@@ -50,13 +51,13 @@ class TwoFC(nn.Sequential):
 
 
 class ConvTrunk(nn.Module):
-    """Double-Head's convolutional branch: [R, C, 7, 7] to [R, 4C] (spec 1.8).
+    """Double-Head's convolutional branch: [R, C, 7, 7] to [R, 4C].
 
     A residual block C to 4C, four bottlenecks 4C (C), average pooling.
 
     Args:
         channels: C.
-        norm: makes the normalisation layer of a channel count.
+        norm: builds the normalisation layer for a number of channels.
     """
 
     def __init__(self, channels: int, norm: Callable[[int], nn.Module]) -> None:
@@ -90,8 +91,8 @@ class Classifier(nn.Module):
     """Class logits [R, K + 1].
 
     Args:
-        trunk: of its own, or ``nn.Identity`` behind a shared one.
-        width: of what the trunk gives.
+        trunk: layers of its own, or ``nn.Identity`` where the stage's stem has them.
+        width: output channels of trunk or stem.
         classes: K.
     """
 
@@ -103,21 +104,21 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.predictor.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Apply to what the stage's stem gives."""
+        """Apply to the output of the stage's stem."""
         logits: Tensor = self.predictor(self.trunk(hidden))
         return logits
 
 
 class Regressor(nn.Module):
-    """Deltas [R, B, 4]: B = K boxes where class-specific, 1 where class-agnostic.
+    """Deltas [R, B, 4]: B = K boxes if class-specific, 1 if class-agnostic.
 
     Args:
-        trunk: of its own, or ``nn.Identity`` behind a shared one.
-        width: of what the trunk gives.
+        trunk: layers of its own, or ``nn.Identity`` where the stage's stem has them.
+        width: output channels of trunk or stem.
         boxes: B.
         stds: the stage's delta normalisation.
         enlarge: factor by which RoIs grow about their centre before they are pooled for this regressor.
-        init_std: of the predictor's initial weights.
+        init_std: standard deviation of the predictor's initial weights.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Regressor(nn.Module):
         nn.init.zeros_(self.predictor.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Apply to what the stage's stem gives."""
+        """Apply to the output of the stage's stem."""
         deltas: Tensor = self.predictor(self.trunk(hidden))
         return deltas.view(len(deltas), self.predictor.out_features // 4, 4)
 
@@ -148,11 +149,11 @@ class Stage(nn.Module):
     """One stage of the heads.
 
     Args:
-        classifier: none where only regression goes on (Section III-C).
+        classifier: ``None`` in a stage that only regresses (Section III-C).
         regressor: of this stage.
         iou: overlap from which a RoI is positive.
         weight: of the stage's losses.
-        stem: a trunk that both branches share; nothing where each has its own.
+        stem: a trunk that both branches share; ``None`` where each has its own.
     """
 
     def __init__(
@@ -172,11 +173,11 @@ class Stage(nn.Module):
         self.weight = weight
 
     def classify(self, hidden: Tensor) -> Tensor:
-        """Return float32 logits [R, K + 1] of what the stem gave; the stage must have a classifier."""
+        """Return float32 logits [R, K + 1] for the stem's output; the stage must have a classifier."""
         logits: Tensor = cast(Classifier, self.classifier)(hidden)
         return logits.float()
 
     def regress(self, hidden: Tensor) -> Tensor:
-        """Return float32 deltas [R, B, 4] of what the stem gave."""
+        """Return float32 deltas [R, B, 4] for the stem's output."""
         deltas: Tensor = self.regressor(hidden).float()
         return deltas

@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["anchor_grid", "clip_boxes", "decode", "encode", "paired_iou", "pairwise_iou"]
 
-# Decoded boxes grow or shrink by at most 1000/16 in one step (spec 1.0), so that exp() never overflows.
+# Decoded boxes grow or shrink by at most 1000/16 in one step, so that exp() never overflows.
 MAX_LOG_SCALE = math.log(1000 / 16)
 
 
@@ -26,7 +26,7 @@ def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the IoU of each box with its own other: [..., 4] and [..., 4] to [...]; shapes broadcast."""
+    """Return the IoU of boxes pair by pair: [..., 4] and [..., 4] to [...]; shapes broadcast."""
     # By coordinate, not on [..., 2] pairs: a third of the memory for 268,569 COCO anchors.
     ax1, ay1, ax2, ay2 = boxes.unbind(-1)
     bx1, by1, bx2, by2 = others.unbind(-1)
@@ -71,7 +71,7 @@ def anchor_grid(height: int, width: int, stride: int, scale: float, device: torc
     """Return the anchors of one level, float32[height * width * 3, 4].
 
     Each cell holds the ratios (h/w) 0.5, 1, 2, of side ``scale * stride``, centred on the cell's top-left
-    grid point (spec 1.0); order: row, column, ratio, as the RPN head's channels unfold.
+    grid point; order: row, column, ratio, as the RPN head's channels unfold.
     """
     root = torch.tensor([0.5, 1.0, 2.0], device=device).sqrt()
     side = scale * stride

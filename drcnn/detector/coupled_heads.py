@@ -1,4 +1,7 @@
-"""Heads whose branches train on the same RoIs: Faster R-CNN's and Cascade R-CNN's (spec 1.1, 1.2, 1.6)."""
+"""Heads whose branches train on the same RoIs: those of Faster R-CNN and Cascade R-CNN.
+
+See docs/detector.md, section 2.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ class CoupledHeads(RoIHeads):
 
     Args:
         stages: each with a classifier.
-        inference: how detections are made.
-        sampler: of every stage.
+        inference: thresholds and stages of inference.
+        sampler: used by every stage.
         lambda_reg: weight of the regression losses.
         beta: of the smooth L1 loss of regression; 0 is L1.
     """
@@ -47,8 +50,8 @@ class CoupledHeads(RoIHeads):
     ) -> dict[str, Tensor]:
         """Return ``loss_cls``, ``loss_reg_1`` and, for later stages, ``loss_cls_2`` and so on.
 
-        Both losses are divided by the number of samples, positive and negative. The two lists are the same
-        one here.
+        Both losses are divided by the number of samples, positive and negative. The two lists of proposals
+        are identical here.
         """
         losses = {}
         proposals = proposals_cls

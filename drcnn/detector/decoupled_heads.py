@@ -1,4 +1,4 @@
-"""Heads whose branches train on RoIs of their own: the paper's (Section III; spec 1.3 to 1.5, 1.7 to 1.9)."""
+"""Heads whose branches train on RoIs of their own: the paper's (Section III; docs/detector.md, 3 to 5)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class DecoupledHeads(RoIHeads):
 
     Args:
         stages: the first with a classifier.
-        inference: how detections are made.
-        cls_sampler: of the stages that have a classifier.
-        reg_sampler: of the first stage's regressor.
-        samples: RoIs an image and branch, 512 in the paper; N times this divides the regression losses.
+        inference: thresholds and stages of inference.
+        cls_sampler: for the stages that have a classifier.
+        reg_sampler: for the first stage's regressor.
+        samples: RoIs per image and branch, 512 in the paper; N times this divides the regression losses.
         lambda_reg: λ of Eq. 8.
     """
 
@@ -57,10 +57,10 @@ class DecoupledHeads(RoIHeads):
     def losses(
         self, features: list[Tensor], proposals_cls: Proposals, proposals_reg: Proposals, batch: Batch
     ) -> dict[str, Tensor]:
-        """Return ``loss_cls`` and ``loss_reg_1`` ...: their sum is the heads' loss (Eq. 8).
+        """Return ``loss_cls``, ``loss_reg_1`` and so on; their sum is the heads' loss (Eq. 8).
 
-        L_cls is a mean over its samples. L_reg of stage k is λ·w_k·Σ|Δ - Δ*| / (512·N): over positives only,
-        with a divisor that does not depend on how many there are (spec 1.3, D3).
+        L_cls is a mean over its samples. L_reg of stage k is λ·w_k·Σ|Δ - Δ*| / (512·N): a sum over positives
+        only, with a divisor that does not depend on their number (docs/detector.md, D3).
         """
         losses = {}
         reg = self.reg_sampler(proposals_reg, batch, iou=self.stage(1).iou)
@@ -75,7 +75,7 @@ class DecoupledHeads(RoIHeads):
                 losses["loss_cls" if number == 1 else f"loss_cls_{number}"] = stage.weight * loss_cls
                 if number < len(self.stages) and self.stage(number + 1).classifier is not None:
                     proposals_cls = self._moved(hidden_cls, cls, stage, batch)
-                    torch.clear_autocast_cache()  # as in the detector
+                    torch.clear_autocast_cache()  # as in DecoupledRCNN.forward
 
             deltas = own_class(stage.regress(hidden_reg), reg.labels)
             total = regression_loss(deltas, reg, stage.regressor.stds)
@@ -89,7 +89,7 @@ class DecoupledHeads(RoIHeads):
     def _both_hidden(
         self, features: list[Tensor], cls: RoIs, reg: RoIs, stage: Stage
     ) -> tuple[Tensor, Tensor]:
-        """Pool both branches' RoIs at once, and pass them through what the branches share."""
+        """Pool both branches' RoIs at once, and apply the stem."""
         image, boxes = torch.cat((cls.image, reg.image)), torch.cat((cls.boxes, reg.boxes))
         enlarge: Tensor | float = stage.regressor.enlarge
         if enlarge != 1.0:
@@ -102,7 +102,7 @@ class DecoupledHeads(RoIHeads):
 
     @torch.no_grad()
     def _moved(self, hidden: Tensor, cls: RoIs, stage: Stage, batch: Batch) -> Proposals:
-        """Move the classifier's samples, for the next classifier; nothing is learned from that."""
+        """Return the classifier's samples, moved, as the next classifier's proposals; without gradient."""
         deltas = own_class(stage.regress(hidden), cls.labels.clamp(min=0))
         boxes = move(cls, deltas, stage.regressor.stds, batch)
         return to_proposals(cls, boxes, batch, slots=self.cls_sampler.samples)

@@ -30,7 +30,7 @@ IMAGE_STD = (58.395, 57.12, 57.375)
 
 
 class DecoupledRCNN(nn.Module):
-    """The whole detector. ``forward`` gives losses, ``detect`` gives detections.
+    """The whole detector. ``forward`` returns losses, ``detect`` returns detections.
 
     Args:
         pyramid: backbone and FPN.
@@ -111,7 +111,7 @@ class DecoupledRCNN(nn.Module):
         return features
 
     def _is_faster_channels_last(self) -> bool:
-        """On GPUs always; on CPUs forward by a quarter, but not backward, nor with group norm (measured)."""
+        """Always on GPUs. On CPUs the forward pass gains a quarter, the backward pass and group norm lose."""
         if self.mean.device.type != "cpu":
             return True
         return not torch.is_grad_enabled() and self.config.norm != "group"
@@ -126,7 +126,7 @@ def build_detector(config: DetectorConfig, classes: int, *, pretrained: bool = T
         pretrained: load ``config.weights``; not needed where a checkpoint is loaded afterwards.
 
     Raises:
-        ConfigError: the pretrained weights cannot be had or do not fit.
+        ConfigError: the pretrained weights are not available or do not fit.
     """
     body = build_body(config.backbone, width=config.backbone_width, norm=config.norm)
     if pretrained:
@@ -137,9 +137,9 @@ def build_detector(config: DetectorConfig, classes: int, *, pretrained: bool = T
 
 
 def move_detector(detector: DecoupledRCNN, device: torch.device | str) -> DecoupledRCNN:
-    """Put the detector on ``device``, in place, with its weights as they are fastest there; return it."""
+    """Move the detector to ``device`` in place, in the memory format that is fastest there; return it."""
     detector.to(device)
     if torch.device(device).type != "cpu":
-        # Tensor cores want channels last; on a CPU it slows group norm and wide convolutions down.
+        # Tensor cores prefer channels last; on a CPU it slows group norm and wide convolutions down.
         detector.to(memory_format=torch.channels_last)
     return detector

@@ -1,4 +1,4 @@
-"""Assignment of anchors and proposals to ground truth by IoU (spec 1.0, 1.3).
+"""Assignment of anchors and proposals to ground truth by IoU (docs/detector.md, 1 and 3).
 
 Ground truth is padded: boxes [..., G, 4] with ``valid`` [..., G]. A padded box never matches anything.
 """
@@ -34,7 +34,7 @@ def match_proposals(
 ) -> Matches:
     """Match each proposal to the box that it overlaps most; positive from ``threshold`` on, else negative.
 
-    No low-quality matches (spec 1.3). Without ground truth every valid proposal is negative.
+    No low-quality matches. Without ground truth every valid proposal is negative.
 
     Args:
         proposals: float32[..., P, 4].

@@ -15,14 +15,14 @@ __all__ = ["NORM_LAYERS", "FrozenStatsBatchNorm2d", "GlobalBatchNorm2d", "conv_n
 
 
 class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm with fixed running statistics and trainable scale and bias ("norm_eval", spec 1.0)."""
+    """Batch norm with fixed running statistics and trainable scale and bias (MMDetection's "norm_eval")."""
 
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.eval()  # a new module is in training mode until somebody says otherwise
+        self.eval()  # a new module starts in training mode
 
     def train(self, mode: bool = True) -> FrozenStatsBatchNorm2d:
         """Stay in evaluation mode, whatever the model does."""
@@ -30,13 +30,13 @@ class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
         return self
 
     def affine_map(self) -> tuple[Tensor, Tensor]:
-        """Return the scale and the shift of each channel, [C] each: all that this layer does."""
+        """Return scale and shift of the channels, [C] each: the whole effect of this layer."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return scale, self.bias - self.running_mean * scale
 
 
 class _SumOverWorkers(torch.autograd.Function):
-    """Sum of a tensor over all workers; so each worker's input receives the sum of all their gradients."""
+    """Sum of a tensor over all workers; backward, each worker's input receives the sum of all gradients."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, local: Tensor) -> Tensor:
@@ -54,11 +54,11 @@ class _SumOverWorkers(torch.autograd.Function):
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose training statistics cover the maps of all workers.
 
-    With plain batch norm, two workers with 4 images each train another model than one worker with 8.
-    ``nn.SyncBatchNorm`` mends that on GPUs but refuses CPU tensors; this runs on both. Alone, it is plain
-    batch norm. Workers may hold different numbers of maps (a Double-Head normalises its RoIs), even none: a
-    batch without any keeps the running statistics, and is normalised with them. A single value a channel
-    (one image of 32 pixels has that on its last map) becomes the bias, where plain batch norm refuses it.
+    With plain batch norm, two workers with 4 images each train a different model from one worker with 8.
+    ``nn.SyncBatchNorm`` solves that on GPUs but rejects CPU tensors; this layer runs on both. With one worker
+    it is plain batch norm. Workers may hold different numbers of maps (a Double-Head normalises its RoIs),
+    even none: a batch without any keeps the running statistics and is normalised with them. A single value in
+    a channel (an image of 32 pixels has one on its last map) becomes the bias; plain batch norm rejects it.
     """
 
     weight: nn.Parameter
@@ -94,14 +94,14 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return normalised.to(input.dtype)
 
     def _local_sums(self, x: Tensor) -> Tensor:
-        """Return sum, sum of squares and number of the values of each channel, float64[2C + 1].
+        """Return each channel's sum and sum of squares, and the number of its values, float64[2C + 1].
 
         In float64, because the variance is a small difference of large numbers.
         """
         count = _values_a_channel(x)
         if count == 0:
             return torch.zeros(2 * x.shape[1] + 1, dtype=torch.float64, device=x.device) + x.sum()
-        variance, mean = (each.double() for each in torch.var_mean(x, (0, 2, 3), correction=0))
+        variance, mean = (moment.double() for moment in torch.var_mean(x, (0, 2, 3), correction=0))
         return torch.cat((mean * count, (variance + mean.square()) * count, mean.new_tensor([count])))
 
 
@@ -121,10 +121,10 @@ NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def conv_norm(conv: nn.Module, norm: nn.Module, maps: Tensor) -> Tensor:
-    """Return ``norm(conv(maps))``; where nothing is learned, frozen statistics are folded into the weights.
+    """Return ``norm(conv(maps))``; without gradients, frozen statistics are folded into the weights.
 
-    That is at inference and in frozen stages: a pass over the weights replaces one over the maps. In training
-    it would save as much forward but cost more backward (measured on a CPU), so there the layers stay apart.
+    At inference and in frozen stages, a pass over the weights thus replaces one over the maps. In training
+    that would save as much forward but cost more backward (measured on a CPU), so the layers stay separate.
     """
     if isinstance(conv, nn.Conv2d) and conv.bias is None and isinstance(norm, FrozenStatsBatchNorm2d):
         is_learning = torch.is_grad_enabled() and conv.weight.requires_grad

@@ -1,4 +1,4 @@
-"""RoI features from a pyramid: one level a RoI, RoIAlign 7x7 (spec 1.0)."""
+"""RoI features from a pyramid: one level a RoI, RoIAlign 7x7."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def pool(features: list[Tensor], image: Tensor, boxes: Tensor, enlarge: Tensor |
         features: maps [N, C, H, W] of P2, P3, P4, P5 (strides 4 to 32).
         image: int64[R], position in the batch; R may be 0.
         boxes: float32[R, 4], xyxy in image pixels.
-        enlarge: RoIs grow by this factor about their centre, [R, 1] or one for all; each stays on the level
-            of its own size (spec 1.8).
+        enlarge: factor by which RoIs grow about their centre, [R, 1] or one for all; each stays on the level
+            of its original size.
     """
-    # A diverging detector's boxes are no numbers, and no index either: its loss is to tell, not a crash here.
+    # A diverging detector predicts NaN boxes, which are no indices; its loss reports that, not a crash here.
     boxes = boxes.nan_to_num()
     level = pyramid_level(boxes, len(features))
     if isinstance(enlarge, Tensor) or enlarge != 1.0:
@@ -41,7 +41,7 @@ def pool(features: list[Tensor], image: Tensor, boxes: Tensor, enlarge: Tensor |
     if boxes.device.type == "cpu":
         return pyramid_roi_align(features, level, image, boxes, size=POOLED_SIZE)
     rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
-    # Sorted by level, each level's RoIs are one slice: a single read-back for all levels.
+    # Sorted by level, each level's RoIs are one slice, and one read from the device serves all levels.
     order = level.argsort(stable=True)
     counts = torch.bincount(level, minlength=len(features)).tolist()
     pooled = [

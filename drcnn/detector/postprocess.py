@@ -1,4 +1,4 @@
-"""From scored boxes to detections: class-wise NMS and the best of each image (spec 1.0)."""
+"""From scored boxes to detections: class-wise NMS and the best of each image."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def postprocess(
         boxes: float32[M, 4]; labels: int64[M]; scores: float32[M], already above the score threshold.
         images: size of the batch.
         nms_threshold: IoU above which the lower-scored box goes.
-        max_detections: an image, over all classes.
+        max_detections: kept per image, over all classes.
         soft: lower the scores of overlapping boxes instead (linear soft-NMS).
     """
     if soft:
@@ -62,11 +62,11 @@ def postprocess(
         )
         return Detections(image[kept], boxes[kept], labels[kept], decayed)
     group = labels * images + image
-    # batched_nms lays the groups side by side: with COCO's classes they reach so far that float32 resolves
-    # 1/16 pixel there, and what an image's detections are would hang on the batch it is in.
+    # batched_nms lays the groups side by side. With COCO's classes coordinates become so large that float32
+    # resolves only 1/16 pixel, and an image's detections would depend on the batch that it is in.
     kept = batched_nms(boxes.double(), scores.double(), group, nms_threshold)
     image = image[kept]
-    # Survivors come by falling score: a survivor's rank within its image is how many of it came before.
+    # Survivors come by falling score: count those of the same image before each, to know its rank.
     belongs = image[:, None] == torch.arange(images, device=image.device)
     rank = belongs.cumsum(dim=0).gather(1, image[:, None]).squeeze(1)
     kept = kept[rank <= max_detections]

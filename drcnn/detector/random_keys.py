@@ -1,7 +1,7 @@
 """Counter-based random numbers: a pure function of (image key, purpose, index).
 
-Samplers draw by sorting random keys. With a generator, what an image's samples are would depend on the images
-beside it, on the device and on the number of workers. Here they depend on the image's own key only, so one
+Samplers draw by sorting random keys. With a generator, an image's samples would depend on the other images of
+the batch, on the device and on the number of workers. Here they depend on the image's own key only, so one
 worker, two workers and a GPU all choose the same anchors and RoIs from the same candidates.
 """
 
@@ -27,9 +27,9 @@ def random_keys(keys: Tensor, purpose: int, count: int) -> Tensor:
     """Return uniform numbers in [0, 1), float32[N, count], for int64[N] image keys.
 
     Args:
-        keys: one key an image.
-        purpose: a small number that keeps the streams of different samplers apart.
-        count: numbers an image.
+        keys: one per image.
+        purpose: a small number, different for each sampler, so that their streams are independent.
+        count: numbers per image.
     """
     start = _mix(keys + _as_int64(purpose * _GAMMA % (1 << 64)))
     index = torch.arange(1, count + 1, device=keys.device)

@@ -1,9 +1,9 @@
-"""RoIAlign for CPUs: the same function as torchvision's kernel, as one weighted sum over rows of a table.
+"""RoIAlign for CPUs: computes what torchvision's kernel does, as one weighted sum over rows of a table.
 
-torchvision's CPU kernel runs on one thread, a channel at a time, and its backward zeroes whole maps for each
-call; both together were a quarter of a training step. Sampling is linear in the features, and separable: each
-bin is a weighted sum over the cells of a small rectangle. So all levels are laid out as one table with a row
-a cell, and ``embedding_bag`` sums its rows: vectorised over channels, on all threads, forward and backward.
+torchvision's CPU kernel runs on one thread, a channel at a time, and its backward pass zeroes whole maps in
+each call; together that was a quarter of a training step. Sampling is linear in the features and separable:
+each bin is a weighted sum over the cells of a small rectangle. So all levels form one table with one row per
+cell, and ``embedding_bag`` sums its rows: vectorised over channels, on all threads.
 
 Shapes: N images, C channels, R RoIs, S = 7 bins a side.
 """
@@ -20,7 +20,7 @@ __all__ = ["pyramid_roi_align"]
 
 
 class _Axis(NamedTuple):
-    """What each bin of a RoI takes along one axis: S bins of T neighbouring cells."""
+    """The cells that the S bins of a RoI read along one axis, T neighbours per bin."""
 
     cells: Tensor  # int64[R, S, T]
     weights: Tensor  # float32[R, S, T]
@@ -39,14 +39,14 @@ def pyramid_roi_align(
         size: S.
     """
     channels = features[0].shape[1]
-    # A row a cell: level by level, image by image, row by row of the map.
-    table = torch.cat([each.float().permute(0, 2, 3, 1).reshape(-1, channels) for each in features])
+    # One row per cell: level by level, image by image, row by row of the map.
+    table = torch.cat([feature.float().permute(0, 2, 3, 1).reshape(-1, channels) for feature in features])
     heights, widths, firsts = _layout(features)
     height, width = heights[level], widths[level]
     first = firsts[level] + image * height * width
 
     scaled = boxes / (4.0 * 2.0**level)[:, None] - 0.5
-    # Points a bin, of each axis. RoIs of equal numbers are computed together.
+    # Sampling points of a bin along both axes. RoIs with the same numbers are computed together.
     points = ((scaled[:, 2:] - scaled[:, :2]) / size).ceil().long().clamp(min=1)
     touched = size**2 * (points + 1).prod(dim=1)
     begins = touched.cumsum(0) - touched
@@ -69,20 +69,20 @@ def pyramid_roi_align(
 
 
 def _layout(features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Heights and widths of the levels, and the table's row where each begins, int64[L] each."""
-    sizes = torch.tensor([each.shape[2:] for each in features])
+    """Heights and widths of the levels, and the row of the table where each level begins; int64[L] each."""
+    sizes = torch.tensor([feature.shape[2:] for feature in features])
     cells = sizes.prod(dim=1) * len(features[0])
     return sizes[:, 0], sizes[:, 1], cells.cumsum(0) - cells
 
 
 def _axis(low: Tensor, high: Tensor, length: Tensor, size: int, count: int) -> _Axis:
-    """Average ``count`` points of linear interpolation in each bin: they touch count + 1 cells.
+    """Average ``count`` linearly interpolated points in each bin; they touch count + 1 cells.
 
     Args:
         low: float32[R], where each RoI begins, in cells; ``high``: where it ends.
         length: int64[R], cells of its map along this axis.
         size: S.
-        count: points a bin, at most a cell apart. A RoI without extent has none.
+        count: points per bin, at most a cell apart. A RoI without extent has none.
     """
     extent = (high - low)[:, None, None] / size
     last = length[:, None, None] - 1

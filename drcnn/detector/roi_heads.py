@@ -1,4 +1,4 @@
-"""What all heads share: their stages, and inference (spec 1.3, 1.4, 1.6, 1.7: "Test").
+"""What all heads share: their stages, losses and inference (docs/detector.md, 3 to 5).
 
 Shapes: N images, R RoIs of the whole batch, K foreground classes; index K of a class axis is the background.
 """
@@ -23,14 +23,14 @@ __all__ = ["Inference", "RoIHeads", "classification_loss", "regression_loss"]
 
 
 class Inference(NamedTuple):
-    """How detections are made.
+    """Thresholds and stages of inference.
 
     Attributes:
         score_thr: class scores must exceed it.
         nms: threshold of the class-wise NMS; ``soft``: linear soft-NMS instead.
-        max_detections: an image.
-        box_stage: boxes are those after this many regressors (i of Table X); none: all.
-        class_stage: the stage whose classifier scores (j of Table X); none: the mean of all.
+        max_detections: kept per image.
+        box_stage: take the boxes after this many regressors (i of Table X); ``None``: after all.
+        class_stage: take the scores of this stage's classifier (j of Table X); ``None``: the mean of all.
     """
 
     score_thr: float = 0.05
@@ -42,11 +42,11 @@ class Inference(NamedTuple):
 
 
 class RoIHeads(nn.Module):
-    """Stages of classifiers and regressors; subclasses say what each stage trains on.
+    """Stages of classifiers and regressors; subclasses choose the RoIs that each stage trains on.
 
     Args:
         stages: in order; the first has a classifier.
-        inference: how detections are made.
+        inference: thresholds and stages of inference.
     """
 
     def __init__(self, stages: list[Stage], inference: Inference) -> None:
@@ -61,7 +61,7 @@ class RoIHeads(nn.Module):
     def losses(
         self, features: list[Tensor], proposals_cls: Proposals, proposals_reg: Proposals, batch: Batch
     ) -> dict[str, Tensor]:
-        """Return weighted losses whose sum is the heads' loss.
+        """Return weighted losses; their sum is the heads' loss.
 
         Args:
             features: pyramid maps P2 to P5.
@@ -75,8 +75,8 @@ class RoIHeads(nn.Module):
     def detect(self, features: list[Tensor], proposals: Proposals, sizes: Tensor) -> Detections:
         """Return the final detections of N images.
 
-        From the last classifier on, scores are fixed: what follows is computed only for proposals with a
-        class above ``score_thr``. The same detections for less work.
+        After the last classifier the scores are final, so later stages run only on RoIs with a class above
+        ``score_thr``. That saves work and changes no detection.
 
         Args:
             features: pyramid maps P2 to P5.
@@ -91,17 +91,17 @@ class RoIHeads(nn.Module):
         for number in range(1, last + 1):
             stage = self.stage(number)
             hidden = None
-            # 1. The classifier, where its scores count.
+            # 1. The classifier, if its scores count.
             if number in scoring:
                 hidden = stage.stem(pool(features, image, boxes))
                 logits = logits + stage.classify(hidden)
-            # 2. After the last one, only what can still become a detection.
+            # 2. After the last one, keep only RoIs that can still become a detection.
             if number == scoring[-1]:
                 scores = (logits / len(scoring)).softmax(dim=1)[:, :-1]
                 alive = (scores > self.inference.score_thr).any(dim=1).nonzero().squeeze(1)
                 image, boxes, scores = image[alive], boxes[alive], scores[alive]
                 hidden = None if hidden is None else hidden[alive]
-            # 3. Regression; before the last stage, by the deltas of the best class.
+            # 3. Regression; before the last stage, with the deltas of the best class (D6).
             if hidden is None or stage.regressor.enlarge != 1.0:
                 hidden = stage.stem(pool(features, image, boxes, stage.regressor.enlarge))
             deltas = stage.regress(hidden)
@@ -110,7 +110,7 @@ class RoIHeads(nn.Module):
                 boxes = decode(boxes, own_class(deltas, best), stage.regressor.stds)
                 boxes = clip_boxes(boxes, sizes[image])
 
-        # 4. One box for each class of a class-specific regressor, else one that all classes share.
+        # 4. A class-specific regressor gives a box for each class; otherwise all classes share one.
         roi, label = (scores > self.inference.score_thr).nonzero(as_tuple=True)
         final = decode(boxes[roi], own_class(deltas[roi], label), stage.regressor.stds)
         return postprocess(
@@ -125,14 +125,14 @@ class RoIHeads(nn.Module):
         )
 
     def _scoring_stages(self, last: int) -> list[int]:
-        """The stages whose classifiers make the scores: their logits are averaged (spec D12)."""
+        """The stages whose logits are averaged to scores (docs/detector.md, D12)."""
         if self.inference.class_stage is not None:
             return [self.inference.class_stage]
         return [number for number in range(1, last + 1) if self.stage(number).classifier is not None]
 
 
 def classification_loss(logits: Tensor, rois: RoIs) -> Tensor:
-    """Return the mean cross entropy; 0 where there is no RoI.
+    """Return the mean cross entropy; 0 without RoIs.
 
     Args:
         logits: float32[R, K + 1].

@@ -1,6 +1,6 @@
-"""The RoIs that a stage of the heads trains on, and what becomes of them between stages (spec 1.1 to 1.9).
+"""The RoIs that a stage of the heads trains on, and how they move between stages (docs/detector.md, 2 to 5).
 
-Shapes: N images, P padded proposals an image, G padded ground-truth boxes, R RoIs of the whole batch, K
+Shapes: N images, P padded proposals per image, G padded ground-truth boxes, R RoIs of the whole batch, K
 foreground classes.
 """
 
@@ -30,7 +30,7 @@ __all__ = [
     "to_proposals",
 ]
 
-# Streams of random keys; the RPN's is 1. Each stage has its own.
+# Streams of random keys; the RPN's is 1. Stages after the first add PURPOSE_STAGE each.
 PURPOSE_REG = 3
 PURPOSE_STAGE = 16
 
@@ -41,7 +41,7 @@ class RoIs(NamedTuple):
     Attributes:
         image: int64[R], position in the batch.
         boxes: float32[R, 4].
-        gt: float32[R, 4], the matched ground-truth box; meaningful where positive.
+        gt: float32[R, 4], the matched ground-truth box; defined for positives only.
         labels: int64[R], class of the matched box; -1 for background.
         slot: int64[R], place among the image's RoIs.
         is_gt: bool[R], the RoI is a ground-truth box that was added to the proposals.
@@ -67,17 +67,17 @@ class RegressionSampler(Protocol):
     """Chooses the first regression stage's RoIs, all of them positive."""
 
     def __call__(self, proposals: Proposals, batch: Batch, *, iou: float) -> RoIs:
-        """Sample, positive from an overlap of ``iou`` on."""
+        """Sample RoIs; positive are those with an IoU of at least ``iou``."""
         ...
 
 
 class RandomSampler:
-    """Ground truth added, positives up to a fraction, filled with negatives: 1:3 in the paper.
+    """Adds the ground truth, takes positives up to a fraction and fills with negatives: 1:3 in the paper.
 
     Args:
-        samples: RoIs an image, 512 in the paper.
-        positive_fraction: of these at most.
-        purpose: of its random keys.
+        samples: RoIs per image, 512 in the paper.
+        positive_fraction: the largest share of positives.
+        purpose: the stream of its random keys.
     """
 
     def __init__(self, samples: int, positive_fraction: float, purpose: int = 2) -> None:
@@ -87,14 +87,14 @@ class RandomSampler:
 
     @torch.no_grad()
     def __call__(self, proposals: Proposals, batch: Batch, *, iou: float, stage: int = 1) -> RoIs:
-        """Sample a stage's RoIs, positive from an overlap of ``iou`` on."""
+        """Sample a stage's RoIs; positive are those with an IoU of at least ``iou``."""
         gt_valid = batch.labels >= 0
-        # Ground truth last: then how far it is padded does not shift the proposals' random keys.
+        # Ground truth goes last, so that its padding does not shift the proposals' random keys.
         candidates = Proposals(
             torch.cat((proposals.boxes, batch.boxes), dim=1), torch.cat((proposals.valid, gt_valid), dim=1)
         )
         matches = match_proposals(candidates.boxes, candidates.valid, batch.boxes, gt_valid, iou)
-        # Each added box is itself, not the first of those that it coincides with.
+        # An added box matches itself, even where another ground-truth box coincides with it.
         first_gt = proposals.boxes.shape[1]
         matches.gt[:, first_gt:] = torch.arange(batch.boxes.shape[1], device=matches.gt.device)
         keys = random_keys(batch.keys, self.purpose + PURPOSE_STAGE * (stage - 1), candidates.boxes.shape[1])
@@ -109,24 +109,25 @@ class RandomSampler:
 
 
 class RandomPositives:
-    """Table I's toy: the regressor too samples at random with ground truth, and learns from the positives.
+    """Table I's regressor: samples at random with ground truth, as the classifier does; keeps the positives.
 
     Args:
-        samples: RoIs an image; ``positive_fraction`` of these at most are positive.
+        samples: RoIs per image before negatives are dropped.
+        positive_fraction: the largest share of positives among them.
     """
 
     def __init__(self, samples: int, positive_fraction: float) -> None:
         self._sampler = RandomSampler(samples, positive_fraction, purpose=PURPOSE_REG)
 
     def __call__(self, proposals: Proposals, batch: Batch, *, iou: float) -> RoIs:
-        """Sample, positive from an overlap of ``iou`` on."""
+        """Sample RoIs; positive are those with an IoU of at least ``iou``."""
         rois = self._sampler(proposals, batch, iou=iou)
         return rois.at(rois.positives())
 
 
 @torch.no_grad()
 def sample_positives_only(proposals: Proposals, batch: Batch, *, samples: int, iou: float) -> RoIs:
-    """Return every positive proposal, ``samples`` an image at most; no ground truth added (spec D9)."""
+    """Return all positive proposals, at most ``samples`` in an image, without ground truth (D9)."""
     matches = match_proposals(proposals.boxes, proposals.valid, batch.boxes, batch.labels >= 0, iou)
     keys = random_keys(batch.keys, PURPOSE_REG, proposals.boxes.shape[1])
     chosen = sample_positives(matches.positive, keys, count=samples)
@@ -134,7 +135,7 @@ def sample_positives_only(proposals: Proposals, batch: Batch, *, samples: int, i
 
 
 def _gather(chosen: Sample, candidates: Proposals, matches: Matches, batch: Batch, *, first_gt: int) -> RoIs:
-    """Collect what the filled slots hold."""
+    """Collect the candidates in the filled slots."""
     image, slot = chosen.taken.nonzero(as_tuple=True)
     index = chosen.candidate[image, slot]
     boxes = candidates.boxes[image, index]
@@ -149,22 +150,22 @@ def _gather(chosen: Sample, candidates: Proposals, matches: Matches, batch: Batc
 
 @torch.no_grad()
 def move(rois: RoIs, deltas: Tensor, stds: tuple[float, ...], batch: Batch) -> Tensor:
-    """Return the RoIs' boxes [R, 4] moved by ``deltas`` [R, 4] and cut to their images."""
+    """Return the RoIs' boxes [R, 4] moved by ``deltas`` [R, 4] and clipped to their images."""
     return clip_boxes(decode(rois.boxes, deltas.detach(), stds), batch.sizes[rois.image])
 
 
 @torch.no_grad()
 def rematch(rois: RoIs, boxes: Tensor, batch: Batch, *, iou: float) -> RoIs:
-    """Assign moved regression samples again and drop what is no longer positive (Eq. 7, spec D8).
+    """Assign moved regression samples again and drop those no longer positive (Eq. 7; docs/detector.md, D8).
 
-    The official code also carries its padding negatives along, unmoved. They stay negative and carry no
-    loss, so here they are not carried.
+    The official code also keeps its padding of negatives, unmoved. They stay negative and have no loss, so
+    they are left out here.
     """
     if len(rois.image) == 0:
         return rois
     gt, labels = batch.boxes[rois.image], batch.labels[rois.image]
-    is_there = torch.ones_like(rois.image, dtype=torch.bool)[:, None]
-    matches = match_proposals(boxes[:, None], is_there, gt, labels >= 0, iou)
+    valid = torch.ones_like(rois.image, dtype=torch.bool)[:, None]
+    matches = match_proposals(boxes[:, None], valid, gt, labels >= 0, iou)
     keep = matches.positive.squeeze(1).nonzero().squeeze(1)
     matched = matches.gt[keep, 0]
     return rois.at(keep)._replace(boxes=boxes[keep], gt=gt[keep, matched], labels=labels[keep, matched])
@@ -172,7 +173,7 @@ def rematch(rois: RoIs, boxes: Tensor, batch: Batch, *, iou: float) -> RoIs:
 
 @torch.no_grad()
 def to_proposals(rois: RoIs, boxes: Tensor, batch: Batch, *, slots: int) -> Proposals:
-    """Return moved RoIs as the next stage's proposals, without the ground truth added before (spec 1.6)."""
+    """Return moved RoIs as the next stage's proposals, without the ground truth added before."""
     padded = boxes.new_zeros(len(batch), slots, 4)
     valid = torch.zeros(len(batch), slots, dtype=torch.bool, device=boxes.device)
     padded[rois.image, rois.slot] = boxes
@@ -181,7 +182,7 @@ def to_proposals(rois: RoIs, boxes: Tensor, batch: Batch, *, slots: int) -> Prop
 
 
 def own_class(deltas: Tensor, labels: Tensor) -> Tensor:
-    """Select [R, 4] of [R, B, 4]: the class's own deltas, or the only ones of a class-agnostic stage."""
+    """Select [R, 4] of [R, B, 4]: the deltas of the class, or the only ones of a class-agnostic stage."""
     if deltas.shape[1] == 1:
         return deltas[:, 0]
     return deltas.gather(1, labels[:, None, None].expand(-1, 1, 4)).squeeze(1)

@@ -1,6 +1,6 @@
-"""Region proposal network: head, proposals, loss (spec 1.0).
+"""Region proposal network: head, proposals, loss (docs/detector.md, section 1).
 
-Shapes: N images, L levels, A anchors of all levels, M candidates an image, P proposals an image.
+Shapes: N images, L levels, A anchors of all levels, M candidates per image, P proposals per image.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class RPNOutput(NamedTuple):
 
 
 class RPNHead(nn.Module):
-    """3x3 convolution, then objectness and deltas of 3 anchors a cell; shared by all levels.
+    """3x3 convolution, then objectness and deltas of 3 anchors per cell; shared by all levels.
 
     Args:
         channels: of the pyramid.
-        beta: its regression loss is smooth L1 with this; 0 is L1.
+        beta: of its smooth L1 regression loss; 0 is L1.
         ignore_crossing: anchors that cross the image's border take no part in its losses.
     """
 
@@ -77,9 +77,9 @@ class RPNHead(nn.Module):
         return RPNOutput(logits, deltas)
 
     def _predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps of logits and of deltas; in float32 also under autocast.
+        """Return maps of logits and deltas, in float32 also under autocast.
 
-        Proposals are ranked by them, and in bf16 the best 2,000 anchors of a map share some 200 scores.
+        Proposals are ranked by the logits, and in bf16 the best 2,000 anchors of a map share some 200 values.
         """
         if hidden.dtype in {torch.bfloat16, torch.float16}:
             with torch.autocast(hidden.device.type, enabled=False):
@@ -87,18 +87,18 @@ class RPNHead(nn.Module):
         return self.objectness(hidden), self.deltas(hidden)
 
     def at(self, features: list[Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what ``forward(features).at(index)`` gives, computed at these anchors only.
+        """Return ``forward(features).at(index)``, computed at these anchors only.
 
-        The loss looks at 256 anchors of an image's 50,000 or more. Through ``forward`` its gradient would be
-        a map of zeros with a few values, sent back through the dense 3x3 convolution on every level; from
-        the anchors' own 3x3 neighbourhoods it is the same gradient for next to nothing.
+        The loss reads 256 of an image's 50,000 or more anchors. Through ``forward``, its gradient would be a
+        map of zeros with a few values, sent back through the dense 3x3 convolution of every level. Computed
+        from the anchors' own 3x3 neighbourhoods, the same gradient costs next to nothing.
 
         Args:
             features: maps [N, C, H_l, W_l].
             index: int64[N, S], into the anchors of all levels.
         """
         channels = features[0].shape[1]
-        table = torch.cat([each.permute(0, 2, 3, 1).flatten(1, 2) for each in features], dim=1)
+        table = torch.cat([feature.permute(0, 2, 3, 1).flatten(1, 2) for feature in features], dim=1)
         rows, is_inside = self._neighbours(features, index // self.anchors_per_cell)
         image = torch.arange(len(index), device=index.device)[:, None, None]
         patches = table[image, rows] * is_inside[..., None]
@@ -115,16 +115,16 @@ class RPNHead(nn.Module):
 
     @staticmethod
     def _neighbours(features: list[Tensor], cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Cells of the 3x3 windows around ``cell`` int64[N, S] of all levels, and which lie on the map.
+        """Return the cells of the 3x3 windows around ``cell`` int64[N, S], and which lie on their map.
 
         Returns:
             int64[N, S, 9], 0 where outside; bool[N, S, 9].
         """
-        sizes = [each.shape[2:] for each in features]
+        sizes = [feature.shape[2:] for feature in features]
         counts = torch.tensor([height * width for height, width in sizes], device=cell.device)
         level = torch.bucketize(cell, counts.cumsum(0), right=True)
         first = (counts.cumsum(0) - counts)[level]
-        height, width = (torch.tensor(each, device=cell.device)[level] for each in zip(*sizes, strict=True))
+        height, width = (torch.tensor(sides, device=cell.device)[level] for sides in zip(*sizes, strict=True))
         step = torch.arange(-1, 2, device=cell.device)
         down, across = step.repeat_interleave(3), step.repeat(3)
         y = ((cell - first) // width)[..., None] + down
@@ -154,16 +154,16 @@ def propose(
     """Return one list of proposals for each NMS threshold, from one decoding.
 
     The best ``pre_nms`` anchors of each level are decoded and clipped once. NMS runs within each level, once
-    for each *distinct* threshold over the same candidates: what survives 0.7 is no subset of what survives
+    for each *distinct* threshold over the same candidates: the survivors at 0.7 are not a subset of those at
     0.85. The best ``post_nms`` survivors of all levels are the proposals (Section III-B, Fig. 4).
 
     Args:
         output: of the head.
-        anchors: of each level.
+        anchors: of each level, float32[A_l, 4].
         sizes: float32[N, 2], unpadded height and width.
         nms_thresholds: NMS_cls and NMS_reg in training, one threshold at inference.
-        pre_nms: candidates a level.
-        post_nms: proposals an image and list.
+        pre_nms: candidates per level.
+        post_nms: proposals per image and list.
     """
     scores, boxes, level = [], [], []
     for number, (logits, deltas, grid) in enumerate(zip(*output, anchors, strict=True)):
@@ -200,13 +200,14 @@ def rpn_losses(
 ) -> dict[str, Tensor]:
     """Return ``loss_rpn_cls`` (binary cross entropy) and ``loss_rpn_reg`` (L1 on deltas, smooth below beta).
 
-    Both are sums divided by the number of sampled anchors of all images: 256 an image, half positive at most.
+    Both are sums divided by the number of sampled anchors of all images (256 per image, at most half of them
+    positive).
 
     Args:
-        predict: gives logits [N, S] and deltas [N, S, 4] at anchors int64[N, S] of all levels.
+        predict: returns logits [N, S] and deltas [N, S, 4] at anchors int64[N, S] of all levels.
         anchors: of each level, float32[A_l, 4].
         batch: images with their ground truth.
-        samples: anchors an image.
+        samples: anchors per image.
         beta: of the smooth L1 loss; 0 is L1.
         ignore_crossing: leave out anchors that cross the image's border.
     """
@@ -216,7 +217,7 @@ def rpn_losses(
     chosen = sample_random(matches.positive, matches.negative, keys, count=samples, positive_fraction=0.5)
     divisor = chosen.taken.sum().clamp(min=1)
 
-    logits, all_deltas = (each.float() for each in predict(chosen.candidate))
+    logits, all_deltas = (output.float() for output in predict(chosen.candidate))
     bce = F.binary_cross_entropy_with_logits(logits, chosen.positive.float(), reduction="none")
 
     # Positives fill the first slots; only these regress. Elsewhere the target is the anchor itself, whose
@@ -239,7 +240,7 @@ def rpn_losses(
 
 @torch.no_grad()
 def _match(grid: Tensor, anchors: list[Tensor], batch: Batch, *, ignore_crossing: bool) -> Matches:
-    """Match each image's anchors; only those whose cell lies on the image's own padding to 32 (spec 1.0)."""
+    """Match each image's anchors, without those beyond the image's own padding to a multiple of 32."""
     extent = (batch.sizes / 32).ceil() * 32
     stride = torch.cat([torch.full_like(a[:, 0], s) for a, s in zip(anchors, STRIDES, strict=True)])
     cell = (grid[:, :2] + grid[:, 2:]) / 2
@@ -249,10 +250,10 @@ def _match(grid: Tensor, anchors: list[Tensor], batch: Batch, *, ignore_crossing
     if ignore_crossing:
         inside = (grid[:, 2:] < batch.sizes.flip(1)[:, None]).all(dim=2) & (grid[:, :2] >= 0).all(dim=1)
         on_image = on_image & inside
-    # An image at a time: the IoU matrix of a whole COCO batch would take gigabytes. The loop reads no values
+    # One image at a time: the IoU matrix of a whole COCO batch would take gigabytes. The loop reads no values
     # back from the device.
-    each = [
+    matches = [
         match_anchors(grid, on, boxes, labels >= 0)
         for on, boxes, labels in zip(on_image, batch.boxes, batch.labels, strict=True)
     ]
-    return Matches(*(torch.stack(parts) for parts in zip(*each, strict=True)))
+    return Matches(*(torch.stack(parts) for parts in zip(*matches, strict=True)))

@@ -1,7 +1,7 @@
-"""Samplers: which candidates of each image enter a loss (Section III-B, spec 1.0 and 1.3).
+"""Samplers: which candidates of each image enter a loss (Section III-B; docs/detector.md, 1 and 3).
 
-Both choose by sorting random keys into a fixed number of slots, for all images at once and without
-waiting for the device. A slot that no candidate fills is marked as not taken.
+Both sort random keys into a fixed number of slots, for all images at once and without waiting for the device.
+A slot that no candidate fills is marked as not taken.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Sample(NamedTuple):
     """The chosen candidates of N images, positives first.
 
     Attributes:
-        candidate: int64[N, S], its index, in each slot.
+        candidate: int64[N, S], index of the candidate in each slot.
         taken: bool[N, S], the slot is filled.
-        positive: bool[N, S], ... by a positive.
+        positive: bool[N, S], the slot is filled by a positive.
     """
 
     candidate: Tensor
@@ -31,14 +31,14 @@ class Sample(NamedTuple):
 def sample_random(
     positive: Tensor, negative: Tensor, keys: Tensor, *, count: int, positive_fraction: float
 ) -> Sample:
-    """Choose ``count`` candidates an image: positives up to a fraction, filled with negatives.
+    """Choose ``count`` candidates per image: positives up to a fraction, filled with negatives.
 
     Used for the RPN and, with a fraction of 0.25 (the 1:3 of the paper), for the classifier.
 
     Args:
         positive: bool[N, M]; negative: bool[N, M].
         keys: float32[N, M], random in [0, 1).
-        count: slots an image.
+        count: slots per image.
         positive_fraction: share of ``count`` that positives may take.
     """
     slots = min(count, positive.shape[1])
@@ -51,15 +51,15 @@ def sample_random(
 
 
 def sample_positives(positive: Tensor, keys: Tensor, *, count: int) -> Sample:
-    """Choose up to ``count`` positives an image, uniformly where there are more: the regressors' sampler.
+    """Choose up to ``count`` positives per image, uniformly where there are more: the regressors' sampler.
 
-    The official sampler pads with negatives up to ``count``. They carry no loss and the divisor is constant,
-    so leaving them out changes nothing but the time.
+    The official sampler pads with negatives up to ``count``. They have no loss and the divisor is constant,
+    so leaving them out only saves time.
 
     Args:
         positive: bool[N, M].
         keys: float32[N, M], random in [0, 1).
-        count: slots an image.
+        count: slots per image.
     """
     return _sample(torch.where(positive, keys + 2.0, -1.0), min(count, positive.shape[1]))
 

@@ -1,4 +1,4 @@
-"""Linear soft-NMS, class by class, for all images at once (Bodla et al. 2017; spec 2)."""
+"""Linear soft-NMS, class by class, for all images at once (Bodla et al. 2017)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drcnn.detector.boxes import paired_iou
 
 __all__ = ["soft_nms"]
 
-# Scores that decay below this are no detections any more (spec 2).
+# Detections whose score decays below this are dropped, as in the official configurations.
 MIN_SCORE = 0.001
 
 
@@ -23,30 +23,30 @@ def soft_nms(
     threshold: float,
     max_detections: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return what is detected, by falling score within each image: positions int64[D] and scores float32[D].
+    """Return the detections, by falling score within each image: positions int64[D] and scores float32[D].
 
-    Again and again the best box of an image is taken, and the score s of each box of its class that overlaps
-    it by more than ``threshold`` becomes s · (1 - IoU). Scores only fall and classes do not touch each other,
-    so taking the best of all classes gives each class's own order, and the first ``max_detections`` taken are
-    the ones wanted: that many steps are enough, however many boxes there are.
+    Repeatedly, the best box of an image is taken, and the score s of each box of its class that overlaps it
+    by more than ``threshold`` becomes s · (1 - IoU). Scores only fall and classes do not affect each other,
+    so taking the best of all classes keeps each class's own order. The first ``max_detections`` boxes taken
+    are therefore the result, and that many steps are enough for any number of boxes.
 
     Args:
         image: int64[M], position in the batch; M may be 0.
         boxes: float32[M, 4]; labels: int64[M]; scores: float32[M].
         images: size of the batch.
         threshold: IoU above which scores decay.
-        max_detections: an image.
+        max_detections: kept per image.
     """
-    # One row an image, as long as the fullest one.
+    # A row for each image, as long as the fullest one needs.
     order = image.argsort(stable=True)
     counts = torch.bincount(image, minlength=images)
     longest = int(counts.max()) if len(image) else 0
     column = torch.arange(longest, device=image.device)
-    is_there = column < counts[:, None]
-    source = torch.zeros_like(is_there, dtype=torch.int64)
-    source[is_there] = order
-    score = torch.full_like(is_there, -1.0, dtype=torch.float32)
-    score[is_there] = scores[order]
+    is_filled = column < counts[:, None]
+    source = torch.zeros_like(is_filled, dtype=torch.int64)
+    source[is_filled] = order
+    score = torch.full_like(is_filled, -1.0, dtype=torch.float32)
+    score[is_filled] = scores[order]
     box, label = boxes[source] if longest else boxes.new_zeros(images, 0, 4), labels[source]
 
     taken, taken_scores = [], []

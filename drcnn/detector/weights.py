@@ -40,25 +40,25 @@ def load_backbone(body: Body, name: str, weights: str) -> None:
 
     Raises:
         ConfigError: the file is missing or unreadable, or tensors do not fit (named).
-        OSError: the download failed; the next time it may go well.
+        OSError: the download failed; a later attempt may succeed.
     """
     if weights == "none":
         return
     state = _download(name) if weights == "imagenet" else _read(Path(weights))
-    # The classifier of the pretraining task is the only part of torchvision's checkpoints that we leave out.
+    # Of torchvision's checkpoints, only the classifier of the pretraining task is left out.
     state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
-    wanted = body.state_dict()
+    expected = body.state_dict()
     # Checkpoints from before torch 0.4.1 lack these counters; they do not affect the result.
-    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
-    unknown = [k for k in state if k not in wanted]
+    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in expected]
     misshaped = [
-        f"{k} {list(v.shape)} instead of {list(wanted[k].shape)}"
+        f"{k} {list(v.shape)} instead of {list(expected[k].shape)}"
         for k, v in state.items()
-        if k in wanted and v.shape != wanted[k].shape
+        if k in expected and v.shape != expected[k].shape
     ]
     faults = [
-        f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        for what, names in (("missing", missing), ("unknown", unknown), ("wrong shape", misshaped))
+        f"{fault}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for fault, names in (("missing", missing), ("unknown", unknown), ("wrong shape", misshaped))
         if names
     ]
     if faults:
@@ -72,22 +72,23 @@ def _download(name: str) -> Mapping[str, Tensor]:
             f"detector.weights = 'imagenet': torchvision offers none for {name}; "
             "give the path of a local file with torchvision's names (OpenMMLab's resnext101_32x4d has them)"
         )
-    kept = Path(torch.hub.get_dir(), "checkpoints", Path(IMAGENET[name].url).name)
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(IMAGENET[name].url).name)
     try:
-        # Only tensors also from the cache: others may write there, and a hash is asked of downloads alone.
+        # weights_only also protects against files that others put into the cache: torch checks the hash of
+        # downloads only.
         state: Mapping[str, Tensor] = IMAGENET[name].get_state_dict(
             progress=False, check_hash=True, weights_only=True
         )
     except (OSError, HTTPException, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        # A download that was cut off arrives with a wrong hash and is not kept.
-        if isinstance(error, OSError) or not kept.exists():
+        # An incomplete download has a wrong hash and is not kept.
+        if isinstance(error, OSError) or not cached.exists():
             raise OSError(
                 f"detector.weights = 'imagenet': the download for {name} failed ({reason}); "
                 "try again or give the path of a local file, or 'none' with detector.norm=batch"
             ) from None
         raise ConfigError(
-            f"detector.weights = 'imagenet': {kept} cannot be read as tensors ({reason}); "
+            f"detector.weights = 'imagenet': {cached} cannot be read as tensors ({reason}); "
             "delete it to download it again"
         ) from None
     return state

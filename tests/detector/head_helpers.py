@@ -1,4 +1,4 @@
-"""Toy heads with inputs for them, and the specification of the heads written as loops over single RoIs."""
+"""Toy heads with inputs for them, and a reference implementation of the heads as loops over single RoIs."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_no_rois_give_no_features_but_keep_the_graph() -> None:
 def test_enlarged_rois_are_pooled_around_their_centre_from_their_own_level(
     generator: torch.Generator,
 ) -> None:
-    """Enlarged by 1.3, sides of 86 to 112 would belong one level up; they stay (spec 1.8)."""
+    """Enlarged by 1.3, sides of 86 to 112 would belong one level up; they stay."""
     features = [torch.randn(1, 3, 64 >> level, 64 >> level, generator=generator) for level in range(4)]
     corner, side = (
         torch.rand(8, 2, generator=generator) * 100,

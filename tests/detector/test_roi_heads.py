@@ -129,7 +129,7 @@ def test_the_loop_meets_rois_that_leave_and_that_change_their_object() -> None:
 
 
 def test_lambda_is_the_paper_code_divisor() -> None:
-    """λ = 0.5 is the official divisor of 1024·N, λ = 1 that of 512·N (spec 1.3)."""
+    """λ = 0.5 is the official divisor of 1024·N, λ = 1 that of 512·N (docs/detector.md, D2 and D3)."""
     one, half = (
         make_heads("decoupled", lambda_reg=value).losses(make_features(2), CLS, REG, BATCH)
         for value in (1.0, 0.5)
@@ -217,7 +217,7 @@ def assert_same_rows(one: Tensor, other: Tensor) -> None:
 
 
 def test_two_samplings_regress_the_positives_of_a_random_sample_with_ground_truth() -> None:
-    """Table I's toy: with room for all, the positives and the objects themselves (spec 1.9)."""
+    """Table I's sampler: with room for all, the positives and the objects themselves."""
     heads, features = make_heads("two_samplings", roi_samples=PLENTY), make_features(2)
     losses = heads.losses(features, CLS, REG, BATCH)
     total = torch.zeros(())

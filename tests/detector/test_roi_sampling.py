@@ -197,7 +197,7 @@ def test_the_three_streams_are_independent() -> None:
 
 
 def test_padding_with_negatives_as_the_official_code_does_carries_no_loss() -> None:
-    """Positives, then negatives up to 64, all regressed, padding masked and carried along (spec 1.4)."""
+    """Positives, then negatives up to 64, all regressed, padding masked and carried along (D8)."""
     samples, generator = 64, torch.Generator().manual_seed(4)
     heads, features = make_heads("decoupled", stages=3, roi_samples=samples), make_features(2)
     proposals = make_proposals(BATCH, count=90)
