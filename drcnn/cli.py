@@ -19,7 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from drcnn.config import Config, ConfigError, DataConfig, parse_assignments
+from drcnn.assignments import parse_assignments
+from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.recipes import PROFILES, recipe
 
 if TYPE_CHECKING:

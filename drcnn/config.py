@@ -1,8 +1,8 @@
 """The configuration of one trial: every setting and every default, in one place.
 
-The defaults are the paper's Decoupled R-CNN on PASCAL VOC (Table III at its best row). ``recipes`` changes
-them for smaller machines and other data; a study changes them per trial; ``--set`` has the last word.
-Sections and tables named here are those of the paper.
+The defaults are the paper's Decoupled R-CNN on PASCAL VOC (the best row of Table III). ``drcnn.recipes``
+changes them for smaller machines and other data, a study changes them per trial, and ``--set`` has the last
+word. Sections and tables named here are the paper's.
 
     >>> config = Config().with_changes({"detector.nms_reg": 0.7, "training.epochs": 16})
     >>> config.detector.nms_reg
@@ -11,15 +11,14 @@ Sections and tables named here are those of the paper.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
-from drcnn.presets import PRESETS, expand
+from drcnn.config_errors import ConfigError, explain, unknown_key
+from drcnn.presets import expand
 from drcnn.variants import VARIANTS
 
 __all__ = [
@@ -29,16 +28,10 @@ __all__ = [
     "DetectorConfig",
     "EvaluationConfig",
     "TrainingConfig",
-    "check_setting",
-    "parse_assignments",
 ]
 
 IoU = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class ConfigError(ValueError):
-    """A configuration key or value that cannot be used; the message is one line and names it."""
 
 
 class _Frozen(BaseModel):
@@ -74,10 +67,10 @@ class DetectorConfig(_Frozen):
 
     # Region proposals.
     anchor_scale: float = Field(8.0, gt=0, description="anchor side = scale * stride")
-    rpn_samples: int = Field(256, gt=0, description="anchors an image in the RPN loss")
-    rpn_pre_nms_train: int = Field(2000, gt=0, description="candidates a level before NMS")
+    rpn_samples: int = Field(256, gt=0, description="anchors per image in the RPN loss")
+    rpn_pre_nms_train: int = Field(2000, gt=0, description="candidates per level before NMS")
     rpn_pre_nms_test: int = Field(1000, gt=0)
-    rpn_post_nms_train: int = Field(1000, gt=0, description="proposals an image, for each list")
+    rpn_post_nms_train: int = Field(1000, gt=0, description="proposals per image, in each list")
     rpn_post_nms_test: int = Field(1000, gt=0)
     nms_cls: IoU = Field(0.7, description="NMS_cls: threshold of the classifier's proposals in training")
     nms_reg: IoU = Field(0.85, description="NMS_reg: threshold of the regressors' proposals in training")
@@ -88,7 +81,7 @@ class DetectorConfig(_Frozen):
         "decoupled", description="how the heads are composed; see drcnn.variants for all named detectors"
     )
     fc_width: int = Field(1024, gt=0)
-    roi_samples: int = Field(512, gt=0, description="RoIs an image and branch; also the losses' divisor")
+    roi_samples: int = Field(512, gt=0, description="RoIs per image and branch; also the losses' divisor")
     cls_positive_fraction: Fraction = Field(0.25, description="at most this share of the classifier's RoIs")
     stages: int = Field(1, ge=1, le=4, description="regression stages (Table IV)")
     stage_weights: tuple[float, float, float, float] = (1.0, 0.5, 0.25, 0.125)
@@ -96,7 +89,10 @@ class DetectorConfig(_Frozen):
 
     # Final detections.
     test_stage: int | None = Field(
-        None, ge=1, le=4, description="box stage i of Table X: boxes after this many regressors; none: all"
+        None,
+        ge=1,
+        le=4,
+        description="box stage i of Table X: boxes after this many regressors; none: after all",
     )
     test_classifier: int | None = Field(
         None, ge=1, le=4, description="stage j of Table X whose classifier scores; none: the mean of all"
@@ -154,7 +150,7 @@ class DetectorConfig(_Frozen):
 
 
 class DataConfig(_Frozen):
-    """Which images, at which size."""
+    """Images and their sizes."""
 
     source: str = Field("digits", description="'digits', 'voc:DIR' (several joined with '+') or 'coco:DIR'")
     train_split: str = Field("train", description="VOC: a list in ImageSets/Main; COCO: instances_NAME*.json")
@@ -194,12 +190,12 @@ class TrainingConfig(_Frozen):
     """Optimiser and schedule (Section IV-A)."""
 
     epochs: int = Field(12, gt=0)
-    batch_size: int = Field(8, gt=0, description="images a step over all workers")
-    lr: float = Field(0.005, gt=0, description="at the paper's 8 images a step; scaled by batch_size / 8")
+    batch_size: int = Field(8, gt=0, description="images per step over all workers")
+    lr: float = Field(0.005, gt=0, description="at the paper's 8 images per step; scaled by batch_size / 8")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     schedule: Literal["step", "cosine"] = Field(
-        "step", description="or a name of drcnn.presets.SCHEDULES, for several settings at once"
+        "step", description="or a name of drcnn.presets.SCHEDULES, which sets several settings at once"
     )
     milestones: tuple[int, ...] = Field(
         (9,), description="epochs after which a step schedule divides lr by 10; each below epochs"
@@ -223,7 +219,7 @@ class TrainingConfig(_Frozen):
 
 
 class EvaluationConfig(_Frozen):
-    """How the detections on the validation split are judged."""
+    """Metric of the detections on the validation split."""
 
     metric: Literal["coco", "voc07"] = Field(
         "coco", description="voc07: 11 recall points, as in the paper's tables on VOC"
@@ -231,7 +227,7 @@ class EvaluationConfig(_Frozen):
 
 
 class Config(_Frozen):
-    """One trial, complete: with the data it names, this rebuilds the trial exactly."""
+    """The complete configuration of a trial: with the data that it names, it rebuilds the trial exactly."""
 
     detector: DetectorConfig = DetectorConfig()
     data: DataConfig = DataConfig()
@@ -248,14 +244,19 @@ class Config(_Frozen):
         Raises:
             ConfigError: a key does not exist (the nearest one is named) or a value is not allowed.
         """
-        return Config.from_tree(self._changed_tree(changes))
+        return Config.from_tree(self.changed_tree(changes))
 
-    def _changed_tree(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+    def changed_tree(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return nested mappings with dotted keys replaced; the values are not checked yet.
+
+        Raises:
+            ConfigError: a key does not exist.
+        """
         tree = self.model_dump()
-        known = dict(self.flat())
+        settings = dict(self.flat())
         for key, value in expand(changes).items():
-            if key not in known:
-                raise ConfigError(_unknown_key(key, known))
+            if key not in settings:
+                raise ConfigError(unknown_key(key, settings))
             *groups, leaf = key.split(".")
             node = tree
             for group in groups:
@@ -281,7 +282,7 @@ class Config(_Frozen):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise ConfigError(_explain(error.errors()[0])) from None
+            raise ConfigError(explain(error.errors()[0])) from None
 
     def to_yaml(self) -> str:
         """Return the whole tree as YAML that ``from_yaml`` reads back unchanged."""
@@ -298,71 +299,3 @@ class Config(_Frozen):
         if not isinstance(tree, dict):
             raise ConfigError(f"a configuration is a mapping of keys to values, got {type(tree).__name__}")
         return cls.from_tree(tree)
-
-
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` strings of the command line; values are YAML scalars or lists.
-
-    >>> parse_assignments(["detector.nms_reg=0.85", "training.milestones=[6, 8]"])
-    {'detector.nms_reg': 0.85, 'training.milestones': [6, 8]}
-
-    Raises:
-        ConfigError: a string has no ``=`` or its value is not YAML; or a key does not exist.
-    """
-    known = dict(Config().flat())
-    changes: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, for example detector.nms_reg=0.85")
-        if key not in known:
-            raise ConfigError(_unknown_key(key, known))
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {assignment}: {text!r} is not a YAML value") from None
-        # YAML 1.1 reads "1e-4" as text and "none" as a word; say what was surely meant.
-        if isinstance(value, str):
-            value = _number_or_text(value)
-        if value == "none" and not isinstance(known[key], str):
-            value = None
-        changes[key] = value
-    return changes
-
-
-def check_setting(key: str, value: Any) -> None:
-    """Refuse a value that a setting cannot have, whatever the others are.
-
-    Raises:
-        ConfigError: the key does not exist, or the value is not allowed.
-    """
-    try:
-        Config.model_validate(Config()._changed_tree({key: value}))
-    except ValidationError as error:
-        for each in error.errors():
-            # How settings agree is said of their group.
-            if ".".join(str(part) for part in each["loc"]).startswith(key):
-                raise ConfigError(_explain(each)) from None
-
-
-def _number_or_text(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _unknown_key(key: str, known: Mapping[str, Any]) -> str:
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    by_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    return f"unknown setting {key!r}; did you mean {(by_leaf or nearest)[0]!r}?"
-
-
-def _explain(error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    given = error["input"]
-    if key in PRESETS:
-        message += f"; or one of the named settings {', '.join(PRESETS[key])}"
-    shown = "" if isinstance(given, dict | BaseModel) else f" = {given!r}"
-    return f"{key}{shown}: {message}"

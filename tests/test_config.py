@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from drcnn.config import Config, ConfigError, parse_assignments
+from drcnn.assignments import parse_assignments
+from drcnn.config import Config, ConfigError
 from drcnn.presets import SCHEDULES
 from drcnn.recipes import recipe
 

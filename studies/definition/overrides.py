@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from drcnn import presets
-from drcnn.config import Config, parse_assignments
+from drcnn.assignments import parse_assignments
+from drcnn.config import Config
 from drcnn.recipes import recipe
 from studies.definition.errors import StudyError
 from studies.definition.settings import Changes, resolve_multiples

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from drcnn import presets
-from drcnn.config import Config, ConfigError, parse_assignments
+from drcnn.assignments import parse_assignments
+from drcnn.config import Config, ConfigError
 from studies.definition.errors import StudyError
 from studies.definition.study import PaperTable
 

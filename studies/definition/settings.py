@@ -12,7 +12,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from drcnn.config import Config, ConfigError, check_setting, parse_assignments
+from drcnn.assignments import check_setting, parse_assignments
+from drcnn.config import Config, ConfigError
 
 __all__ = [
     "Changes",
