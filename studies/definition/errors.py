@@ -10,7 +10,7 @@ class StudyError(ValueError):
 
 
 class FetchError(OSError):
-    """Data that are in the store are not to be had on this node, now."""
+    """Data of an object store cannot be downloaded on this node now; another node or attempt may succeed."""
 
 
 def one_line(error: object, length: int = 300) -> str:

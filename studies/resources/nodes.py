@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import ray
@@ -30,8 +30,11 @@ def check_nodes(requirements: NodeRequirements, console: Console) -> None:
         StudyError: a node is unfit; the message names nodes and reasons.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    with _shared_token(requirements) as requirements_with_token:
-        reports = _probe(nodes, requirements_with_token)
+    # A file that the other nodes must see if they are to share OUTPUT.
+    with NamedTemporaryFile(dir=requirements.output, prefix=".shared-") as file:
+        if requirements.token:
+            requirements = replace(requirements, token=Path(file.name).name)
+        reports = _probe(nodes, requirements)
     console.print(_table(nodes, reports))
     faults = node_faults(reports)
     if faults:
@@ -54,21 +57,6 @@ def node_faults(reports: Sequence[NodeReport]) -> list[str]:
         if report.free < MIN_FREE_GIB and not report.faults
     ]
     return faults
-
-
-@contextmanager
-def _shared_token(requirements: NodeRequirements) -> Iterator[NodeRequirements]:
-    """Put a file into OUTPUT that the other nodes must see, if they are to share the folder."""
-    if not requirements.token:
-        yield requirements
-        return
-    token = f"{requirements.token}-{uuid.uuid4().hex[:12]}"
-    path = requirements.output / token
-    path.touch()
-    try:
-        yield replace(requirements, token=token)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _probe(nodes: Sequence[dict[str, Any]], requirements: NodeRequirements) -> list[NodeReport]:

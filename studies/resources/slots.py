@@ -65,7 +65,7 @@ def allocate(machines: Machines, nodes: Sequence[NodeShape]) -> Allocation:
         return Allocation(machines.max_concurrent, cpus, gpus)
     trials = sum(_slots(node, gpus) for node in nodes) // machines.workers
     if trials < 1:
-        raise StudyError(_too_small(machines, gpus, nodes))
+        raise StudyError(_nothing_fits(machines, gpus, nodes))
     return Allocation(min(trials, machines.max_concurrent or trials), cpus, gpus)
 
 
@@ -81,7 +81,7 @@ def _cpus_per_worker(nodes: Sequence[NodeShape], gpus: float) -> int:
     return min((int(node.cpus / slots) for node in nodes if (slots := _slots(node, gpus))), default=1)
 
 
-def _too_small(machines: Machines, gpus: float, nodes: Sequence[NodeShape]) -> str:
+def _nothing_fits(machines: Machines, gpus: float, nodes: Sequence[NodeShape]) -> str:
     needed = f"{machines.workers * gpus:g} GPUs" if gpus else f"{machines.workers} CPUs"
     total = f"{sum(node.cpus for node in nodes):g} CPUs and {sum(node.gpus for node in nodes):g} GPUs"
     message = f"--workers-per-trial {machines.workers} needs {needed}; there are {total}"
