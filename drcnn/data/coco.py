@@ -1,6 +1,6 @@
 """Read COCO: ``annotations/instances_{name}*.json`` with the images in ``{name}*/``.
 
-Category ids become labels 0, 1, 2, ... in ascending order; ``Annotations.category_ids`` leads back.
+Category ids become labels 0, 1, 2, ... in ascending order; ``Annotations.category_ids`` maps them back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.data.annotations import Annotations, DataError, Record
-from drcnn.data.findings import Box, Findings, checked_box
+from drcnn.data.faults import Box, DataFaults, checked_box
 from drcnn.data.images import decode, read_size
 
 __all__ = ["find_files", "read_coco"]
@@ -19,17 +19,19 @@ __all__ = ["find_files", "read_coco"]
 PREFIX = "instances_"
 
 
-def read_coco(folder: Path, split: str, findings: Findings) -> Annotations:
+def read_coco(folder: Path, split: str, faults: DataFaults) -> Annotations:
     """Read one split.
 
-    Boxes are COCO's ``x, y, width, height`` turned into corners. ``iscrowd`` boxes are kept and marked to be
+    Boxes are COCO's ``x, y, width, height`` turned into corners. ``iscrowd`` boxes are kept and marked as
     ignored. Images without a box are kept: they count in evaluation.
 
     Args:
+        folder: holds ``annotations/`` and the image folders.
         split: ``train`` finds ``instances_train.json``, or else the one ``instances_train*.json`` with the
             latest year.
-        findings: takes every fault. If it skips, an image with any fault is left out, and each is decoded
-            once to find damage (a quarter of an hour on one core for COCO), so that training meets none.
+        faults: collects every fault. If it skips, an image with any fault is left out, and every image is
+            decoded once to find damage (a quarter of an hour on one core for COCO), so that training finds
+            none.
 
     Raises:
         DataError: the folder, the file or an image is missing or damaged, an entry lacks a key, or a box is
@@ -44,30 +46,30 @@ def read_coco(folder: Path, split: str, findings: Findings) -> Annotations:
         where = f"{path}: annotations[{position}]"
         entries[_get(entry, "image_id", int, where)].append((where, entry))
     records = []
-    pictures = _list(content, "images", path)
-    if len({_get(image, "id", int, f"{path}: images") for image in pictures}) < len(pictures):
+    image_entries = _list(content, "images", path)
+    if len({_get(image, "id", int, f"{path}: images") for image in image_entries}) < len(image_entries):
         raise DataError(f"{path}: two images have the same id; give every image its own")
-    for position, image in enumerate(pictures):
-        record, faults, empty = _read_image(
-            image, f"{path}: images[{position}]", images, entries, index, decode_all=findings.skip
+    for position, image in enumerate(image_entries):
+        record, messages, empty_boxes = _read_image(
+            image, f"{path}: images[{position}]", images, entries, index, decode_all=faults.skip
         )
-        if findings.faults(faults) or record is None:
+        if faults.add(messages) or record is None:
             continue
-        for message in empty:
-            findings.note(message)
+        for message in empty_boxes:
+            faults.note(message)
         records.append(record)
     for image_id, ((where, _), *_) in entries.items():
-        findings.faults([f"{where}: image_id {image_id} is not among the images; add it or remove the entry"])
+        faults.add([f"{where}: image_id {image_id} is not among the images; add it or remove the entry"])
     if not records:
         raise DataError(f"{path}: has no usable image")
-    return Annotations.from_records(records, classes, skipped=findings.messages, category_ids=category_ids)
+    return Annotations.from_records(records, classes, skipped=faults.messages, category_ids=category_ids)
 
 
 def find_files(folder: Path, split: str) -> tuple[Path, Path]:
     """Return the annotation file and the image folder of a split.
 
     Raises:
-        DataError: one of them does not exist, or several annotation files are of the same standing.
+        DataError: one of them does not exist, or several annotation files fit the split equally well.
     """
     path = _find_instances(folder, split)
     name = path.stem.removeprefix(PREFIX)
@@ -82,20 +84,20 @@ def _find_instances(folder: Path, split: str) -> Path:
     exact = annotations / f"{PREFIX}{split}.json"
     if exact.is_file():
         return exact
-    found = sorted(annotations.glob(f"{PREFIX}{split}*.json"))
-    years = {path: path.stem.removeprefix(PREFIX + split) for path in found}
-    dated = [path for path in found if years[path].isdecimal()]
+    candidates = sorted(annotations.glob(f"{PREFIX}{split}*.json"))
+    years = {path: path.stem.removeprefix(PREFIX + split) for path in candidates}
+    dated = [path for path in candidates if years[path].isdecimal()]
     if dated:
         return max(dated, key=lambda path: int(years[path]))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(path.name for path in found)
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        names = ", ".join(path.name for path in candidates)
         raise DataError(
             f"{annotations}: split {split!r} fits several files ({names}); give the full name of one"
         )
-    there = ", ".join(path.name for path in sorted(annotations.glob("*.json"))) or "no JSON file"
-    raise DataError(f"{annotations}: no {PREFIX}{split}*.json (found {there}); give a split that exists")
+    existing = ", ".join(path.name for path in sorted(annotations.glob("*.json"))) or "no JSON file"
+    raise DataError(f"{annotations}: no {PREFIX}{split}*.json (found {existing}); give a split that exists")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -131,12 +133,12 @@ def _read_image(
     *,
     decode_all: bool,
 ) -> tuple[Record | None, list[str], list[str]]:
-    """Return the image (unless it has a fault), its faults, and its boxes without area.
+    """Return the image (unless it has a fault), messages about its faults, and about its boxes without area.
 
-    Takes the image's entries out of ``entries``: what is left at the end belongs to no image.
+    Removes the image's annotations from ``entries``: those that remain at the end belong to no image.
     """
     image_id = _get(image, "id", int, where)
-    mine = entries.pop(image_id, [])
+    own_entries = entries.pop(image_id, [])
     file_name = _get(image, "file_name", str, where)
     file = folder / file_name
     faults: list[str] = []
@@ -149,8 +151,8 @@ def _read_image(
     except DataError as error:
         return None, [str(error)], []
     boxes: list[Box] = []
-    labels, crowd, areas, empty = [], [], [], []
-    for place, entry in mine:
+    labels, crowd, areas, empty_boxes = [], [], [], []
+    for place, entry in own_entries:
         try:
             box = checked_box(_corners(entry, place), width, height, place)
             category = _get(entry, "category_id", int, place)
@@ -162,15 +164,15 @@ def _read_image(
             faults.append(str(error))
             continue
         if box is None:
-            # Nothing can match it and no regression target exists, but the rest of the image is sound.
-            empty.append(f"{place}: box of zero area left out")
+            # Nothing can match it and no regression target exists, but the rest of the image is usable.
+            empty_boxes.append(f"{place}: box of zero area left out")
             continue
         boxes.append(box)
         labels.append(index[category])
         crowd.append(iscrowd)
         areas.append((box[2] - box[0]) * (box[3] - box[1]) if area is None else area)
     record = Record(str(image_id), width, height, boxes, labels, crowd, areas, path=str(file))
-    return record, faults, empty
+    return record, faults, empty_boxes
 
 
 def _corners(entry: Any, where: str) -> Box:

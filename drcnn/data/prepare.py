@@ -1,7 +1,11 @@
 """Turn ``data.source`` into annotation tables on disk, once; other calls and processes open the same files.
 
->>> prepared = prepare(config.data, Path("runs/data"))
->>> Annotations.load(prepared.train).classes
+>>> from tempfile import TemporaryDirectory
+>>> data = DataConfig(source="digits", train_images=2, val_images=1)
+>>> with TemporaryDirectory() as cache:
+...     prepared = prepare(data, Path(cache))
+...     len(Annotations.load(prepared.train))
+2
 """
 
 from __future__ import annotations
@@ -16,12 +20,12 @@ from pathlib import Path
 from drcnn.config import DataConfig
 from drcnn.data import coco, digits, voc
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.findings import Findings
+from drcnn.data.faults import DataFaults
 
 __all__ = ["PreparedData", "check", "prepare", "prepare_validation"]
 
-# The modules that decide what a table holds.
-READERS = ("annotations", "coco", "digits", "findings", "images", "voc")
+# The modules that determine the content of a table.
+READERS = ("annotations", "coco", "digits", "faults", "images", "voc")
 FORMATS = {
     "voc": "a VOCdevkit year folder (JPEGImages/, Annotations/, ImageSets/Main/)",
     "coco": "a COCO folder (annotations/instances_*.json)",
@@ -30,12 +34,12 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Where the prepared tables lie; a few strings, cheap to send to other processes.
+    """The paths of the prepared tables; a few strings, cheap to send to other processes.
 
     Attributes:
         train: path of the training split's table, for ``Annotations.load``; ``val`` likewise.
         classes: names; a label is an index into them.
-        fingerprint: 16 hex digits of both splits' content, whichever folder they lie in.
+        fingerprint: 16 hex digits of both splits' content, independent of their folder.
         skipped: one message for everything left out, training split first.
     """
 
@@ -50,7 +54,7 @@ class PreparedData:
 class _Source:
     """How to read a split, and the files whose change means reading it again."""
 
-    read: Callable[[str, Findings], Annotations]
+    read: Callable[[str, DataFaults], Annotations]
     files: Callable[[str], list[Path]]
     settings: tuple[object, ...]
 
@@ -58,9 +62,9 @@ class _Source:
 def prepare(data: DataConfig, cache: Path) -> PreparedData:
     """Read both splits of ``data.source`` into ``cache``, or reuse what an earlier call left there.
 
-    A table is read again when a file it was made from changed (name, size or time). Several processes may
-    prepare at once. The splits of ``digits`` are always its own; ``data.train_split`` and ``val_split`` name
-    those of a folder.
+    A table is made again when a file it was made from has changed (name, size or time). Several processes may
+    prepare at once. ``data.train_split`` and ``data.val_split`` name the splits of a folder; ``digits`` has
+    splits of its own.
 
     Raises:
         DataError: the source is missing, empty, of another format or damaged; see ``read_voc``.
@@ -86,7 +90,7 @@ def prepare(data: DataConfig, cache: Path) -> PreparedData:
 
 
 def prepare_validation(data: DataConfig, cache: Path) -> str:
-    """Prepare the validation split alone, all that evaluation needs; return its table's path.
+    """Prepare the validation split only, which is enough to evaluate; return the path of its table.
 
     Raises:
         DataError: as ``prepare`` does.
@@ -98,17 +102,17 @@ def prepare_validation(data: DataConfig, cache: Path) -> str:
 
 def check(data: DataConfig) -> list[str]:
     """Return one line for every fault in both splits; every image is decoded, nothing is written."""
-    findings = Findings(skip=True)
+    faults = DataFaults(skip=True)
     try:
         source, splits = _open_source(data)
     except DataError as error:
         return [str(error)]
     for split in dict.fromkeys(splits):
         try:
-            source.read(split, findings)
+            source.read(split, faults)
         except DataError as error:
-            findings.note(str(error))
-    return findings.messages
+            faults.note(str(error))
+    return faults.messages
 
 
 def _open_source(data: DataConfig) -> tuple[_Source, tuple[str, str]]:
@@ -138,7 +142,7 @@ def _digits_source(counts: dict[str, int]) -> _Source:
 def _voc_source(folders: list[Path]) -> _Source:
     parts = ("Annotations", "JPEGImages", "ImageSets/Main")
     return _Source(
-        read=lambda split, findings: voc.read_voc(folders, split, findings),
+        read=lambda split, faults: voc.read_voc(folders, split, faults),
         files=lambda split: [folder / part for folder in folders for part in parts],
         settings=("voc", *map(str, folders)),
     )
@@ -146,7 +150,7 @@ def _voc_source(folders: list[Path]) -> _Source:
 
 def _coco_source(folder: Path) -> _Source:
     return _Source(
-        read=lambda split, findings: coco.read_coco(folder, split, findings),
+        read=lambda split, faults: coco.read_coco(folder, split, faults),
         files=lambda split: list(coco.find_files(folder, split)),
         settings=("coco", str(folder)),
     )
@@ -155,7 +159,7 @@ def _coco_source(folder: Path) -> _Source:
 def _table(
     source: _Source, split: str, count: int | None, cache: Path, *, skip: bool
 ) -> tuple[str, Annotations]:
-    """Return the path and the opened table of a split's first images, made if it is not there."""
+    """Return the path and the opened table of a split's first images; make it if it does not exist."""
     content = [*map(str, source.settings), split, count, skip, _code_stamp(), *_stamps(source.files(split))]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     path = cache.absolute() / f"{source.settings[0]}-{split}-{key}.arrow"
@@ -163,14 +167,14 @@ def _table(
         try:
             return str(path), Annotations.load(path)
         except DataError:
-            pass  # left by a crashed disk or another version; made anew below
-    table = source.read(split, Findings(skip=skip))
+            pass  # damaged, or of another version: made again below
+    table = source.read(split, DataFaults(skip=skip))
     (table if count is None else table.first(count)).save(path)
     return str(path), Annotations.load(path)
 
 
 def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
-    """Name, size and time of the files, and of all files in the folders."""
+    """Name, size and modification time of the files, and of all files in the folders."""
     stamps = []
     for path in paths:
         files = (
@@ -185,7 +189,7 @@ def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
 
 
 def _code_stamp() -> str:
-    """Change whenever the readers or the generator do, so that no table of an older version is reused."""
+    """A hash of the readers' and the generator's code, so that no table of an older version is reused."""
     sources = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in READERS)
     return hashlib.sha256(b"".join(sources)).hexdigest()
 
@@ -197,16 +201,19 @@ def _folder(text: str, scheme: str) -> Path:
         raise DataError(f"{folder}: {state}; --data {scheme}: takes {FORMATS[scheme]}")
     if not any(folder.iterdir()):
         raise DataError(f"{folder}: the folder is empty; --data {scheme}: takes {FORMATS[scheme]}")
-    found = _looks_like(folder)
-    if found != scheme:
-        looks = (
-            f"looks like {found.upper()}; use --data {found}:{text}" if found else "is neither VOC nor COCO"
+    recognised = _recognise(folder)
+    if recognised is None:
+        raise DataError(f"{folder}: not {FORMATS[scheme]}; it is neither VOC nor COCO")
+    if recognised != scheme:
+        raise DataError(
+            f"{folder}: not {FORMATS[scheme]}; "
+            f"it looks like {recognised.upper()}; use --data {recognised}:{text}"
         )
-        raise DataError(f"{folder}: not {FORMATS[scheme]}; it {looks}")
     return folder
 
 
-def _looks_like(folder: Path) -> str | None:
+def _recognise(folder: Path) -> str | None:
+    """Return the format that a folder seems to have."""
     if any(folder.glob("annotations/instances_*.json")):
         return "coco"
     if any((folder / part).is_dir() for part in ("JPEGImages", "ImageSets")):
@@ -215,5 +222,7 @@ def _looks_like(folder: Path) -> str | None:
 
 
 def _hint(text: str) -> str:
-    found = _looks_like(Path(text).expanduser())
-    return f"; the folder looks like {found.upper()}: use --data {found}:{text}" if found else ""
+    recognised = _recognise(Path(text).expanduser())
+    if recognised is None:
+        return ""
+    return f"; the folder looks like {recognised.upper()}: use --data {recognised}:{text}"

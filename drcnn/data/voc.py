@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
-from drcnn.data.findings import Findings, checked_box
+from drcnn.data.faults import DataFaults, checked_box
 from drcnn.data.images import decode, read_size
 
 __all__ = ["VOC_CLASSES", "read_voc"]
@@ -29,71 +29,71 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 @dataclass
-class _Found:
-    """What one XML holds: usable objects, faults that spoil the image, boxes without area."""
+class _Objects:
+    """The content of one XML file: usable objects, faults of the image, and boxes without area."""
 
     names: list[str] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     difficult: list[bool] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    empty: list[str] = field(default_factory=list)
+    empty_boxes: list[str] = field(default_factory=list)
 
 
-def read_voc(folders: Sequence[Path], split: str, findings: Findings) -> Annotations:
+def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotations:
     """Read one split of one or several folders.
 
     The classes are VOC's 20 in alphabetical order if every name in the folders is one of them, else the
     sorted names of all their annotations, so that all splits agree. With several folders an id is
-    ``folder/name``. Sizes are those of the image files, not those noted in the XML.
+    ``folder/name``. Sizes are those of the image files, not those in the XML.
 
     Args:
         folders: joined in this order.
         split: the name of a list in ``ImageSets/Main``.
-        findings: takes every fault. If it skips, an image with any fault is left out, and each is decoded
-            once to find damage (two minutes for VOC07+12), so that training meets none.
+        faults: collects every fault. If it skips, an image with any fault is left out, and every image is
+            decoded once to find damage (two minutes for VOC07+12), so that training finds none.
 
     Raises:
-        DataError: the folder is no VOC folder, the list is missing or empty; or, unless ``findings`` skips,
+        DataError: the folder is no VOC folder, the list is missing or empty; or, unless ``faults`` skips,
             an annotation or image is missing or damaged, an object lacks a field, or a box is wrong.
     """
     lists = {folder: _find_list(folder, split) for folder in folders}
     if not any(path.is_file() for path in lists.values()):
         first = lists[folders[0]]
-        there = ", ".join(sorted(file.stem for file in first.parent.glob("*.txt"))) or "none"
+        existing = ", ".join(sorted(file.stem for file in first.parent.glob("*.txt"))) or "none"
         raise DataError(
-            f"{first}: no such list (there are: {there}); set data.train_split and data.val_split"
+            f"{first}: no such list (there are: {existing}); set data.train_split and data.val_split"
         )
-    wanted = []
+    listed = []
     for folder, path in lists.items():
         if path.is_file():
-            wanted += [(folder, name) for name in _read_list(path)]
+            listed += [(folder, name) for name in _read_list(path)]
         else:
             # VOC2012 has no test list: VOC2007+VOC2012 train on both and are tested on the first.
-            findings.note(f"{path}: no such list, so no image of this folder is in split {split!r}")
+            faults.note(f"{path}: no such list, so no image of this folder is in split {split!r}")
     names = sorted(set().union(*(_all_names(folder) for folder in folders)))
     classes = VOC_CLASSES if set(names) <= set(VOC_CLASSES) else tuple(names)
     index = {name: label for label, name in enumerate(classes)}
     records = []
-    for folder, name in wanted:
-        found, size, image = _read_image(folder, name, decode_all=findings.skip)
-        if findings.faults(found.faults):
+    for folder, name in listed:
+        objects, size, image = _read_image(folder, name, decode_all=faults.skip)
+        if faults.add(objects.faults):
             continue
-        for message in found.empty:
-            findings.note(message)
+        for message in objects.empty_boxes:
+            faults.note(message)
         records.append(
             Record(
                 id=f"{folder.name}/{name}" if len(folders) > 1 else name,
                 width=size[0],
                 height=size[1],
-                boxes=found.boxes,
-                labels=[index[class_name] for class_name in found.names],
-                ignore=found.difficult,
+                boxes=objects.boxes,
+                labels=[index[class_name] for class_name in objects.names],
+                ignore=objects.difficult,
                 path=str(image),
             )
         )
     if not records:
         raise DataError(f"{folders[0]}: split {split!r} has no usable image")
-    return Annotations.from_records(records, classes, skipped=findings.messages)
+    return Annotations.from_records(records, classes, skipped=faults.messages)
 
 
 def _find_list(folder: Path, split: str) -> Path:
@@ -115,7 +115,7 @@ def _read_list(path: Path) -> list[str]:
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: {twice!r} is listed twice; remove one of the lines")
     for name in names:
-        # A name is no path: nothing outside the folder is read.
+        # A name must not be a path, so that nothing outside the folder is read.
         if "/" in name or "\\" in name or name in {".", ".."}:
             raise DataError(
                 f"{path}: {name!r} is not an image name; expected a name without folder and suffix"
@@ -124,7 +124,7 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _all_names(folder: Path) -> set[str]:
-    """The class names of all annotations, also those of other splits; faults there are not looked for."""
+    """The class names of all annotations, also of other splits; unreadable files are skipped here."""
     names: set[str] = set()
     for path in (folder / "Annotations").glob("*.xml"):
         try:
@@ -135,7 +135,7 @@ def _all_names(folder: Path) -> set[str]:
     return names
 
 
-def _read_image(folder: Path, name: str, *, decode_all: bool) -> tuple[_Found, tuple[int, int], Path]:
+def _read_image(folder: Path, name: str, *, decode_all: bool) -> tuple[_Objects, tuple[int, int], Path]:
     candidates = [folder / "JPEGImages" / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
     image = next((path for path in candidates if path.is_file()), candidates[0])
     try:
@@ -143,23 +143,23 @@ def _read_image(folder: Path, name: str, *, decode_all: bool) -> tuple[_Found, t
         if decode_all:
             decode(str(image))
     except DataError as error:
-        return _Found(faults=[str(error)]), (0, 0), image
+        return _Objects(faults=[str(error)]), (0, 0), image
     return _read_objects(folder / "Annotations" / f"{name}.xml", size), size, image
 
 
-def _read_objects(path: Path, size: tuple[int, int]) -> _Found:
-    found = _Found()
+def _read_objects(path: Path, size: tuple[int, int]) -> _Objects:
+    objects = _Objects()
     try:
-        objects = _parse(path).findall("object")
+        elements = _parse(path).findall("object")
     except DataError as error:
-        found.faults.append(str(error))
-        return found
-    if not objects:
+        objects.faults.append(str(error))
+        return objects
+    if not elements:
         # VOC lists only annotated images; an empty one is a lost annotation rather than a background.
-        found.faults.append(
+        objects.faults.append(
             f"{path}: has no <object>; annotate it, take it off the list or use --on-bad-data skip"
         )
-    for number, item in enumerate(objects, start=1):
+    for number, item in enumerate(elements, start=1):
         where = f"{path}: object {number}"
         try:
             name = _text(item, "name", where)
@@ -169,21 +169,21 @@ def _read_objects(path: Path, size: tuple[int, int]) -> _Found:
             )
             box = checked_box((left, top, right, bottom), *size, where)
         except DataError as error:
-            found.faults.append(str(error))
+            objects.faults.append(str(error))
             continue
         if box is None:
-            # Nothing can match it and no regression target exists, but the rest of the image is sound.
-            found.empty.append(f"{where}: box of zero area left out")
+            # Nothing can match it and no regression target exists, but the rest of the image is usable.
+            objects.empty_boxes.append(f"{where}: box of zero area left out")
             continue
-        found.names.append(name)
-        found.boxes.append(box)
-        found.difficult.append(difficult)
-    return found
+        objects.names.append(name)
+        objects.boxes.append(box)
+        objects.difficult.append(difficult)
+    return objects
 
 
 def _parse(path: Path) -> ET.Element:
     text = _read_text(path)
-    # Entities could make a small file fill the memory, and VOC has no use for them.
+    # Entities could make a small file fill the memory, and VOC does not need them.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise DataError(f"{path}: has a DOCTYPE or ENTITY declaration, which is refused; remove it")
     try:
@@ -209,8 +209,8 @@ def _read_text(path: Path) -> str:
 def _text(item: ET.Element, field_name: str, where: str) -> str:
     text = (item.findtext(field_name) or "").strip()
     if not text:
-        shown = "><".join(field_name.split("/"))
-        raise DataError(f"{where}: has no <{shown}>; add it or use --on-bad-data skip")
+        tags = "><".join(field_name.split("/"))
+        raise DataError(f"{where}: has no <{tags}>; add it or use --on-bad-data skip")
     return text
 
 
@@ -220,5 +220,5 @@ def _number(item: ET.Element, field_name: str, where: str) -> int:
         # A few files of VOC2011 write 45.70 where all others have whole pixels.
         return int(float(text))
     except (ValueError, OverflowError):
-        shown = field_name.rpartition("/")[2]
-        raise DataError(f"{where}: <{shown}> is {text!r}, expected a whole number; correct it") from None
+        tag = field_name.rpartition("/")[2]
+        raise DataError(f"{where}: <{tag}> is {text!r}, expected a whole number; correct it") from None

@@ -8,13 +8,13 @@ import pytest
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.coco import read_coco
-from drcnn.data.findings import Findings
+from drcnn.data.faults import DataFaults
 
 MakeCoco = Callable[..., Path]
 
 
 def read(folder: Path, split: str = "train", skip: bool = False) -> Annotations:
-    return read_coco(folder, split, Findings(skip=skip))
+    return read_coco(folder, split, DataFaults(skip=skip))
 
 
 def test_a_folder_is_read(make_coco: MakeCoco) -> None:

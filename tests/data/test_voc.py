@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.findings import Findings
+from drcnn.data.faults import DataFaults
 from drcnn.data.voc import VOC_CLASSES, read_voc
 
 MakeVoc = Callable[..., Path]
@@ -15,7 +15,7 @@ DOG = ("dog", (11, 21, 31, 41))
 
 
 def read(*folders: Path, split: str = "train", skip: bool = False) -> Annotations:
-    return read_voc(folders, split, Findings(skip=skip))
+    return read_voc(folders, split, DataFaults(skip=skip))
 
 
 def test_a_folder_is_read(make_voc: MakeVoc, xml: Callable[..., str]) -> None:

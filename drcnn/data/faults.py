@@ -1,4 +1,4 @@
-"""What a reader does about bad data: stop at the first fault, or leave the image out and record why."""
+"""Faults in data: a reader stops at the first one, or leaves the image out and records why."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import math
 
 from drcnn.data.annotations import DataError
 
-__all__ = ["Box", "Findings", "checked_box"]
+__all__ = ["Box", "DataFaults", "checked_box"]
 
 Box = tuple[float, float, float, float]
 
-# VOC counts pixels from 1, some tools from 0, and both round: a pixel too far is no sign of a wrong box.
+# VOC counts pixels from 1, some tools from 0, and both round: a box that is a pixel too large is not wrong.
 TOLERANCE = 1.0
 
 
-class Findings:
-    """Collects what is wrong with a data folder.
+class DataFaults:
+    """Collects the faults of a data folder.
 
     Attributes:
-        skip: whether faults are recorded and passed over instead of raised.
-        messages: one line each, in the order found.
+        skip: record faults and leave their images out, instead of raising the first one.
+        messages: of the faults so far, one line each.
     """
 
     def __init__(self, *, skip: bool) -> None:
         self.skip = skip
         self.messages: list[str] = []
 
-    def faults(self, messages: list[str]) -> bool:
-        """Say whether the image they belong to must be left out.
+    def add(self, messages: list[str]) -> bool:
+        """Record the faults of an image; return whether it has any and must be left out.
 
         Raises:
-            DataError: there is one, and faults are not to be skipped.
+            DataError: it has one, and faults are not skipped.
         """
         if messages and not self.skip:
             raise DataError(messages[0])
@@ -38,12 +38,12 @@ class Findings:
         return bool(messages)
 
     def note(self, message: str) -> None:
-        """Record something that is left out but does not spoil its image."""
+        """Record something that is left out while its image is kept."""
         self.messages.append(message)
 
 
 def checked_box(box: Box, width: int, height: int, where: str) -> Box | None:
-    """Return the box within its image, or none if it has no area.
+    """Return the box clipped to its image, or ``None`` if it has no area.
 
     Args:
         box: xyxy in pixels of the image.
@@ -53,17 +53,17 @@ def checked_box(box: Box, width: int, height: int, where: str) -> Box | None:
         DataError: the box is not finite, is inverted, or leaves the image by more than a pixel.
     """
     x1, y1, x2, y2 = box
-    shown = "[" + ", ".join(f"{value:g}" for value in box) + "]"
+    text = "[" + ", ".join(f"{value:g}" for value in box) + "]"
     if not all(math.isfinite(value) for value in box):
-        raise DataError(f"{where}: box {shown} is not finite; correct it or use --on-bad-data skip")
+        raise DataError(f"{where}: box {text} is not finite; correct it or use --on-bad-data skip")
     if x2 < x1 or y2 < y1:
         raise DataError(
-            f"{where}: box {shown} is inverted (expected xmin <= xmax and ymin <= ymax); "
+            f"{where}: box {text} is inverted (expected xmin <= xmax and ymin <= ymax); "
             "correct it or use --on-bad-data skip"
         )
     if min(x1, y1) < -TOLERANCE or x2 > width + TOLERANCE or y2 > height + TOLERANCE:
         raise DataError(
-            f"{where}: box {shown} is outside the image of {width}x{height}; "
+            f"{where}: box {text} is outside the image of {width}x{height}; "
             "correct it or use --on-bad-data skip"
         )
     x1, x2 = min(max(x1, 0.0), width), min(max(x2, 0.0), width)
