@@ -26,7 +26,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.modules.job.job_supervisor import JobSupervisor
 from ray.scripts.scripts import cli, start
 
-from studies.run_study import _parser
+from studies.run_study import _study_parser
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -201,7 +201,7 @@ def test_every_command_line_of_a_study_is_one() -> None:
     for name, line in study_commands():
         seen.add(name)
         try:
-            _parser().parse_args(shlex.split(line))
+            _study_parser().parse_args(shlex.split(line))
         except SystemExit:
             pytest.fail(f"{name}: {line}")
     assert {"README.md", "kuberay.yaml", "slurm.sh"} <= seen
