@@ -1,7 +1,7 @@
-"""One batch of images with their ground truth: what the loader gives and the detector takes.
+"""A batch of images with their ground truth: output of the loader, input of the detector.
 
 Shape shorthand used across the project: N images, G ground-truth boxes (padded), A anchors, L levels,
-P proposals an image (padded), R RoIs of the whole batch, K foreground classes.
+P proposals per image (padded), R RoIs of the whole batch, K foreground classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Batch:
         sizes: float32[N, 2], height and width of each image before padding.
         scales: float32[N, 2], (x, y) factors from the original image to this one.
         rows: int64[N], each image's row in its annotation table.
-        keys: int64[N], one random key an image: all random sampling for it derives from this.
+        keys: int64[N], one random key per image: all random sampling for it derives from this.
         boxes: float32[N, G, 4], xyxy in pixels of the padded image; zeros where padded.
         labels: int64[N, G], class 0..K-1; -1 where padded.
     """

@@ -1,4 +1,4 @@
-"""The ``drcnn`` command: training, evaluation, data, complexity and speed; no study, no tracker.
+"""The ``drcnn`` command: train, evaluate, check data, count complexity and measure speed.
 
 drcnn train --data voc:VOC2007 --set training.epochs=4 --output runs/one
 drcnn evaluate runs/one/best.safetensors --data voc:VOC2007
@@ -36,8 +36,8 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0: done; 1: training failed, or faults found; 2: bad input, or files or the network failed, said in one
-    line; 130: interrupted.
+    0: done; 1: training failed, or faults found; 2: bad input, or files or the network failed (one line says
+    which); 130: interrupted.
     """
     options = _parser().parse_args(arguments)
     from drcnn.data.annotations import DataError
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"drcnn: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("drcnn: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        print("drcnn: interrupted; the same command resumes after the last finished epoch", file=sys.stderr)
         return INTERRUPTED
     return status
 
@@ -62,40 +62,49 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drcnn", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train one configuration, or go on with it")
+    train = commands.add_parser("train", help="train one configuration, or resume it")
     _add_configuration(train)
     train.add_argument(
         "--output", type=Path, default=Path("runs/train"), help="folder of the run (runs/train)"
     )
-    train.add_argument("--json", action="store_true", help="one JSON object an epoch")
+    train.add_argument("--json", action="store_true", help="print one JSON object per epoch")
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", help="metrics of a checkpoint on the validation split")
+    evaluate = commands.add_parser(
+        "evaluate", help="compute the metrics of a checkpoint on the validation split"
+    )
     evaluate.add_argument("checkpoint", type=Path)
-    evaluate.add_argument("--data", help="other data than it was trained on: digits, voc:DIR or coco:DIR")
+    evaluate.add_argument("--data", help="data other than that of its training: digits, voc:DIR or coco:DIR")
     _add_changes(evaluate)
     evaluate.add_argument("--json", action="store_true")
     evaluate.set_defaults(run=_evaluate)
 
-    complexity = commands.add_parser("complexity", help="parameters and FLOPs as the paper counts them")
+    complexity = commands.add_parser("complexity", help="count parameters and FLOPs as the paper does")
     _add_changes(complexity)
-    complexity.add_argument("--classes", type=int, default=80, help="without the background (80, as COCO)")
     complexity.add_argument(
-        "--table", action="store_true", help="every detector of the paper's Tables VIII-XI"
+        "--classes", type=int, default=80, help="number of classes without the background (80, as in COCO)"
+    )
+    complexity.add_argument(
+        "--table", action="store_true", help="count every detector of the paper's Tables VIII-XI"
     )
     complexity.add_argument("--json", action="store_true")
     complexity.set_defaults(run=_complexity)
 
-    bench = commands.add_parser("bench", help="speed beside torchvision's Faster R-CNN, in one run")
+    bench = commands.add_parser("bench", help="measure speed beside torchvision's Faster R-CNN, in one run")
     _add_changes(bench)
-    bench.add_argument("--images", type=int, default=2, help="a batch (2)")
+    bench.add_argument("--images", type=int, default=2, help="images per batch (2)")
     bench.add_argument("--size", type=int, nargs=2, default=(480, 608), metavar=("HEIGHT", "WIDTH"))
     bench.add_argument("--repeats", type=int, default=5, help="measured rounds (5)")
-    bench.add_argument("--output", type=Path, default=Path("runs/bench"), help="keeps the trained weights")
+    bench.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/bench"),
+        help="folder that keeps the trained weights (runs/bench)",
+    )
     bench.add_argument("--json", action="store_true")
     bench.set_defaults(run=_bench)
 
-    data = commands.add_parser("data", help="look at a data folder").add_subparsers(required=True)
+    data = commands.add_parser("data", help="inspect a data folder").add_subparsers(required=True)
     check = data.add_parser("check", help="list every fault of both splits")
     check.add_argument("data", help="voc:DIR or coco:DIR")
     _add_changes(check)
@@ -115,7 +124,7 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
 
 
 def _configuration(options: argparse.Namespace) -> Config:
-    # The recipe first: a named variant brings settings that its recipe must not undo.
+    # The recipe comes first, because it must not undo the settings that a named variant brings.
     base = Config().with_changes(recipe(options.profile, options.data))
     return base.with_changes(parse_assignments(options.changes))
 
@@ -183,7 +192,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _validation(data: DataConfig, cache: Path, spare: Path) -> str:
-    """Prepare the validation split beside the checkpoint, or in ``spare`` if it cannot be written there."""
+    """Prepare the validation split in ``cache``, or in ``spare`` if ``cache`` cannot be written."""
     from drcnn.data.prepare import prepare_validation
 
     try:
@@ -228,8 +237,8 @@ def _complexity(options: argparse.Namespace) -> int:
         print(json.dumps([asdict(row) for row in rows]) if options.json else figures.paper_table(rows))
         return 0
     config = Config().with_changes(parse_assignments(options.changes))
-    found = complexity.complexity(config.detector, classes=options.classes)
-    print(json.dumps(figures.as_json(found)) if options.json else figures.parts_table(found))
+    counted = complexity.complexity(config.detector, classes=options.classes)
+    print(json.dumps(figures.as_json(counted)) if options.json else figures.parts_table(counted))
     return 0
 
 
@@ -237,7 +246,7 @@ def _bench(options: argparse.Namespace) -> int:
     from drcnn.engine import bench, figures
 
     height, width = options.size
-    asked = bench.BenchOptions(
+    bench_options = bench.BenchOptions(
         changes=parse_assignments(options.changes),
         images=options.images,
         height=height,
@@ -245,8 +254,8 @@ def _bench(options: argparse.Namespace) -> int:
         repeats=options.repeats,
         run=_run_options(),
     )
-    say = partial(print, file=sys.stderr, flush=True)
-    result = bench.bench(asked, options.output, report=say)
+    report = partial(print, file=sys.stderr, flush=True)
+    result = bench.bench(bench_options, options.output, report=report)
     print(json.dumps(result) if options.json else figures.bench_table(result))
     return 0
 

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a kill at any moment, finds the old one or the whole new one."""
+"""Atomic writing of files: a reader sees the old file or the whole new one, even after a kill."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ __all__ = ["replacing", "write_text"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; then put that file in its place, or remove it on an error.
+    """Yield a path beside ``path`` to write to; then replace ``path`` by it, or delete it after an error.
 
-    >>> with replacing(Path("result.json")) as draft:
-    ...     draft.write_text("{}")
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder, "result.json")) as draft:
+    ...         _ = draft.write_text("{}")
+    ...     Path(folder, "result.json").read_text()
+    '{}'
     """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield draft
-        # Within one folder: the file system's replace is atomic there, and only there.
+        # In the same folder: only there is the file system's replace atomic.
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

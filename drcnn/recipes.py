@@ -1,4 +1,4 @@
-"""Named starting points: what a profile changes in ``Config``'s defaults, for each kind of data.
+"""The profiles: their changes to the defaults of ``Config``, for each kind of data.
 
 ``paper`` is the paper's setting and needs GPUs. ``laptop`` is sized so that the eight trials of ``nms_sweep``
 take minutes on two CPU cores: small images, a small backbone, few RoIs, a short cosine schedule.
@@ -15,7 +15,7 @@ __all__ = ["PROFILES", "recipe"]
 PROFILES = ("laptop", "paper")
 
 LAPTOP_DIGITS: dict[str, Any] = {
-    # From scratch, so nothing is frozen; in the same number of steps, group norm beat batch norm by 0.04 AP.
+    # From scratch, so nothing is frozen. In as many steps, group norm gained 0.04 AP over batch norm.
     "detector.backbone": "mobilenet_v2",
     "detector.backbone_width": 0.5,
     "detector.weights": "none",
@@ -30,11 +30,12 @@ LAPTOP_DIGITS: dict[str, Any] = {
     "detector.rpn_post_nms_train": 100,
     "detector.rpn_post_nms_test": 100,
     "detector.fc_width": 256,
-    # The regression loss is a sum over positives by this number. In the paper that is some 50 to 200 by 512,
-    # here 30 to 60 by 64: the regressor weighs more. 128 is nearer to that, but was slower and no steadier.
+    # The regression loss is a sum over positives divided by this number. The paper has some 50 to 200 for
+    # 512, this recipe 30 to 60 for 64, so the regressor weighs more. 128 is closer to the paper, but was
+    # slower and no more stable.
     "detector.roi_samples": 64,
     "data.short_side": None,
-    # A mirrored 2 is no 2.
+    # A mirrored 2 is not a 2.
     "data.flip": 0.0,
     "data.train_images": 500,
     "data.val_images": 150,
@@ -60,7 +61,7 @@ LAPTOP_PHOTOS: dict[str, Any] = {
     "detector.roi_samples": 128,
     "data.short_side": 240,
     "data.long_side": 320,
-    # Small batches make more steps of the same time; the frozen statistics do not mind.
+    # Small batches give more steps in the same time, and frozen statistics tolerate them.
     "training.batch_size": 2,
     "training.epochs": 8,
     "training.lr": 0.06,
@@ -80,7 +81,7 @@ PAPER_VOC: dict[str, Any] = {
 PAPER_COCO: dict[str, Any] = {
     "data.short_side": 800,
     "data.long_side": 1333,
-    # The official code's λ for COCO, whether cascaded or not (its VOC value is 1).
+    # The official code's λ for COCO, with or without a cascade; on VOC it is 1 (docs/detector.md, D2).
     "detector.lambda_reg": 0.5,
     "training.schedule": "coco_1x",
 }

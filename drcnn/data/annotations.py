@@ -1,4 +1,4 @@
-"""The annotations of one split: an Arrow table with a row an image, memory-mapped by all its readers.
+"""The annotations of one split: an Arrow table with one row per image, memory-mapped by all its readers.
 
 Boxes are xyxy in absolute pixels of the original image, float32, continuous: a box's width is ``x2 - x1``.
 
@@ -49,15 +49,15 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One image and its G boxes, as a reader hands them over.
+    """One image and its G boxes, as a reader returns them.
 
     Attributes:
         id: unique in the split.
         width: pixels of the original image; ``height`` likewise.
         boxes: [G, 4], xyxy absolute pixels.
         labels: [G], 0-based class.
-        ignore: [G], VOC's difficult or COCO's iscrowd; none means no box is.
-        areas: [G], in square pixels; none means each box's own area.
+        ignore: [G], VOC's difficult or COCO's iscrowd; ``None`` means no box is.
+        areas: [G], in square pixels; ``None`` means each box's own area.
         path: absolute path of the image file, or
         image: its encoded bytes.
     """
@@ -89,7 +89,7 @@ class Annotations:
         self.classes: tuple[str, ...] = tuple(metadata["classes"])
         self.skipped: tuple[str, ...] = tuple(metadata["skipped"])
         self.category_ids: tuple[int, ...] = tuple(metadata["category_ids"])
-        # One chunk a column, so that a column is one flat array plus offsets.
+        # One chunk per column, so that a column is one flat array plus offsets.
         self._table = table.combine_chunks()
 
     @classmethod
@@ -124,7 +124,7 @@ class Annotations:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Annotations:
-        """Open a saved table through a memory map: nothing is read before it is asked for.
+        """Open a saved table through a memory map: data is read only when it is used.
 
         Raises:
             DataError: the file is missing or is no annotation table.
@@ -144,7 +144,7 @@ class Annotations:
         return Annotations(self._table.take(np.arange(min(count, len(self)))))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an Arrow IPC file in one atomic step: readers see the old file or the new one, no half."""
+        """Write an Arrow IPC file in one atomic step: readers see either the old file or the new one."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -200,7 +200,7 @@ class Annotations:
 
     @cached_property
     def trainable_counts(self) -> NDArray[np.int64]:
-        """int64[N]: how many boxes of each image are not ignored."""
+        """int64[N]: the number of boxes of each image that are not ignored."""
         total = np.concatenate([[0], np.cumsum(~self.all_ignore)])
         counts: NDArray[np.int64] = total[self.offsets[1:]] - total[self.offsets[:-1]]
         return counts
@@ -222,14 +222,14 @@ class Annotations:
         return self.all_areas[self._span(row)]
 
     def source(self, row: int) -> str | bytes:
-        """Where the pixels are: an absolute path, or the encoded image itself."""
+        """The location of the pixels: an absolute path, or the encoded image itself."""
         embedded = self._table["image"][row].as_py()
-        found: str | bytes = embedded if embedded is not None else self._table["path"][row].as_py()
-        return found
+        source: str | bytes = embedded if embedded is not None else self._table["path"][row].as_py()
+        return source
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the content but not with the folder it lies in."""
+        """16 hex digits of the content, independent of the folder."""
         digest = hashlib.sha256(json.dumps([self.classes, self.ids]).encode())
         arrays: list[NDArray[Any]] = [self.widths, self.heights, self.offsets]
         arrays += [self.all_boxes, self.all_labels, self.all_ignore, self.all_areas]

@@ -28,15 +28,15 @@ DIGIT_SIDES = (16, 56)  # longer side of the tight box
 MAX_IOU = 0.3
 # Ink is where a digit's own mask is at least this dense; its box is tight around that.
 INK = 0.5
-# A digit of which others hide more than this could not be named by a person either.
+# A digit that is hidden more than this by others could not be recognised by a person either.
 MAX_HIDDEN = 0.35
 MIN_CONTRAST = 50.0
 # Grey values of each colour channel: a dark sheet, stains somewhat lighter, light ink of any hue. Strokes and
 # scraps of the clutter are drawn in ink too.
 SHEET, STAIN, INKS = (15, 90), (20, 130), (130, 255)
 
-# The samples lie in the order of the forms they were scanned from, one writer after the other, and a new form
-# starts at 1287: nobody's handwriting is in both splits. (A random split would be the easier one.)
+# The samples are in the order of the forms they were scanned from, one writer after the other, and a new form
+# starts at 1287: no writer is in both splits. (A random split would be easier.)
 HANDWRITING = {"train": slice(0, 1287), "val": slice(1287, 1797)}
 
 Mask = NDArray[np.float32]
@@ -99,7 +99,7 @@ def _make_image(index: int, seed: int, split: str) -> Record:
 def _handwriting(split: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     digits = load_digits()
     glyphs = (digits.images[HANDWRITING[split]] / 16.0).astype(np.float32)
-    # Two empty pixels around, so that strokes at the border end softly when they are interpolated.
+    # Two empty pixels around, so that interpolated strokes end softly at the border.
     return np.pad(glyphs, ((0, 0), (2, 2), (2, 2))), digits.target[HANDWRITING[split]]
 
 
@@ -110,14 +110,14 @@ def _place_digits(
     glyphs: NDArray[np.float32],
     labels: NDArray[np.int64],
 ) -> list[_Digit]:
-    """Draw digits and positions until all of them fit; later ones lie above earlier ones."""
+    """Draw digits and positions until all of them fit; later digits cover earlier ones."""
     count = int(rng.integers(DIGITS_PER_IMAGE[0], DIGITS_PER_IMAGE[1] + 1))
     sides = rng.uniform(DIGIT_SIDES[0], DIGIT_SIDES[1], size=count)
     placed: list[_Digit] = []
-    # Big ones first: a small one under a big one would vanish.
+    # Large digits first: a small one below a large one would vanish.
     for side in np.sort(sides)[::-1]:
         for attempt in range(1000):
-            # A crowded canvas takes only smaller ones in the end.
+            # On a crowded canvas only smaller digits fit in the end.
             wanted = max(DIGIT_SIDES[0], side * 0.99 ** max(0, attempt - 50))
             sample = int(rng.integers(len(glyphs)))
             mask = _render(rng, glyphs[sample], wanted)
@@ -134,7 +134,7 @@ def _place_digits(
 def _position(
     rng: np.random.Generator, width: int, height: int, mask: Mask, placed: list[_Digit]
 ) -> tuple[int, int]:
-    """Anywhere, but every third time next to another digit, where they touch and overlap."""
+    """A random position; every third time next to another digit, where they touch and overlap."""
     free_x, free_y = width - mask.shape[1], height - mask.shape[0]
     if placed and rng.random() < 1 / 3:
         other = placed[int(rng.integers(len(placed)))]
@@ -198,7 +198,7 @@ def _cut(mask: Mask) -> Mask:
 
 
 def _paint(region: Pixels, mask: Mask, rng: np.random.Generator) -> None:
-    """Lay ink of a random colour over ``region``, in place, light enough to be seen there."""
+    """Paint ink of a random colour over ``region`` in place, light enough to be visible."""
     below = region.mean((0, 1))
     for _ in range(50):
         colour = rng.uniform(*INKS, size=3)
@@ -215,7 +215,7 @@ def _luminance(colour: NDArray[np.float64] | Pixels) -> float:
 
 
 def _background(rng: np.random.Generator, width: int, height: int, glyphs: NDArray[np.float32]) -> Pixels:
-    """A shaded, stained sheet with lines, blobs and pieces of handwriting that are no digit."""
+    """A shaded, stained sheet with lines, blobs and pieces of handwriting that are not digits."""
     base = rng.uniform(*SHEET, size=3)
     coarse = base + rng.normal(0, 15, size=(4, 4, 3))
     sheet = np.clip(coarse, 0, 255).astype(np.uint8)
@@ -238,7 +238,7 @@ def _draw_blobs(rng: np.random.Generator, image: Image.Image) -> None:
 
 
 def _draw_lines(rng: np.random.Generator, image: Image.Image) -> None:
-    """Bent strokes, as wide and as strongly coloured as those of the digits."""
+    """Draw bent strokes, as wide and as strongly coloured as those of the digits."""
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(1, 6))):
         start = rng.uniform(0, (image.width, image.height))
@@ -248,7 +248,7 @@ def _draw_lines(rng: np.random.Generator, image: Image.Image) -> None:
 
 
 def _paste_fragment(rng: np.random.Generator, canvas: Pixels, glyphs: NDArray[np.float32]) -> None:
-    """A piece of a digit too small to be named, turned to any side."""
+    """Paste a piece of a digit, too small to be recognised, at a random angle."""
     glyph = glyphs[int(rng.integers(len(glyphs)))]
     row, column = rng.integers(2, 7, size=2)
     piece = np.zeros_like(glyph)

@@ -1,4 +1,4 @@
-"""Decode one image, and the geometry applied to it and its boxes.
+"""Decode an image; resize and flip it with its boxes.
 
 Shapes: an image is uint8[3, H, W] in RGB; boxes are float32[G, 4], xyxy absolute pixels.
 """
@@ -34,9 +34,9 @@ DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-# Of the OSErrors that have a number, those that trying again does not mend. Pillow's own have none; EINVAL
-# comes of a damaged file that sends its reader to before its start.
-LASTING = {
+# The numbered OSErrors that a retry does not fix. Pillow's own have no number; EINVAL comes from a damaged
+# file that makes its reader seek before its start.
+PERMANENT = {
     errno.EACCES,
     errno.EINVAL,
     errno.EISDIR,
@@ -55,7 +55,7 @@ def decode(source: str | bytes, name: str = "image") -> Tensor:
 
     Args:
         source: a path, or the encoded bytes.
-        name: what an error calls the image when ``source`` is bytes.
+        name: of the image in error messages if ``source`` is bytes.
 
     Raises:
         DataError: the file is missing, truncated or no image, or its pixels have no fixed range.
@@ -68,15 +68,15 @@ def decode(source: str | bytes, name: str = "image") -> Tensor:
     ):
         _require_range(image)
         pixels = _eight_bits(image) if _is_wide(image) else np.array(image.convert("RGB"))
-    # Left as Pillow stores it, channels innermost: resizing is faster on it.
+    # Keep Pillow's layout, channels innermost: resizing is faster on it.
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def read_size(path: str) -> tuple[int, int]:
-    """Return (width, height) from an image file's header, and check that the file's end is there.
+    """Return (width, height) from an image file's header, and check that the file is complete.
 
-    The pixels are not decoded unless the end marker of a JPEG or PNG file is not where it should be: a whole
-    data set is checked in seconds.
+    The pixels are decoded only if the end marker of a JPEG or PNG file is missing, so a whole data set is
+    checked in seconds.
 
     Raises:
         DataError: the file is missing, is no image, stops before its end, or its pixels have no fixed range.
@@ -86,12 +86,12 @@ def read_size(path: str) -> tuple[int, int]:
         _require_range(image)
         size, kind = image.size, image.format
         file.seek(0, io.SEEK_END)
-        # Some cameras and tools leave bytes behind the end marker.
+        # Some cameras and tools append bytes to the end marker.
         file.seek(max(0, file.tell() - 1024))
         tail = file.read()
     end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "", b"")
     if end not in tail:
-        # Cut off, or much was appended to it: decoding tells.
+        # Truncated, or much was appended: decoding tells which.
         decode(path)
     return size
 
@@ -113,7 +113,7 @@ def resized_sizes(
 
 
 def resize(image: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Resize to ``size`` = (width, height), bilinear with antialiasing; the boxes move along.
+    """Resize an image and its boxes to ``size`` = (width, height), bilinear with antialiasing.
 
     Args:
         image: uint8[3, H, W].
@@ -128,7 +128,7 @@ def resize(image: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor,
 
 
 def flip(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Mirror left and right.
+    """Mirror an image and its boxes left to right.
 
     Args:
         image: uint8[3, H, W].
@@ -151,25 +151,25 @@ def _plain(boxes: tv_tensors.BoundingBoxes) -> Tensor:
 
 @contextmanager
 def _explaining(name: str) -> Iterator[None]:
-    """Turn what is wrong with an image file into a DataError; let a failing file system's errors pass."""
+    """Turn errors of an image file into a DataError; let errors of the file system pass."""
     try:
         yield
     except FileNotFoundError:
         raise DataError(f"{name}: no such image file; restore it or use --on-bad-data skip") from None
     except DECODE_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None and error.errno not in LASTING:
+        if isinstance(error, OSError) and error.errno is not None and error.errno not in PERMANENT:
             raise
         raise DataError(f"{name}: {_reason(error)}; replace it or use --on-bad-data skip") from None
 
 
 def _is_wide(image: Image.Image) -> bool:
-    """Whether it has one channel of 16 bits; Pillow would cut all above 255 off, and make it white."""
+    """Whether it has one channel of 16 bits; Pillow would clip it at 255 and make it white."""
     # Pillow before 11 calls such a PNG file "I".
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
 
 
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8[H, W, 3]: the higher byte, as Pillow takes it of colours of 16 bits."""
+    """uint8[H, W, 3]: the higher byte, which Pillow takes of 16-bit colours too."""
     grey = (np.asarray(image) >> 8).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 

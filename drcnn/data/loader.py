@@ -1,7 +1,7 @@
 """From an annotation table to batches, the same ones for any number of ranks and loader workers.
 
->>> loader = make_loader(prepared.train, config.data, training=True, batch_size=8, seed=1, epoch=3)
->>> first = next(iter(loader))
+loader = make_loader(prepared.train, config.data, training=True, batch_size=8, seed=1, epoch=3)
+batch = next(iter(loader))
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from drcnn.data.plan import BatchPlan, image_key, plan_batches
 
 __all__ = ["BatchLoader", "make_loader", "trainable_rows"]
 
-# Training leaves out images whose shorter side is below this (pixels), as MMDetection does.
+# Training leaves out images with a shorter side below this (pixels), as MMDetection does.
 SMALLEST_SIDE = 32
 
 
@@ -72,16 +72,21 @@ def make_loader(
 ) -> BatchLoader:
     """Make the loader of one epoch.
 
-    Training batches are shuffled, full, resized to one of ``data.train_short_sides`` (if there are any, each
-    image to its own in each epoch), flipped with probability ``data.flip`` and carry the boxes that are not
-    ignored. Evaluation batches hold every image once and no boxes (G = 0): metrics read the annotations.
+    Training batches are shuffled and full. Their images are flipped with probability ``data.flip``, resized
+    to one of ``data.train_short_sides`` if there are any (drawn for each image and epoch), and have the boxes
+    that are not ignored. Evaluation batches hold every image once and no boxes (G = 0): metrics read the
+    annotations.
 
     Args:
         path: an annotation table, as ``prepare`` wrote it.
-        data: the image sizes and the flip probability are read from it.
+        data: gives the image sizes and the flip probability.
+        training: whether the batches are for training or for evaluation.
         batch_size: images of a batch over all ranks.
+        seed: with ``epoch``, determines order, sizes and flips.
+        epoch: of the training.
+        rank: of this worker among ``world_size``.
         num_workers: processes that decode; 0 decodes in this one.
-        pin_memory: in page-locked memory, from which a GPU copies faster.
+        pin_memory: use page-locked memory, from which a GPU copies faster.
 
     Raises:
         DataError: no image has a box to train on, or ``world_size`` does not divide ``batch_size``.
@@ -114,7 +119,7 @@ def make_loader(
         num_workers=num_workers,
         collate_fn=_unchanged,
         pin_memory=pin_memory,
-        # Its own generator: starting an epoch must not advance the global one.
+        # A generator of its own: starting an epoch must not advance the global one.
         generator=torch.Generator().manual_seed(0),
     )
     return BatchLoader(loader, rows)
@@ -127,7 +132,7 @@ def trainable_rows(annotations: Annotations) -> NDArray[np.int64]:
 
 
 class _Images(Dataset[Any]):
-    """Maps a batch's plan to the batch; holds a path, so that sending it to a worker costs nothing."""
+    """Maps the plan of a batch to the batch. Holds a path, so that it is cheap to send to a worker."""
 
     def __init__(self, path: str, data: DataConfig, *, training: bool, seed: int, epoch: int) -> None:
         self.path = path
@@ -160,7 +165,7 @@ class _Images(Dataset[Any]):
         try:
             return self._collate(self._opened, plan)
         except (DataError, OSError) as error:
-            # Raised in a worker it would arrive as a page of traceback; BatchLoader raises it as it is.
+            # Raised in a worker, it would arrive as a page of traceback; BatchLoader raises it unchanged.
             return error
 
     def _collate(self, annotations: Annotations, plan: BatchPlan) -> Batch:
@@ -168,20 +173,20 @@ class _Images(Dataset[Any]):
         keys = [image_key(self.seed, self.epoch, row) for row in plan.rows]
         images = torch.zeros(count, 3, plan.height, plan.width, dtype=torch.uint8)
         sizes, scales = torch.zeros(count, 2), torch.zeros(count, 2)
-        found: list[tuple[Tensor, Tensor]] = []
+        targets: list[tuple[Tensor, Tensor]] = []
         for index, (row, key) in enumerate(zip(plan.rows, keys, strict=True)):
             image, scale, boxes, labels = self._load(annotations, row, key)
             height, width = image.shape[-2:]
             images[index, :, :height, :width] = image
             sizes[index] = torch.tensor([height, width])
             scales[index] = torch.tensor(scale)
-            found.append((boxes, labels))
-        most = max(len(labels) for _, labels in found)
+            targets.append((boxes, labels))
+        most = max(len(labels) for _, labels in targets)
         boxes = torch.zeros(count, most, 4)
         labels = torch.full((count, most), -1)
-        for index, (its_boxes, its_labels) in enumerate(found):
-            boxes[index, : len(its_boxes)] = its_boxes
-            labels[index, : len(its_labels)] = its_labels
+        for index, (image_boxes, image_labels) in enumerate(targets):
+            boxes[index, : len(image_boxes)] = image_boxes
+            labels[index, : len(image_labels)] = image_labels
         return Batch(images, sizes, scales, torch.tensor(plan.rows), torch.tensor(keys), boxes, labels)
 
     def _load(
@@ -207,7 +212,7 @@ class _Images(Dataset[Any]):
 
 
 def _fraction(key: int, purpose: str) -> float:
-    """A number in [0, 1) that depends on the key and on what it is for."""
+    """A number in [0, 1) that depends on the key and the purpose."""
     digest = hashlib.blake2b(f"{key}/{purpose}".encode(), digest_size=7).digest()
     # 53 bits are what a float holds: with more, the largest would round up to 1.
     return (int.from_bytes(digest, "little") >> 3) / 2**53

@@ -1,4 +1,4 @@
-"""Which images form which batch, and how large the batch is padded: pure functions of sizes, seed and epoch.
+"""Assignment of images to batches, and the batches' padded sizes: pure functions of sizes, seed and epoch.
 
 Everything is decided before an image is decoded: any number of ranks or loader workers sees the same batches.
 """
@@ -48,16 +48,17 @@ def plan_batches(
 ) -> list[BatchPlan]:
     """Plan one epoch.
 
-    Wide and tall images (w/h > 1 or not) do not meet in one batch. In training the order depends on
-    (seed, epoch) and every batch is full: the last one of each group starts again at the group's beginning.
-    In evaluation each row occurs once, images of like size are neighbours, and a last batch may be short.
+    A batch has either wide or tall images (w/h > 1 or not). In training the order depends on (seed, epoch)
+    and every batch is full: the last one of each group is filled from the group's beginning. In evaluation
+    each row occurs once, images of similar size are neighbours, and a last batch may be short.
 
     Args:
         sizes: int64[N, 2], (width, height) of every row after resizing in this epoch.
         rows: int64[M], the rows that take part.
         batch_size: images of a batch over all ranks.
-        rank: takes images ``rank * batch_size / world_size`` and following of each batch. A rank that gets
-            none of a short batch leaves that batch out.
+        training: whether the batches are for training or for evaluation.
+        rank: of ``world_size``; takes its share of each batch, in order. A rank that gets no image of a short
+            batch skips that batch.
 
     Raises:
         DataError: there are no rows, or the ranks cannot share a batch evenly.
@@ -72,17 +73,17 @@ def plan_batches(
     share = batch_size // world_size
     plans = []
     for batch in _global_batches(sizes, rows, batch_size, training, np.random.default_rng([seed, epoch])):
-        mine = batch[rank * share : (rank + 1) * share]
-        if len(mine):
+        own_rows = batch[rank * share : (rank + 1) * share]
+        if len(own_rows):
             width, height = -(-sizes[batch].max(0) // STRIDE) * STRIDE
-            plans.append(BatchPlan(tuple(mine.tolist()), int(height), int(width)))
+            plans.append(BatchPlan(tuple(own_rows.tolist()), int(height), int(width)))
     return plans
 
 
 def image_key(seed: int, epoch: int, row: int) -> int:
-    """Return 63 random bits that depend on nothing but the arguments.
+    """Return 63 random bits that depend on the arguments only.
 
-    All random decisions for one image in one epoch derive from its key, hence not from who loads it.
+    All random decisions for an image in an epoch derive from its key, whichever worker loads it.
     """
     digest = hashlib.blake2b(f"{seed}/{epoch}/{row}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -99,7 +100,7 @@ def _global_batches(
     batches: list[NDArray[np.int64]] = []
     for group in (rows[wide], rows[~wide]):
         if training:
-            # np.resize repeats from the beginning, as often as it takes.
+            # np.resize repeats from the beginning as often as necessary.
             shuffled = rng.permutation(group)
             full = np.resize(shuffled, -(-len(group) // batch_size) * batch_size)
         else:

@@ -1,10 +1,10 @@
 """Speed of our detectors beside torchvision's Faster R-CNN, in one run.
 
 Every detector has the same backbone and briefly trained weights, and sees the same images, proposals and RoI
-counts. The detectors take turns, so that whatever else the machine does hits all of them; compare the ratios
+counts. The detectors take turns, so that other load on the machine affects all of them; compare the ratios
 within a run, not seconds between runs.
 
->>> result = bench(BenchOptions(), Path("runs/bench"), report=print)
+    result = bench(BenchOptions(), Path("runs/bench"), report=print)
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ WARM_UP = 1
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure.
+    """The measurement's settings.
 
     Attributes:
         changes: dotted settings on top of the paper's, such as the backbone.
-        images: a batch.
+        images: images per batch.
         height: of the images in pixels, a multiple of 32; ``width`` likewise.
         repeats: measured rounds; medians are reported.
         run: device and threads.
@@ -60,12 +60,12 @@ class BenchOptions:
 
 
 def bench(options: BenchOptions, folder: Path, *, report: Callable[[str], None]) -> dict[str, Any]:
-    """Measure, and return what ``drcnn bench --json`` prints.
+    """Measure, and return the content of ``drcnn bench --json``.
 
     Args:
-        options: what to measure.
-        folder: keeps the briefly trained weights for the next time.
-        report: told what is going on.
+        options: settings of the measurement.
+        folder: keeps the briefly trained weights for later runs.
+        report: called with one line at each step of the measurement.
     """
     if options.run.threads:
         torch.set_num_threads(options.run.threads)
@@ -109,7 +109,7 @@ def bench(options: BenchOptions, folder: Path, *, report: Callable[[str], None])
 
 @dataclass(frozen=True)
 class _Runner:
-    """A detector, and how it is called."""
+    """A detector with its two calls."""
 
     model: nn.Module
     losses: Callable[[], dict[str, Tensor]]
@@ -121,7 +121,7 @@ class _Steps:
 
     def __init__(self, runner: _Runner, config: Config, device: torch.device) -> None:
         self.runner = runner
-        # The rate 0 leaves the weights as they are; the optimiser's work is the same.
+        # The rate 0 keeps the weights unchanged; the optimiser's work is the same.
         self.optimizer = make_optimizer(runner.model, config.training)
         self.optimizer.param_groups[0]["lr"] = 0.0
         self.device = device.type
@@ -148,9 +148,9 @@ class _Steps:
 
 
 def _detector(base: Config, variant: str, weights: dict[str, Tensor]) -> DecoupledRCNN:
-    """Build a variant on the FPN's weights: what two branches share there, each gets a copy of.
+    """Build a variant on the FPN's weights; separate branches each get a copy of the shared layers.
 
-    So all of them score alike. Later regression stages hardly move boxes yet; they cost the same.
+    So all variants score alike. Later regression stages hardly move boxes yet, but cost the same.
     """
     config = base.with_changes({"detector.variant": variant}).detector
     detector = build_detector(config, CLASSES, pretrained=False)
@@ -160,7 +160,7 @@ def _detector(base: Config, variant: str, weights: dict[str, Tensor]) -> Decoupl
         names = [name]
         if name.startswith(stem):
             names += [name.replace("stem", f"{branch}.trunk") for branch in ("classifier", "regressor")]
-        state |= {each: value for each in names if each in state}
+        state |= {copy: value for copy in names if copy in state}
     detector.load_state_dict(state)
     return detector
 
@@ -189,41 +189,41 @@ def _seconds(step: Callable[[], None], device: torch.device) -> float:
 
 
 def _summary(seconds: dict[str, dict[str, list[float]]], name: str, images: int) -> dict[str, Any]:
-    """Medians of one detector, and of its ratios to others within each round."""
+    """Medians of a detector's speeds, and of its ratios to other detectors within each round."""
     summary: dict[str, Any] = {}
-    for kind, mine in seconds[name].items():
+    for kind, rounds in seconds[name].items():
         summary[kind] = {
-            "seconds": statistics.median(mine),
-            "images_per_s": images / statistics.median(mine),
-            "of_torchvision": _ratio(mine, seconds["torchvision"][kind]),
-            "of_fpn": _ratio(mine, seconds["fpn"][kind]),
+            "seconds": statistics.median(rounds),
+            "images_per_s": images / statistics.median(rounds),
+            "of_torchvision": _ratio(rounds, seconds["torchvision"][kind]),
+            "of_fpn": _ratio(rounds, seconds["fpn"][kind]),
         }
     return summary
 
 
-def _ratio(mine: list[float], other: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(mine, other, strict=True))
+def _ratio(rounds: list[float], others: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(rounds, others, strict=True))
 
 
 def _parts(step: _Steps, device: torch.device) -> dict[str, dict[str, float]]:
-    """Seconds by part of one training step and one inference, and the costliest operators."""
+    """Seconds in each part of a training step and of an inference, and in the costliest operators."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-    found = {}
+    parts = {}
     for kind, run in (("train", step.train), ("inference", step.infer)):
         with profile(activities=activities) as profiler:
             _seconds(run, device)
         total = "device_time_total" if device.type == "cuda" else "cpu_time_total"
         own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
         events = profiler.key_averages()
-        found[kind] = {e.key: getattr(e, total) / 1e6 for e in events if e.key in PARTS}
+        parts[kind] = {e.key: getattr(e, total) / 1e6 for e in events if e.key in PARTS}
         operators = sorted((e for e in events if e.key not in PARTS), key=lambda e: -getattr(e, own))
-        found[f"{kind} operators"] = {e.key: getattr(e, own) / 1e6 for e in operators[:8]}
-    return found
+        parts[f"{kind} operators"] = {e.key: getattr(e, own) / 1e6 for e in operators[:8]}
+    return parts
 
 
 @torch.inference_mode()
 def _alive(detector: DecoupledRCNN, batch: Batch) -> float:
-    """Proposals an image with a class above the threshold: the cascade's cost hangs on them."""
+    """Proposals per image with a class above the threshold, which determine the cascade's cost."""
     detector.eval()
     config = detector.config
     features = detector.features(batch)

@@ -1,4 +1,4 @@
-"""What the benchmark runs on: large scenes of digits, and weights of a detector trained briefly on digits."""
+"""Inputs of the benchmark: large scenes of digits, and weights of a detector trained briefly on digits."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from drcnn.recipes import recipe
 
 __all__ = ["brief_weights", "scenes"]
 
-# Digit sheets have sides of up to this. Every second place of a scene stays empty: 480x608 pixels then hold
-# some 15 objects.
+# Digit sheets have sides of at most this. Every second place of a scene stays empty: 480x608 pixels then hold
+# about 15 objects.
 CELL = 192
 EMPTY = 2
 TRAIN_IMAGES = 256
 
 
 def scenes(images: int, height: int, width: int) -> Batch:
-    """Return a batch of scenes: digit sheets laid out on a grey ground, with their ground truth.
+    """Return a batch of scenes: digit sheets on a grey background, with their ground truth.
 
     Args:
         images: N.
@@ -43,12 +43,12 @@ def scenes(images: int, height: int, width: int) -> Batch:
     boxes: list[Tensor] = []
     labels: list[Tensor] = []
     for image in range(images):
-        found = [
-            _lay(sheets, image * len(places) + number, pixels[image], place)
+        targets = [
+            _paint(sheets, image * len(places) + number, pixels[image], place)
             for number, place in enumerate(places)
         ]
-        boxes.append(torch.cat([each for each, _ in found]))
-        labels.append(torch.cat([each for _, each in found]))
+        boxes.append(torch.cat([sheet_boxes for sheet_boxes, _ in targets]))
+        labels.append(torch.cat([sheet_labels for _, sheet_labels in targets]))
     return Batch(
         images=pixels,
         sizes=torch.tensor([[float(height), float(width)]] * images),
@@ -60,7 +60,7 @@ def scenes(images: int, height: int, width: int) -> Batch:
     )
 
 
-def _lay(sheets: Annotations, row: int, canvas: Tensor, place: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _paint(sheets: Annotations, row: int, canvas: Tensor, place: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Paint a sheet onto ``canvas``, in place; return its boxes and labels there."""
     top, left = place
     sheet = decode(sheets.source(row))
@@ -72,14 +72,14 @@ def _lay(sheets: Annotations, row: int, canvas: Tensor, place: tuple[int, int]) 
 def brief_weights(config: DetectorConfig, folder: Path, options: RunOptions) -> dict[str, Tensor]:
     """Return the weights of ``config``'s backbone in a ``fpn`` trained briefly on digits; kept in ``folder``.
 
-    On random weights no score passes the threshold, and whatever inference does with detections looks free.
+    With random weights no score passes the threshold, and the work on detections would look free.
     """
     changes = {
         **recipe("laptop", "digits"),
         "detector.variant": "fpn",
         "detector.backbone": config.backbone,
         "detector.backbone_width": 1.0,
-        # From scratch; its statistics are the frozen ones of the benchmark.
+        # Trained from scratch; the benchmark then freezes its statistics.
         "detector.norm": "batch",
         "detector.fpn_channels": config.fpn_channels,
         "detector.fc_width": config.fc_width,

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, replaced atomically; never a pickle.
 
-Tensors are named ``model.*`` and ``optimizer.*``. The file's header holds, as JSON, where training stands and
-what is needed to build the model again: configuration, classes, epoch and the metrics of every epoch so far.
+Tensors are named ``model.*`` and ``optimizer.*``. The file's header holds, as JSON, what is needed to build
+the model again and to resume: configuration, classes, epoch and the metrics of every epoch so far.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class CheckpointError(ValueError):
 
 @dataclass
 class TrainingState:
-    """What a checkpoint's header says.
+    """The header of a checkpoint.
 
     Attributes:
         config: as YAML.
         classes: names of the K foreground classes.
-        epoch: epochs finished, 1-based.
-        history: one dictionary of metrics a finished epoch.
-        per_class: AP of each class after the last of these.
+        epoch: the last finished epoch, 1-based; 0 before the first.
+        history: the metrics of each finished epoch.
+        per_class: AP of each class after the last finished epoch.
         scaler: state of the fp16 gradient scaler; empty otherwise.
     """
 
@@ -51,9 +51,9 @@ class TrainingState:
 def save(
     path: Path, detector: nn.Module, state: TrainingState, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
-    """Write a checkpoint; a reader sees either the file before or the whole new one.
+    """Write a checkpoint; a reader sees either the old file or the whole new one.
 
-    Without ``optimizer`` the file serves inference only.
+    Without ``optimizer`` the file is for inference only.
     """
     tensors = {f"model.{name}": tensor for name, tensor in detector.state_dict().items()}
     if optimizer is not None:
@@ -67,19 +67,19 @@ def save(
 
 
 def keep_best(path: Path, detector: nn.Module, state: TrainingState) -> None:
-    """Write the checkpoint of the best epoch by AP where the last epoch is that; drop one of another history.
+    """Save the model if the last epoch is the best by AP; delete a best checkpoint of another history.
 
-    Such a one is left by a kill before its epoch's last checkpoint was there; that epoch is trained again.
+    Such a file belongs to an epoch whose last checkpoint was lost in a kill; that epoch is trained again.
     """
     scores = [epoch.get("val/AP", 0.0) for epoch in state.history]
     is_best = bool(scores) and scores[-1] >= max(scores)
     try:
-        found = read_state(path).history
+        saved = read_state(path).history
     except CheckpointError:
-        found = []
-    # As text, in which NaN equals itself.
-    belongs = json.dumps(found) == json.dumps(state.history[: len(found)])
-    if is_best and not (belongs and len(found) == len(scores)):
+        saved = []
+    # Compared as text, in which NaN equals itself.
+    belongs = json.dumps(saved) == json.dumps(state.history[: len(saved)])
+    if is_best and not (belongs and len(saved) == len(scores)):
         save(path, detector, state)
     elif not belongs:
         path.unlink()
@@ -101,7 +101,7 @@ def read_state(path: Path) -> TrainingState:
 
 
 def restore(path: Path, detector: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Load model and momentum in place, so that training goes on where it stopped: on a CPU exactly.
+    """Load model and momentum in place to resume training, on a CPU exactly.
 
     Raises:
         CheckpointError: the file is no checkpoint, or of another model.
@@ -111,7 +111,7 @@ def restore(path: Path, detector: nn.Module, optimizer: torch.optim.Optimizer) -
     _load_model(path, detector, tensors)
     for name, parameter in detector.named_parameters():
         if f"optimizer.{name}" in tensors:
-            # In the parameter's own memory format: SGD's fused and plain paths then give the same sums.
+            # In the parameter's own memory format: SGD's fused and plain paths then compute the same sums.
             buffer = torch.empty_like(parameter).copy_(tensors[f"optimizer.{name}"])
             optimizer.state[parameter]["momentum_buffer"] = buffer
     return state
@@ -124,8 +124,8 @@ def load_detector(
 
     Args:
         path: ``best.safetensors`` or ``last.safetensors`` of a trial.
-        device: to put it on.
-        config: other thresholds at inference than it was trained with; the architecture must be the same.
+        device: for the detector.
+        config: settings of inference that replace those of training; the architecture must be the same.
 
     Raises:
         CheckpointError: the file is no checkpoint, or ``config`` describes another architecture.

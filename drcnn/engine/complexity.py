@@ -1,9 +1,9 @@
-"""Parameters and FLOPs of a configuration, counted as the paper counts them (spec 3).
+"""Parameters and FLOPs of a configuration, counted as the paper counts them (docs/detector.md, section 7).
 
 The real modules run once on torch's meta device, where tensors have shapes and no values, with a hook on
 each layer. The convention is that of MMDetection's ``get_flops``: one image of 3x1333x800 unpadded, 80
 classes, 1,000 RoIs at every stage and branch; a multiply-add is one FLOP. Counted: convolutions with their
-bias, linear layers without, norms as 2 an element, ReLU layers and pooling layers as 1 an element. Not
+bias, linear layers without, norms as 2 per element, ReLU layers and pooling layers as 1 per element. Not
 counted: functional calls (the RPN's ReLU, upsampling, additions, RoIAlign, softmax, NMS). Parameters are the
 trainable ones.
 
@@ -29,7 +29,7 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector
 from drcnn.detector.pooling import POOLED_SIZE
 from drcnn.detector.roi_heads import RoIHeads
 
-__all__ = ["Complexity", "PaperRow", "Part", "complexity", "paper_rows"]
+__all__ = ["Complexity", "ComplexityRow", "Part", "complexity", "paper_rows"]
 
 PAPER = Path(__file__).parent / "paper_complexity.csv"
 ROIS = 1000
@@ -71,8 +71,8 @@ def complexity(
         classes: K, without the background.
         height: of the image in pixels; ``width`` likewise.
     """
-    # Frozen statistics are folded into their convolutions, out of the hooks' sight. The same layers with
-    # statistics of their own have the same parameters, and are counted one by one.
+    # Frozen statistics are folded into their convolutions, where the hooks do not see them. Plain batch norms
+    # have the same parameters, and each is counted.
     counted = config.model_copy(update={"norm": "batch"}) if config.norm == "frozen" else config
     with torch.device("meta"):
         detector = build_detector(counted, classes, pretrained=False).eval()
@@ -127,7 +127,7 @@ def _add(flops: dict[str, int], part: str, layer: nn.Module, inputs: tuple[Any, 
     flops[part] += _flops(layer, inputs[0], output)
 
 
-def _flops(layer: nn.Module, given: Any, output: Any) -> int:
+def _flops(layer: nn.Module, layer_input: Any, output: Any) -> int:
     """FLOPs of one call of a layer; 0 for a module that only contains others."""
     match layer:
         case nn.Conv2d():
@@ -140,14 +140,14 @@ def _flops(layer: nn.Module, given: Any, output: Any) -> int:
         case nn.ReLU() | nn.ReLU6():
             return int(output.numel())
         case nn.MaxPool2d() | nn.AvgPool2d():
-            return int(given.numel())
+            return int(layer_input.numel())
         case _:
             return 0
 
 
 @dataclass(frozen=True)
-class PaperRow:
-    """A row of the paper's tables VIII to XI, as printed, and what we count for it."""
+class ComplexityRow:
+    """A row of the paper's tables VIII to XI, as printed, and our count for it."""
 
     table: str
     backbone: str
@@ -160,34 +160,34 @@ class PaperRow:
 
     @property
     def gflops_agree(self) -> bool:
-        """To the printed digit."""
+        """Whether they agree to the printed digit."""
         return self.gflops == self.printed_gflops
 
     @property
     def params_agree(self) -> bool:
-        """To the printed digit."""
+        """Whether they agree to the printed digit."""
         return self.params == self.printed_params
 
 
-def paper_rows() -> list[PaperRow]:
+def paper_rows() -> list[ComplexityRow]:
     """Count every detector whose complexity the paper prints."""
-    known: dict[tuple[str, str], Complexity] = {}
+    counted: dict[tuple[str, str], Complexity] = {}
     rows = []
     with PAPER.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             key = row["backbone"], row["variant"]
-            if key not in known:
+            if key not in counted:
                 changes = {"detector.backbone": row["backbone"], "detector.variant": row["variant"]}
-                known[key] = complexity(Config().with_changes(changes).detector)
+                counted[key] = complexity(Config().with_changes(changes).detector)
             rows.append(
-                PaperRow(
+                ComplexityRow(
                     row["table"],
                     *key,
                     printed_gflops=row["gflops"],
                     printed_params=row["params_m"],
                     is_misprint=row["note"] == "misprint",
-                    gflops=f"{known[key].flops / 1e9:.2f}",
-                    params=f"{known[key].params / 1e6:.2f}",
+                    gflops=f"{counted[key].flops / 1e9:.2f}",
+                    params=f"{counted[key].params / 1e6:.2f}",
                 )
             )
     return rows

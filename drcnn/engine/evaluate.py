@@ -4,8 +4,8 @@ Detections are an Arrow table in pixels of the original images, a row a detectio
 ``label`` (int32, class 0..K-1), ``score`` and ``x1``, ``y1``, ``x2``, ``y2`` (float32). Statistics and
 test-time sweeps read it again from Parquet.
 
->>> metric = make_metric(config.evaluation, annotations)
->>> metric(detect_split(detector, loader, annotations, device)).summary["AP"]
+    metric = make_metric(config.evaluation, annotations)
+    metric(detect_split(detector, loader, annotations, device)).summary["AP"]
 """
 
 from __future__ import annotations

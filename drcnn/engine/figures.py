@@ -1,29 +1,29 @@
-"""What ``drcnn complexity`` and ``drcnn bench`` print."""
+"""The output of ``drcnn complexity`` and ``drcnn bench`` as text and JSON."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from drcnn.engine.complexity import Complexity, PaperRow
+from drcnn.engine.complexity import Complexity, ComplexityRow
 
 __all__ = ["as_json", "bench_table", "paper_table", "parts_table"]
 
 
-def as_json(found: Complexity) -> dict[str, Any]:
+def as_json(complexity: Complexity) -> dict[str, Any]:
     """Totals and parts."""
-    parts = [{"part": part.name, "flops": part.flops, "params": part.params} for part in found.parts]
-    return {"flops": found.flops, "params": found.params, "parts": parts}
+    parts = [{"part": part.name, "flops": part.flops, "params": part.params} for part in complexity.parts]
+    return {"flops": complexity.flops, "params": complexity.params, "parts": parts}
 
 
-def parts_table(found: Complexity) -> str:
-    """A line a part, then the sum."""
+def parts_table(complexity: Complexity) -> str:
+    """One line per part, then the sum."""
     lines = [f"{'':24}{'GFLOPs':>10}{'params (M)':>12}"]
-    lines += [f"{part.name:24}{part.flops / 1e9:10.2f}{part.params / 1e6:12.2f}" for part in found.parts]
-    return "\n".join([*lines, f"{'all':24}{found.flops / 1e9:10.2f}{found.params / 1e6:12.2f}"])
+    lines += [f"{part.name:24}{part.flops / 1e9:10.2f}{part.params / 1e6:12.2f}" for part in complexity.parts]
+    return "\n".join([*lines, f"{'all':24}{complexity.flops / 1e9:10.2f}{complexity.params / 1e6:12.2f}"])
 
 
-def paper_table(rows: list[PaperRow]) -> str:
-    """Our count beside the paper's; what differs to the printed digit is marked."""
+def paper_table(rows: list[ComplexityRow]) -> str:
+    """Our count beside the paper's; rows that differ in the printed digits are marked."""
     head = ("table", "backbone", "variant", "GFLOPs", "paper", "params (M)", "paper", "")
     lines = [_line(head)]
     for row in rows:
@@ -55,13 +55,13 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def bench_table(result: dict[str, Any]) -> str:
-    """Speeds and ratios, then where the time goes."""
+    """Speeds and ratios, then the time spent in each part."""
     setting = result["setting"]
     lines = [
         f"{setting['backbone']}, {setting['images']} images of {setting['height']}x{setting['width']}, "
         f"{setting['precision']}, {setting['device']}, {setting['threads']} threads, "
         f"torch {setting['torch']}",
-        f"proposals an image with a class above {setting['score_thr']}: "
+        f"proposals per image with a class above {setting['score_thr']}: "
         f"{setting['proposals above score_thr']:.0f}",
         "",
         f"{'':20}{'training step':^42}{'inference':^42}",
@@ -69,14 +69,15 @@ def bench_table(result: dict[str, Any]) -> str:
     ]
     for name, summary in result["detectors"].items():
         cells = "".join(
-            f"{each['seconds']:10.3f}{each['images_per_s']:10.2f}{each['of_torchvision']:14.2f}{each['of_fpn']:8.2f}"
-            for each in (summary["train"], summary["inference"])
+            f"{speed['seconds']:10.3f}{speed['images_per_s']:10.2f}"
+            f"{speed['of_torchvision']:14.2f}{speed['of_fpn']:8.2f}"
+            for speed in (summary["train"], summary["inference"])
         )
         lines.append(f"{name:20}{cells}")
     for name, parts in result["parts"].items():
         for kind in ("train", "inference"):
-            for what in (kind, f"{kind} operators"):
-                shares = ", ".join(f"{part} {spent:.3f}" for part, spent in parts[what].items())
+            for measured in (kind, f"{kind} operators"):
+                shares = ", ".join(f"{part} {spent:.3f}" for part, spent in parts[measured].items())
                 if shares:
-                    lines += ["", f"{name}, {what} (seconds): {shares}"]
+                    lines += ["", f"{name}, {measured} (seconds): {shares}"]
     return "\n".join(lines)

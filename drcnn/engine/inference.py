@@ -1,4 +1,4 @@
-"""What is measured on a trained detector without training: its detections and metrics, and its speed."""
+"""Evaluation of a trained detector: its detections and metrics, and its latency."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def evaluate_checkpoint(checkpoint: Path, config: Config, split: str, options: R
 def measure_latency(checkpoint: Path, config: Config, split: str, options: RunOptions) -> float:
     """Measure how long a trained detector takes for an image: milliseconds, one image at a time.
 
-    This is the fastest of several passes over the same images: whatever else the machine does can only make a
-    pass slower. Processes of one machine take turns to measure, though not to train.
+    This is the fastest of several passes over the same images, since other load on the machine can only make
+    a pass slower. Processes of one machine take turns to measure, though not to train.
     """
     options.apply()
     device = torch.device(options.device)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["RunOptions"]
 
-# What CUDA takes for each process before a tensor is there; the limit on tensors does not count it.
+# CUDA takes this for each process before any tensor; the limit on tensors does not count it.
 CONTEXT_BYTES = 600 << 20
 
 
@@ -32,7 +32,7 @@ class RunOptions:
         return self.gpu_share if self.device == "cuda" else 0.0
 
     def apply(self) -> None:
-        """Set what is the whole process's: torch's threads, and its part of the GPU's memory."""
+        """Set torch's threads and share of the GPU's memory, for the whole process."""
         import torch
 
         if self.threads:

@@ -1,4 +1,4 @@
-"""The learning rate of every step: a pure function, so a resumed run cannot drift from an unbroken one."""
+"""The learning rate of every step: a pure function, so that a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from drcnn.config import TrainingConfig
 
 __all__ = ["PAPER_BATCH", "learning_rate"]
 
-PAPER_BATCH = 8  # images a step in the paper: 4 GPUs of 2
+PAPER_BATCH = 8  # images per step in the paper: 2 on each of 4 GPUs
 
 
 def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
     """Return the rate for a step counted from 0 over all epochs.
 
-    ``config.lr`` is the rate at 8 images a step and scales linearly with the batch (Section IV-A). The step
+    ``config.lr`` is the rate at 8 images per step and scales linearly with the batch (Section IV-A). The step
     schedule divides it by 10 after each milestone epoch; the cosine schedule brings it to 0 at the last step.
     Warm-up multiplies either, from 0.001 to 1.
     """

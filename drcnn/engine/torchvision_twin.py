@@ -1,7 +1,7 @@
-"""torchvision's Faster R-CNN with the weights and settings of our ``fpn``: to compare speed and results with.
+"""torchvision's Faster R-CNN with the weights and settings of our ``fpn``, to compare speed and results.
 
-What its conventions leave different: its anchors are rounded to whole pixels; its RoIAlign takes 2x2 samples
-a bin, half a pixel shifted; its regression losses are smooth L1 with beta 1/9; its background is class 0.
+Remaining differences: its anchors are rounded to whole pixels; its RoIAlign takes 2x2 samples per bin, half
+a pixel shifted; its regression losses are smooth L1 with beta 1/9; its background is class 0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAMES = {
 
 
 def torchvision_twin(detector: DecoupledRCNN, *, height: int, width: int) -> FasterRCNN:
-    """Build it for images of one size, which it then does not resize.
+    """Build torchvision's detector for images of one size, which it then does not resize.
 
     Args:
         detector: a ``fpn`` with a ResNet, frozen statistics and 256 pyramid channels.
@@ -51,13 +51,14 @@ def torchvision_twin(detector: DecoupledRCNN, *, height: int, width: int) -> Fas
     theirs = _build(config, _classes(detector), height, width)
     state = {_renamed(name): value for name, value in detector.state_dict().items()}
     _background_first(state)
-    wanted = theirs.state_dict()
-    theirs.load_state_dict({name: value for name, value in state.items() if name in wanted})
+    expected = theirs.state_dict()
+    theirs.load_state_dict({name: value for name, value in state.items() if name in expected})
     return theirs
 
 
 def _build(config: DetectorConfig, classes: int, height: int, width: int) -> FasterRCNN:
-    # torchvision counts what is trained, stem and four layers; we count what is frozen, stem with the first.
+    # torchvision counts the trained parts of stem and four layers; we count frozen ones, stem and first layer
+    # together.
     trainable = 4 - config.frozen_stages if config.frozen_stages else 5
     try:
         backbone = resnet_fpn_backbone(

@@ -1,6 +1,6 @@
-"""The training loop. It knows nothing of Ray or MLflow: whoever calls it hands it ``report``.
+"""The training loop. It knows nothing of Ray or MLflow: the caller supplies ``report``.
 
-    >>> fit(config, prepare(config.data, cache), Path("runs/one"), report=print)
+    fit(config, prepare(config.data, cache), Path("runs/one"), report=print)
 
 The folder of a trial then holds::
 
@@ -10,8 +10,8 @@ The folder of a trial then holds::
     detections.parquet   detections on the validation split after the last epoch
     result.json          written last: the trial is finished
 
-Start it again on the same folder and it goes on after the last finished epoch: on a CPU to the very same
-result, on a GPU up to its atomic additions, whose order is left to chance.
+Started again on the same folder, it resumes after the last finished epoch: on a CPU with identical results,
+on a GPU up to its atomic additions, whose order is random.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ __all__ = ["AUTOCAST", "Report", "TrainingDiverged", "fit", "make_optimizer"]
 Report = Callable[[dict[str, float]], None]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Reading a loss back waits for the device; on a GPU it is looked at this often.
+# Reading a loss back waits for the device; on a GPU it is checked only every so many steps.
 CHECK_EVERY = 20
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss became infinite or not a number; the message says where."""
+    """The loss became infinite or NaN; the message says which one, in which epoch and step."""
 
 
 def fit(
@@ -79,7 +79,7 @@ def fit(
         DataError: an image cannot be read.
         ConfigError: the weights do not fit, or fp16 is asked for without a GPU.
         CheckpointError: ``last.safetensors`` is damaged, or of another model.
-        OSError: storage or the download of the weights failed; the next time it may go well.
+        OSError: storage or the download of the weights failed; a later attempt may succeed.
     """
     if config.training.amp == "fp16" and options.device == "cpu":
         raise ConfigError("training.amp = 'fp16' needs a GPU; on a CPU use 'bf16' or 'none'")
@@ -90,7 +90,7 @@ def fit(
         metrics = trial.run_epoch()
         report(metrics)
     if rank() == 0 and not (folder / "result.json").exists():
-        trial.write_result()  # killed between the last checkpoint and the result
+        trial.write_result()  # it was killed between the last checkpoint and the result
 
 
 def make_optimizer(detector: nn.Module, training: TrainingConfig) -> torch.optim.SGD:
@@ -101,14 +101,14 @@ def make_optimizer(detector: nn.Module, training: TrainingConfig) -> torch.optim
         lr=training.lr,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
-        # On a CPU half the time of a step, to the same bits. On a GPU torch's own choice is as fast, and
-        # the fused SGD spoils its momentum in the steps that fp16's scaler skips.
+        # On a CPU it halves the time of the update, with identical bits. On a GPU torch's own choice is as
+        # fast, and the fused SGD corrupts its momentum in the steps that fp16's scaler skips.
         fused=True if trained[0].device.type == "cpu" else None,
     )
 
 
 class _Trial:
-    """The parts of a running trial."""
+    """A running trial: detector, optimiser, data and state."""
 
     def __init__(self, config: Config, data: PreparedData, folder: Path, options: RunOptions) -> None:
         self.config, self.data, self.folder, self.options = config, data, folder, options
@@ -116,14 +116,14 @@ class _Trial:
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.val = Annotations.load(data.val)
         self.metric = make_metric(config.evaluation, self.val)
-        # The random start is the seed's alone, and leaves the caller's generator as it was.
+        # The random start depends on the seed only, and leaves the caller's generator unchanged.
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            # The last checkpoint holds all weights: to go on, the pretrained ones need not be there any more.
+            # The last checkpoint holds all weights, so resuming does not need the pretrained ones.
             detector = build_detector(config.detector, len(data.classes), pretrained=not self.last.exists())
         self.detector = move_detector(detector, self.device)
         if self.device.type == "cuda":
-            # The peak of an earlier trial in this process is not this one's. CUDA has begun by now.
+            # Forget the peak of an earlier trial in this process. CUDA is initialised by now.
             torch.cuda.reset_peak_memory_stats(self.device)
         self.optimizer = make_optimizer(self.detector, config.training)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.training.amp == "fp16")
@@ -145,7 +145,7 @@ class _Trial:
     def _distribute(self, detector: DecoupledRCNN) -> nn.Module:
         if world_size() == 1:
             return detector
-        # Every head takes part in every step, with empty input if need be: no search for unused parameters.
+        # Every head runs in every step, if need be on empty input, so no parameter is unused.
         return DistributedDataParallel(
             detector,
             device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -182,7 +182,7 @@ class _Trial:
         return metrics
 
     def _train(self, epoch: int) -> tuple[dict[str, float], int, float]:
-        """One pass over the training split: mean losses, images seen, and the last learning rate."""
+        """Train one epoch; return mean losses, the number of images, and the last learning rate."""
         training = self.config.training
         loader = make_loader(
             self.data.train,
@@ -227,7 +227,7 @@ class _Trial:
         self.scaler.update()
 
     def _evaluate(self) -> dict[str, float]:
-        """Metrics of the validation split, the same on every worker; leaves its detections on disk."""
+        """Return the metrics of the validation split, the same on every worker; write its detections."""
         loader = make_loader(
             self.data.val,
             self.config.data,
@@ -247,35 +247,35 @@ class _Trial:
         return {f"val/{name}": value for name, value in metrics.summary.items()}
 
     def _save(self) -> None:
-        # In this order: of the last one, the best one can still be made after a kill in between.
+        # In this order: after a kill in between, the best one can still be made from the last one.
         checkpoint.save(self.last, self.detector, self.state, self.optimizer)
         checkpoint.keep_best(self.best, self.detector, self.state)
         if self.state.epoch == self.config.training.epochs:
             self.write_result()
 
     def write_result(self) -> None:
-        """Write ``result.json`` from the state: the mark of a finished trial."""
+        """Write ``result.json``, which marks the trial as finished."""
         history = self.state.history
         seconds = sum(past["perf/epoch_seconds"] + past["perf/eval_seconds"] for past in history)
         record.write_finished(self.folder, history, self.state.per_class, seconds)
 
     def _peak_memory(self) -> float:
-        """GiB: on a GPU of this trial's tensors, on a CPU of the whole process since it began."""
+        """GiB: on a GPU the peak of this trial's tensors, on a CPU that of the whole process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _require_finite(sums: dict[str, Tensor], epoch: int, step: int) -> None:
-    """Raise on every worker if one's losses so far are not finite; all of them must ask at the same step."""
-    # A sum over workers is finite only if all of its terms are. Were one worker to raise alone, the others
-    # would wait for its gradients until they are killed.
+    """Raise on every worker if any worker's losses are not finite; all must call it at the same step."""
+    # A sum over workers is finite only if all its terms are. If one worker raised alone, the others would
+    # wait for its gradients until they are killed.
     values = sum_(torch.stack(list(sums.values())))
-    bad = [name for name, value in zip(sums, values.tolist(), strict=True) if not math.isfinite(value)]
-    if not bad:
+    infinite = [name for name, value in zip(sums, values.tolist(), strict=True) if not math.isfinite(value)]
+    if not infinite:
         return
-    # The total is named only if it alone is too large.
-    parts = [name for name in bad if name != "loss"] or bad
+    # The total is named only if none of its parts is to blame.
+    parts = [name for name in infinite if name != "loss"] or infinite
     raise TrainingDiverged(
         f"{', '.join(parts)} not finite in epoch {epoch} at step {step}; "
         "lower training.lr or set training.clip_norm"

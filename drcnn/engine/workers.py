@@ -1,6 +1,6 @@
-"""The workers of one trial: the processes of ``torch.distributed``, or this one alone without it.
+"""The workers of one trial: the processes of ``torch.distributed``, or only this process without it.
 
-Except for the first two, every function must be called by all workers, at the same point of their work.
+All functions but the first two must be called by all workers at the same point.
 """
 
 from __future__ import annotations

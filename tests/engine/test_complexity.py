@@ -1,4 +1,4 @@
-"""Parameters and FLOPs against the paper's printed columns and the specification's exact integers."""
+"""Parameters and FLOPs against the paper's printed columns and exact integers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from drcnn.cli import main
 from drcnn.config import Config
 from drcnn.detector.detector import build_detector
-from drcnn.engine.complexity import Complexity, PaperRow, complexity, paper_rows
+from drcnn.engine.complexity import Complexity, ComplexityRow, complexity, paper_rows
 from drcnn.variants import DETECTORS
 
 
@@ -25,22 +25,22 @@ def parts(found: Complexity) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[PaperRow]:
+def rows() -> list[ComplexityRow]:
     return paper_rows()
 
 
-def test_every_printed_parameter_count_is_reproduced(rows: list[PaperRow]) -> None:
+def test_every_printed_parameter_count_is_reproduced(rows: list[ComplexityRow]) -> None:
     assert len(rows) == 26
     assert [(row.table, row.backbone, row.variant) for row in rows if not row.params_agree] == []
 
 
-def test_every_printed_gflops_but_two_misprints_is_reproduced(rows: list[PaperRow]) -> None:
+def test_every_printed_gflops_but_two_misprints_is_reproduced(rows: list[ComplexityRow]) -> None:
     differ = {(row.backbone, row.printed_gflops): row.gflops for row in rows if not row.gflops_agree}
     assert differ == {("resnet50", "1038.83"): "1038.43", ("resnet101", "1118.21"): "1118.30"}
     assert [row.gflops_agree for row in rows] == [not row.is_misprint for row in rows]
 
 
-def test_parts_are_the_specifications_integers() -> None:
+def test_parts_are_the_expected_integers() -> None:
     found = parts(count(variant="decoupled_cascade"))
     assert found["backbone"] == (88_029_401_600, 23_282_688)
     assert found["FPN"] == (60_610_534_400, 3_344_384)
@@ -53,7 +53,7 @@ def test_parts_are_the_specifications_integers() -> None:
     )
 
 
-def test_the_double_heads_branch_is_the_specifications_integer() -> None:
+def test_the_double_heads_branch_is_the_expected_integer() -> None:
     found = parts(count(variant="double_head"))["stage 1 regressor"]
     assert found == (274_199_296_000 + 327_680_000, 5_587_456 + 328_000)
 
