@@ -36,7 +36,7 @@ from studies.definition.trial import Inputs
 from studies.execution.progress import Progress
 from studies.execution.report_command import try_report
 from studies.execution.tuning import TuneRun, run_trials
-from studies.record.results import best, write_results
+from studies.record.results import ranked, write_results
 from studies.record.tracking import Tracker
 from studies.resources.connection import connect
 from studies.resources.slots import Allocation
@@ -274,7 +274,7 @@ def _launch(plan: Plan, machines: Machines, allocation: Allocation, tracker: _Me
     if not reports:
         raise RuntimeError(line)
     laps.append(time.monotonic())
-    tracker.close("FINISHED", trials, best(trials, plan.study.metric), reports)
+    tracker.close("FINISHED", trials, ranked(trials, plan.study.metric)[0], reports)
     laps.append(time.monotonic())
     expanded, known, ran, tables, report, close = (b - a for a, b in pairwise(laps))
     begun = tracker.begins[0] - laps[2] if left else 0.0

@@ -27,7 +27,7 @@ from studies.execution.report_command import try_report
 from studies.record import provenance
 from studies.record.completion import is_complete
 from studies.record.output_folder import archive
-from studies.record.results import best, write_results
+from studies.record.results import ranked, write_results
 from studies.search.confirmation import confirming_trials
 from studies.transfer.trial_folders import TrialFolders
 
@@ -237,7 +237,8 @@ class StudyRun:
             self._folders.store.upload(self._plan.folder)
         except OSError as error:
             logger.warning("--storage: the study's tables cannot be uploaded: %s", error)
-        tracker.close(status, self._all(), best(self._shown(), self._plan.study.metric), files)
+        best = ranked(self._shown(), self._plan.study.metric)[:1]
+        tracker.close(status, self._all(), best[0] if best else None, files)
 
     def _write_results(self) -> list[Path]:
         if self._searcher is not None:

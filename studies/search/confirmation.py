@@ -6,12 +6,11 @@ the search, are trained again as ordinary trials; the report then says which dif
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
+from studies.record.results import ranked
 
 __all__ = ["confirming_trials"]
 
@@ -27,13 +26,7 @@ def confirming_trials(plan: Plan, searched: Sequence[Trial], seeds: int | None) 
     study = plan.study
     if not isinstance(study, SearchStudy) or study.confirm is None:
         return []
-    records = [(trial, read_record(trial.folder)) for trial in searched]
-    scored = [
-        (trial, record.metric(study.metric))
-        for trial, record in records
-        if record.is_finished and not math.isnan(record.metric(study.metric))
-    ]
-    best = [trial for trial, _ in sorted(scored, key=lambda pair: -pair[1])[: study.confirm.top]]
+    best = ranked(searched, study.metric)[: study.confirm.top]
     if not best:
         return []
     baseline = plan.trial(study.confirm.against, plan.base.seed)

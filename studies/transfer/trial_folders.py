@@ -77,8 +77,6 @@ class TrialFolders:
             self.store.download(trial.model.folder)
         self.store.download(trial.folder)
 
-    bring = prepare_node
-
     def upload(self, trial: Trial) -> None:
         """Upload what has changed in a trial's folder: after each epoch, before that epoch is reported."""
         self.store.upload(trial.folder)
