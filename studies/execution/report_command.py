@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from studies.definition.errors import one_line
 from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request, resolve
 from studies.definition.study import SearchStudy
@@ -33,7 +34,7 @@ def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
 
         files = write_report(plan, trials, plan.folder)
     except Exception as error:
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error)
         return [], f"Report: could not be written: {type(error).__name__}: {why}"
     return files, f"Report: {files[0]}"
 

@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from drcnn.engine.record import read_record
-from studies.definition.errors import StudyError
+from studies.definition.errors import StudyError, one_line
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
@@ -117,7 +117,7 @@ class StudyRun:
         try:
             return Tracker(self._uri, artifacts, self._plan.name, self._plan.output)
         except MlflowException as error:
-            raise StudyError(f"--tracking-uri {self._uri}: {' '.join(str(error).split())[:300]}") from None
+            raise StudyError(f"--tracking-uri {self._uri}: {one_line(error)}") from None
 
     def _open(self, tracker: Tracker) -> None:
         ids = [self._plan.name, *sorted(trial.id for trial in self._all() or [self._sample])]

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
 from drcnn.engine.record import LATENCY, Status, TrialRecord, read_record
+from studies.definition.errors import one_line
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
 
@@ -146,7 +147,7 @@ class Tracker:
             action()
         except Exception as error:
             # A locked or unreachable store must not cost hours of training.
-            why = " ".join(str(error).split())[:300]
+            why = one_line(error)
             logger.warning("MLflow: not logged now, will be filled in later: %s", why)
 
     def _describe(self, tags: Mapping[str, str], texts: Mapping[str, str]) -> None:
