@@ -118,9 +118,9 @@ def _place_digits(
     for side in np.sort(sides)[::-1]:
         for attempt in range(1000):
             # On a crowded canvas only smaller digits fit in the end.
-            wanted = max(DIGIT_SIDES[0], side * 0.99 ** max(0, attempt - 50))
+            longer_side = max(DIGIT_SIDES[0], side * 0.99 ** max(0, attempt - 50))
             sample = int(rng.integers(len(glyphs)))
-            mask = _render(rng, glyphs[sample], wanted)
+            mask = _render(rng, glyphs[sample], longer_side)
             left, top = _position(rng, width, height, mask, placed)
             digit = _Digit(int(labels[sample]), mask, left, top)
             if DIGIT_SIDES[0] <= max(mask.shape) <= DIGIT_SIDES[1] and _fits(digit, placed, width, height):
@@ -169,7 +169,7 @@ def _render(rng: np.random.Generator, glyph: NDArray[np.float32], side: float) -
     stretch = np.exp(rng.uniform(-0.15, 0.15))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shape = turn @ np.array([[stretch, slant], [0.0, 1.0 / stretch]])
-    # First at a known scale to learn how long the ink is, then at the scale wanted.
+    # First at a known scale to measure the ink, then at the scale that gives the requested side.
     reference = 4.0
     first = _cut(_warp(glyph, shape * reference))
     return _cut(_warp(glyph, shape * (reference * side / max(first.shape))))
