@@ -202,31 +202,16 @@ def _validation(data: DataConfig, cache: Path, spare: Path) -> str:
 
 
 def _metrics(checkpoint: Path, config: Config, classes: list[str], split: str) -> Metrics:
-    import torch
-
     from drcnn.data.annotations import Annotations
-    from drcnn.data.loader import make_loader
-    from drcnn.engine.checkpoint import load_detector
-    from drcnn.engine.evaluate import detect_split, make_metric
+    from drcnn.engine.inference import evaluate_checkpoint
 
-    annotations = Annotations.load(split)
-    if list(annotations.classes) != classes:
+    split_classes = Annotations.load(split).classes
+    if list(split_classes) != classes:
         raise ConfigError(
             f"{checkpoint} was trained on the classes {', '.join(classes)}; "
-            f"{config.data.source} has {', '.join(annotations.classes)}"
+            f"{config.data.source} has {', '.join(split_classes)}"
         )
-    run = _run_options()
-    detector, _ = load_detector(checkpoint, run.device, config.detector)
-    loader = make_loader(
-        split,
-        config.data,
-        training=False,
-        batch_size=config.training.batch_size,
-        num_workers=run.loader_workers,
-        pin_memory=run.device == "cuda",
-    )
-    metric = make_metric(config.evaluation, annotations)
-    return metric(detect_split(detector, loader, annotations, torch.device(run.device)))
+    return evaluate_checkpoint(checkpoint, config, split, _run_options()).metrics
 
 
 def _complexity(options: argparse.Namespace) -> int:
