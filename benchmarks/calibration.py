@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from drcnn.engine.metrics import IOU_THRESHOLDS
+from studies.analysis.bootstrap import Resampled, paired_bootstrap, resample
 from studies.analysis.precision import RECALL_POINTS, ScoredClass, ScoredSplit
-from studies.analysis.statistics import Resampled, paired_bootstrap, resample
 
 __all__ = ["SCENARIOS", "Outcome", "Scenario", "calibrate"]
 
@@ -124,7 +124,7 @@ def calibrate(scenario: Scenario, pairs: int, resamples: int = RESAMPLES) -> Out
 def _percentiles_exclude_zero(
     a: Sequence[Resampled], b: Sequence[Resampled], rng: np.random.Generator
 ) -> bool:
-    differences = np.stack([x.resampled["AP"] - y.resampled["AP"] for x, y in zip(a, b, strict=True)])
+    differences = np.stack([x.draws["AP"] - y.draws["AP"] for x, y in zip(a, b, strict=True)])
     chosen = rng.integers(len(a), size=differences.shape)
     low, high = np.percentile(np.take_along_axis(differences, chosen, axis=0).mean(axis=0), [2.5, 97.5])
     return bool(low > 0 or high < 0)

@@ -1,7 +1,7 @@
-"""What a study's trials have shown so far: by trial, and by setting over its seeds.
+"""The results of a study's trials so far, grouped by setting.
 
-The resamples of a trial's detections take seconds, so they are kept beside the detections
-(``resamples.npz``) and made anew when the detections, the test images or the code that judges them change.
+Resampling a trial's detections takes seconds, so the result is cached beside them (``resamples.npz``) and
+computed again when the detections, the test images or the code that evaluates them change.
 """
 
 from __future__ import annotations
@@ -14,82 +14,56 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.engine.record import TrialRecord, read_record
 from drcnn.files import replacing
-from studies.analysis import precision, statistics
+from studies.analysis import bootstrap, precision
+from studies.analysis.bootstrap import Resampled, resample
 from studies.analysis.precision import METRICS, score_split
-from studies.analysis.statistics import Resampled, resample
 from studies.definition.labels import labels
 from studies.definition.plan import Trial
 
-__all__ = [
-    "Measured",
-    "Replicate",
-    "Setting",
-    "group_by_setting",
-    "load_annotations",
-    "setting_labels",
-]
+__all__ = ["Replicate", "Setting", "group_by_setting", "load_annotations", "setting_labels"]
 
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the stored detections of a finished trial say.
-
-    Attributes:
-        replicate: figures on all test images and on resamples of them.
-        curve: float[10], AP at each IoU threshold.
-    """
-
-    replicate: Resampled
-    curve: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class Replicate:
-    """A trial and what is known of it; ``measured`` only if it finished and its detections can be read."""
+    """A trial, its record, and its resampled metrics if it finished and its detections can be read."""
 
     trial: Trial
     record: TrialRecord
-    measured: Measured | None
+    resampled: Resampled | None
 
     @property
     def is_finished(self) -> bool:
-        """Trained to its end."""
+        """Whether the trial was trained to its end."""
         return self.record.is_finished
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One configuration and its runs, one a seed."""
+    """A configuration without its seed, and its replicates, one for each seed."""
 
-    name: str
-    runs: tuple[Replicate, ...]
+    label: str
+    replicates: tuple[Replicate, ...]
 
     @property
     def first(self) -> Trial:
         """A trial of this setting; the others differ from it in their seed only."""
-        return self.runs[0].trial
-
-    @property
-    def measured(self) -> list[Measured]:
-        """Of its finished runs."""
-        return [run.measured for run in self.runs if run.measured is not None]
+        return self.replicates[0].trial
 
     @property
     def resampled(self) -> list[Resampled]:
-        """For ``studies.analysis.statistics``."""
-        return [each.replicate for each in self.measured]
+        """The resampled metrics of the replicates that have them."""
+        return [replicate.resampled for replicate in self.replicates if replicate.resampled is not None]
 
     def values(self, key: str) -> list[float]:
-        """A figure of the last epoch, such as 'val/AP', of each finished run that has it."""
-        found = [run.record.metrics.get(key, math.nan) for run in self.runs if run.is_finished]
-        return [value for value in found if not math.isnan(value)]
+        """The last epoch's value of a metric such as 'val/AP', of each finished replicate that has it."""
+        values = [replicate.record.metric(key) for replicate in self.replicates if replicate.is_finished]
+        return [value for value in values if not math.isnan(value)]
 
     def mean(self, key: str) -> float:
         """The mean of ``values``; nan if there are none."""
@@ -98,24 +72,23 @@ class Setting:
 
 
 def group_by_setting(trials: Sequence[Trial]) -> list[Setting]:
-    """Read every trial's folder; trials that differ only in their seed are one setting, in order."""
-    # Only detectors that were tried on the same images can be compared.
-    val = trials[0].data.val if trials else ""
-    annotations = load_annotations(val)
+    """Read the folder of every trial and group trials that differ only in their seed, in order."""
+    # Only detectors that were evaluated on the same images can be compared.
+    split = trials[0].data.val if trials else ""
+    annotations = load_annotations(split)
     groups: dict[str, list[Replicate]] = {}
     for trial in {trial.id: trial for trial in trials}.values():
-        found = read_record(trial.folder)
-        measured = None
-        if found.is_finished and trial.data.val == val and annotations is not None:
-            measured = _measure(trial, annotations)
-        key = trial.config.model_copy(update={"seed": 0}).to_yaml()
-        groups.setdefault(key, []).append(Replicate(trial, found, measured))
-    names = _labels([runs[0].trial for runs in groups.values()])
-    return [Setting(name, tuple(runs)) for name, runs in zip(names, groups.values(), strict=True)]
+        record = read_record(trial.folder)
+        resampled = None
+        if record.is_finished and trial.data.val == split and annotations is not None:
+            resampled = _resample_detections(trial, annotations)
+        groups.setdefault(trial.setting_key, []).append(Replicate(trial, record, resampled))
+    group_labels = _labels([replicates[0].trial for replicates in groups.values()])
+    return [Setting(label, tuple(group)) for label, group in zip(group_labels, groups.values(), strict=True)]
 
 
 def load_annotations(path: str) -> Annotations | None:
-    """The test images' objects; none if the data was moved away: figures are left, comparisons are not."""
+    """The annotations of the test images; none if the data was moved: then nothing can be compared."""
     try:
         return Annotations.load(path)
     except DataError:
@@ -123,7 +96,7 @@ def load_annotations(path: str) -> Annotations | None:
 
 
 def setting_labels(settings: Sequence[Setting]) -> list[str]:
-    """Labels that tell these settings apart, shorter than those that tell all of the study's apart."""
+    """Labels that are distinct among these settings, shorter than those distinct in the whole study."""
     return _labels([setting.first for setting in settings])
 
 
@@ -132,49 +105,50 @@ def _labels(trials: Sequence[Trial]) -> list[str]:
     return labels([dict(trial.config.flat()) for trial in trials], varied)
 
 
-def _measure(trial: Trial, annotations: Annotations) -> Measured | None:
+def _resample_detections(trial: Trial, annotations: Annotations) -> Resampled | None:
     detections = trial.folder / "detections.parquet"
     if not detections.exists():
         return None
     cache = trial.folder / "resamples.npz"
     stamp = _stamp(detections, annotations, trial.config.evaluation.metric)
-    known = _load(cache, stamp, len(annotations))
-    if known is None:
+    resampled = _load(cache, stamp, len(annotations))
+    if resampled is None:
         split = score_split(annotations, pq.read_table(detections), trial.config.evaluation.metric)
-        known = Measured(resample(split, RESAMPLES), split.ap())
-        _save(cache, stamp, known)
-    # No object of any class, or of no class a number: there is nothing to compare.
-    if math.isnan(known.replicate.whole["AP"]):
+        resampled = resample(split, RESAMPLES)
+        _save(cache, stamp, resampled)
+    # The AP of test images without objects is undefined: there is nothing to compare.
+    if math.isnan(resampled.whole["AP"]):
         return None
-    return replace(known, replicate=replace(known.replicate, training=(trial.model or trial).id))
+    return replace(resampled, training=(trial.model or trial).id)
 
 
 def _stamp(detections: Path, annotations: Annotations, protocol: str) -> str:
+    """A hash of all that the resamples depend on."""
     digest = hashlib.sha256(f"{annotations.fingerprint} {protocol} {RESAMPLES}".encode())
-    for path in (detections, Path(precision.__file__), Path(statistics.__file__)):
+    for path in (detections, Path(precision.__file__), Path(bootstrap.__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _save(path: Path, stamp: str, measured: Measured) -> None:
-    found = measured.replicate
+def _save(path: Path, stamp: str, resampled: Resampled) -> None:
     with replacing(path) as draft, draft.open("wb") as file:
         np.savez(
             file,
             stamp=np.array(stamp),
-            seed=np.array(found.seed),
-            whole=np.array([found.whole[name] for name in METRICS]),
-            resampled=np.stack([found.resampled[name] for name in METRICS]),
-            curve=measured.curve,
+            seed=np.array(resampled.seed),
+            whole=np.array([resampled.whole[metric] for metric in METRICS]),
+            draws=np.stack([resampled.draws[metric] for metric in METRICS]),
+            curve=resampled.curve,
         )
 
 
-def _load(path: Path, stamp: str, images: int) -> Measured | None:
+def _load(path: Path, stamp: str, images: int) -> Resampled | None:
+    """The cached resamples; none if there are none, or if what they depend on has changed."""
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as stored:
         if str(stored["stamp"]) != stamp:
             return None
         whole = dict(zip(METRICS, stored["whole"].tolist(), strict=True))
-        resampled = dict(zip(METRICS, stored["resampled"], strict=True))
-        return Measured(Resampled(images, int(stored["seed"]), whole, resampled), stored["curve"])
+        draws = dict(zip(METRICS, stored["draws"], strict=True))
+        return Resampled(images, int(stored["seed"]), whole, draws, stored["curve"])

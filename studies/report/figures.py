@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from drcnn.engine.metrics import IOU_THRESHOLDS
-from studies.analysis.claims import Effect
+from studies.analysis.paper import Effect
 from studies.analysis.replicates import Setting
 from studies.report.charts import MARKERS, MOST, Theme, draw
 from studies.report.document import Picture
@@ -26,9 +26,9 @@ LEGEND = 56
 
 def ap_over_iou(settings: Sequence[Setting], reference: Setting) -> Picture:
     """AP at each IoU threshold, and below it the difference from the reference, where settings part."""
-    shown = [setting for setting in settings if setting.measured]
+    shown = [setting for setting in settings if setting.resampled]
     named = _named(shown, reference)
-    curves = {setting.name: _curve(setting) for setting in shown}
+    curves = {setting.label: _curve(setting) for setting in shown}
     base = _curve(reference)
 
     def paint(figure: Figure, theme: Theme) -> None:
@@ -54,16 +54,16 @@ def ap_over_iou(settings: Sequence[Setting], reference: Setting) -> Picture:
     )
     caption = (
         "Above: AP at each IoU threshold, mean over seeds. "
-        f"Below: the same minus that of {reference.name}.{_others(shown, named)}"
+        f"Below: the same minus that of {reference.label}.{_others(shown, named)}"
     )
     return draw("ap_over_iou.png", alt, caption, 4.9 + _legend_height(named), paint)
 
 
 def ap_by_epoch(settings: Sequence[Setting], key: str) -> Picture:
     """A validation figure after each epoch, mean over the seeds that got so far."""
-    found = {setting.name: _by_epoch(setting, key) for setting in settings}
-    shown = [setting for setting in settings if len(found[setting.name])]
-    curves = {setting.name: found[setting.name] for setting in shown}
+    found = {setting.label: _by_epoch(setting, key) for setting in settings}
+    shown = [setting for setting in settings if len(found[setting.label])]
+    curves = {setting.label: found[setting.label] for setting in shown}
     named = _named(shown)
     metric = key.removeprefix("val/")
 
@@ -90,7 +90,7 @@ def ap_by_epoch(settings: Sequence[Setting], key: str) -> Picture:
 def changes(table: str, panels: Mapping[str, Sequence[Effect]]) -> Picture:
     """Changes from a table's first row: ours with 95 % intervals, and the paper's; a panel a metric."""
     rows = next(iter(panels.values()))
-    labels = [textwrap.fill(effect.name, 24, break_long_words=False) for effect in rows]
+    labels = [textwrap.fill(effect.label, 24, break_long_words=False) for effect in rows]
     lines = sum(label.count("\n") + 1 for label in labels)
 
     def paint(figure: Figure, theme: Theme) -> None:
@@ -136,7 +136,7 @@ def changes(table: str, panels: Mapping[str, Sequence[Effect]]) -> Picture:
         _legend(figure, grid[0])
 
     described = "; ".join(
-        f"{effect.metric} of {effect.name} {100 * effect.ours.value:+.1f} here, {effect.paper:+.1f} there"
+        f"{effect.metric} of {effect.label} {100 * effect.ours.value:+.1f} here, {effect.paper:+.1f} there"
         for effects in panels.values()
         for effect in effects
     )
@@ -163,8 +163,8 @@ def _arrows(axes: Axes, theme: Theme, end: float, mark: str, places: NDArray[np.
 def _named(settings: Sequence[Setting], *also: Setting) -> list[str]:
     """The settings drawn in colours of their own; more than these could not be told apart."""
     ranked = [*also, *sorted(settings, key=lambda setting: -np.nan_to_num(setting.mean("val/AP")))]
-    chosen = list(dict.fromkeys(setting.name for setting in ranked))[:MOST]
-    return [setting.name for setting in settings if setting.name in chosen]
+    chosen = list(dict.fromkeys(setting.label for setting in ranked))[:MOST]
+    return [setting.label for setting in settings if setting.label in chosen]
 
 
 def _series(
@@ -209,13 +209,13 @@ def _legend_height(named: Sequence[str]) -> float:
 
 def _curve(setting: Setting) -> NDArray[np.float64]:
     """float[10], × 100, mean over seeds."""
-    mean: NDArray[np.float64] = 100 * np.mean([each.curve for each in setting.measured], axis=0)
+    mean: NDArray[np.float64] = 100 * np.mean([each.curve for each in setting.resampled], axis=0)
     return mean
 
 
 def _by_epoch(setting: Setting, key: str) -> NDArray[np.float64]:
     """float[E], × 100; nan for an epoch without the figure."""
-    histories = [run.record.history for run in setting.runs if run.record.history]
+    histories = [run.record.history for run in setting.replicates if run.record.history]
     longest = max(map(len, histories), default=0)
     values = np.full((len(histories), longest), math.nan)
     for row, history in zip(values, histories, strict=True):

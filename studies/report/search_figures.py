@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
-import optuna
 from matplotlib import colormaps
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from studies.analysis.replicates import Replicate
 from studies.definition.labels import parameter_name, value_text
 from studies.report.charts import Theme, draw
 from studies.report.document import Picture
 
-__all__ = ["front", "front_chart", "history", "importance_chart", "importances", "parallel"]
-
-# Fewer settings than this say nothing about which one matters.
-FEWEST = 4
+__all__ = ["front_chart", "history", "importance_chart", "parallel"]
 
 
 def history(runs: Sequence[Replicate], key: str) -> Picture:
@@ -129,28 +124,6 @@ class _Axis:
         self.ticks = marks if len(marks) <= 12 else [marks[0], marks[-1]]
 
 
-def importances(runs: Sequence[Replicate], keys: Sequence[str], metric_key: str) -> dict[str, float]:
-    """The share of the variation that each setting explains, by Optuna's fANOVA; empty if few ran."""
-    found = [run for run in runs if run.is_finished and not math.isnan(_value(run, metric_key))]
-    rows = [{key: _plain(run.trial.varied[key]) for key in keys} for run in found]
-    moving = [key for key in keys if len({row[key] for row in rows}) > 1]
-    if len(found) < FEWEST or not moving or len({_value(run, metric_key) for run in found}) < 2:
-        return {}
-    distributions = {key: _distribution([row[key] for row in rows]) for key in moving}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
-    for run, row in zip(found, rows, strict=True):
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={key: row[key] for key in moving},
-                distributions=distributions,
-                value=_value(run, metric_key),
-            )
-        )
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-
-
 def importance_chart(shares: Mapping[str, float], trials: int) -> Picture:
     """Bars, the largest on top."""
     # Bars are drawn from below.
@@ -177,23 +150,6 @@ def importance_chart(shares: Mapping[str, float], trials: int) -> Picture:
         1.1 + 0.4 * len(names),
         paint,
     )
-
-
-def front(runs: Sequence[Replicate], metric_key: str, cost_key: str) -> list[Replicate]:
-    """The finished trials that no other one beats in both, fastest first."""
-    known = [
-        (run, _value(run, metric_key), run.record.metrics.get(cost_key, math.nan))
-        for run in runs
-        if run.is_finished
-    ]
-    known = [each for each in known if not math.isnan(each[1]) and not math.isnan(each[2])]
-    best = -math.inf
-    kept = []
-    for run, value, _ in sorted(known, key=lambda each: (each[2], -each[1])):
-        if value > best:
-            kept.append(run)
-            best = value
-    return kept
 
 
 def front_chart(
@@ -236,16 +192,6 @@ def _points(runs: Sequence[Replicate], metric_key: str, cost_key: str) -> tuple[
 
 def _value(run: Replicate, key: str) -> float:
     return 100 * run.record.metrics.get(key, math.nan)
-
-
-def _plain(value: Any) -> bool | int | float | str | None:
-    return value if isinstance(value, bool | int | float | str) or value is None else value_text(value)
-
-
-def _distribution(values: Sequence[Any]) -> BaseDistribution:
-    if all(isinstance(value, SupportsFloat) and not isinstance(value, bool) for value in values):
-        return FloatDistribution(float(min(values)), float(max(values)))
-    return CategoricalDistribution(sorted(set(values), key=value_text))
 
 
 def _scale(theme: Theme) -> Colormap:

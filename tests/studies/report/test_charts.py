@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from studies.analysis.bootstrap import Difference
+from studies.analysis.paper import Effect
+from studies.report.figures import changes
+
+
+def effect(paper: float, ours: float, p: float, metric: str = "AP90") -> Effect:
+    return Effect(
+        "NMS_reg=0.85", "NMS_reg=0.7", metric, paper, Difference(ours, ours - 0.01, ours + 0.01, p), p
+    )
+
+
+def test_intervals_that_go_on_have_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, list[float]]] = []
+    monkeypatch.setattr(
+        "studies.report.figures._arrows", lambda *given: drawn.append((given[3], given[4].round(2).tolist()))
+    )
+    near, far = (
+        effect(1.0, 0.02, 0.01, "AP"),
+        replace(effect(1.0, 0.02, 0.5, "AP"), ours=Difference(0.02, -0.3, 0.25, 0.5)),
+    )
+    found = changes("Table III", {"AP": [near, far]})
+    # Of the second row, at both ends; once a theme.
+    assert drawn == [("<", [0.88]), (">", [0.88])] * 2
+    assert "A filled circle is a change that is shown" in found.caption
+    assert "there are 2" in found.caption
+
+
+def test_an_interval_without_end_leaves_a_chart() -> None:
+    endless = Effect("a", "b", "AP", 1.0, Difference(0.01, -math.inf, math.inf, 0.99), 0.99)
+    unknown = Effect("c", "b", "AP", 1.0, Difference(0.01, math.nan, math.nan, 1.0), 1.0)
+    found = changes("Table III", {"AP": [endless, effect(1.0, 0.02, 0.5, "AP"), unknown]})
+    assert found.light.startswith(b"\x89PNG")
+    assert found.dark is not None
+    assert found.dark != found.light
+    assert "a +1.0 here, +1.0 there" in found.alt
