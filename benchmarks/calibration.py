@@ -30,9 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from drcnn.engine.average_precision import RECALL_POINTS, ScoredClass, ScoredSplit
 from drcnn.engine.metrics import IOU_THRESHOLDS
 from studies.analysis.bootstrap import Resampled, paired_bootstrap, resample
-from studies.analysis.precision import RECALL_POINTS, ScoredClass, ScoredSplit
 
 __all__ = ["SCENARIOS", "Outcome", "Scenario", "calibrate"]
 

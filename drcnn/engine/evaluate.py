@@ -1,8 +1,8 @@
-"""Detections of a whole split, and the choice of the metric that judges them.
+"""Detect the objects of a whole split, and evaluate the detections with the configured metric.
 
-Detections are an Arrow table in pixels of the original images, a row a detection: ``image_id`` (string),
-``label`` (int32, class 0..K-1), ``score`` and ``x1``, ``y1``, ``x2``, ``y2`` (float32). Statistics and
-test-time sweeps read it again from Parquet.
+Detections are an Arrow table with a row for each detection, in pixels of the original images: ``image_id``
+(string), ``label`` (int32, class 0..K-1), ``score`` and ``x1``, ``y1``, ``x2``, ``y2`` (float32). Statistics
+and test-time sweeps read it again from Parquet.
 
     metric = make_metric(config.evaluation, annotations)
     metric(detect_split(detector, loader, annotations, device)).summary["AP"]
@@ -24,9 +24,8 @@ from drcnn.config import EvaluationConfig
 from drcnn.data.annotations import Annotations
 from drcnn.data.loader import BatchLoader
 from drcnn.detector.detector import DecoupledRCNN
-from drcnn.engine.coco_metric import CocoMetric, coco_metrics
+from drcnn.engine.average_precision import coco_metrics, voc07_metrics
 from drcnn.engine.metrics import Metrics
-from drcnn.engine.voc_metric import voc07_metrics
 from drcnn.engine.workers import gather
 
 __all__ = ["Metric", "Metrics", "coco_metrics", "detect_split", "make_metric", "voc07_metrics"]
@@ -35,10 +34,8 @@ Metric = Callable[[pa.Table], Metrics]
 
 
 def make_metric(config: EvaluationConfig, annotations: Annotations) -> Metric:
-    """Return the configured metric of tables of detections on one split."""
-    if config.metric == "voc07":
-        return partial(voc07_metrics, annotations)
-    return CocoMetric(annotations)
+    """Return the configured metric as a function of a table of detections on this split."""
+    return partial(voc07_metrics if config.metric == "voc07" else coco_metrics, annotations)
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What every metric of a split returns, and the summary that all of them share."""
+"""The result of evaluating a split: average precision at ten IoU thresholds, summarised by one rule."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Metrics:
     Attributes:
         summary: AP, AP50 ... AP90; from COCO's metric also AP_small, AP_medium and AP_large, where the split
             has such objects.
-        per_class: AP of each class that the split has.
+        per_class: AP of each class that has an object to find.
     """
 
     summary: dict[str, float]
@@ -34,8 +34,8 @@ def summarise(ap: NDArray[np.float64], classes: Sequence[str]) -> Metrics:
     """Return the means over classes, and of each class over the thresholds.
 
     Args:
-        ap: float64[10, K], average precision at each of ``IOU_THRESHOLDS`` of each class; not a number where
-            a class has no object to find.
+        ap: float64[10, K], average precision at each of ``IOU_THRESHOLDS`` of each class; nan where a class
+            has no object to find.
         classes: the K names.
     """
     summary = {"AP": mean_of_present(ap)}
@@ -48,6 +48,6 @@ def summarise(ap: NDArray[np.float64], classes: Sequence[str]) -> Metrics:
 
 
 def mean_of_present(values: NDArray[np.float64]) -> float:
-    """Return the mean of what is a number; not a number if nothing is."""
+    """Return the mean of the values that are not nan; nan if all are."""
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else float("nan")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from studies.analysis.precision import METRICS, ScoredSplit, figures
+from drcnn.engine.average_precision import METRICS, ScoredSplit, figures
 
 __all__ = [
     "LEVEL",

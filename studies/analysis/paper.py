@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from drcnn.engine.average_precision import METRICS
 from studies.analysis.bootstrap import LEVEL, Difference, paired_bootstrap
 from studies.analysis.comparisons import Agreement, holm, kendall
-from studies.analysis.precision import METRICS
 from studies.analysis.replicates import Setting, setting_labels
 from studies.definition.metrics import key_of
 from studies.definition.paper_tables import PaperRow, paper_rows, row_of

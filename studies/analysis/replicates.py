@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from drcnn.data.annotations import Annotations, DataError
+from drcnn.engine import ap_matching, average_precision, metrics
+from drcnn.engine.average_precision import METRICS, score_split
 from drcnn.engine.record import TrialRecord, read_record
 from drcnn.files import replacing
-from studies.analysis import bootstrap, precision
+from studies.analysis import bootstrap
 from studies.analysis.bootstrap import Resampled, resample
-from studies.analysis.precision import METRICS, score_split
 from studies.definition.labels import labels
 from studies.definition.plan import Trial
 
@@ -125,7 +126,8 @@ def _resample_detections(trial: Trial, annotations: Annotations) -> Resampled | 
 def _stamp(detections: Path, annotations: Annotations, protocol: str) -> str:
     """A hash of all that the resamples depend on."""
     digest = hashlib.sha256(f"{annotations.fingerprint} {protocol} {RESAMPLES}".encode())
-    for path in (detections, Path(precision.__file__), Path(bootstrap.__file__)):
+    code = (ap_matching.__file__, average_precision.__file__, metrics.__file__, bootstrap.__file__)
+    for path in (detections, *map(Path, code)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

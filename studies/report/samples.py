@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask
 
 from drcnn.data.annotations import Annotations
-from studies.analysis.precision import score_split
+from drcnn.engine.average_precision import score_split
 from studies.analysis.replicates import Replicate
 from studies.report.document import Gallery, Picture
 

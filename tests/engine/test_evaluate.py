@@ -95,11 +95,11 @@ def test_detections_on_ignored_objects_do_not_count() -> None:
 
 
 def test_a_metric_serves_every_epoch() -> None:
-    """The objects are indexed once; one epoch's detections leave no trace in the next's figures."""
+    """The detections of one epoch leave no trace in the metrics of the next."""
     annotations = two_images(ignore=[False, True])
     metric = make_metric(EvaluationConfig(), annotations)
-    found = perfect(annotations)
-    for rows in (found, [], found[:1], found):
+    detections = perfect(annotations)
+    for rows in (detections, [], detections[:1], detections):
         assert metric(table(rows)) == coco_metrics(annotations, table(rows))
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from bootstrap_helpers import CURVE, IMAGES, detector, setting
 
+from drcnn.engine.average_precision import ScoredClass, ScoredSplit
 from studies.analysis.bootstrap import Difference, Resampled, mean_interval, paired_bootstrap, resample
 from studies.analysis.comparisons import compare_best, compare_with_baseline
-from studies.analysis.precision import ScoredClass, ScoredSplit
 
 
 def test_mean_interval_is_students() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from drcnn.config import Config
-from studies.analysis.precision import METRICS as MEASURED
+from drcnn.engine.average_precision import METRICS as MEASURED
 from studies.definition.errors import StudyError
 from studies.definition.metrics import METRICS
 from studies.definition.settings import resolve_multiples

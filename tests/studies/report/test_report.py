@@ -17,16 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from studies.analysis.statistics import mean_interval, resample, winner
 from study_helpers import TINY, epoch
 
 from drcnn.config import Config, DataConfig
 from drcnn.data.annotations import Annotations, Record
 from drcnn.data.prepare import PreparedData
+from drcnn.engine.average_precision import score_split
 from drcnn.engine.record import write_failed, write_pruned
 from drcnn.recipes import recipe
-from studies.analysis.precision import score_split
 from studies.analysis.replicates import group_by_setting
-from studies.analysis.statistics import mean_interval, resample, winner
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Request
 from studies.definition.study_file import load, parse

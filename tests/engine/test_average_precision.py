@@ -9,12 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drcnn.data.annotations import Annotations, Record
-from drcnn.engine.evaluate import coco_metrics
-from drcnn.engine.voc_metric import voc07_metrics
-from studies.analysis.precision import METRICS, Protocol, ScoredSplit, figures, score_split
+from drcnn.engine.average_precision import (
+    METRICS,
+    Protocol,
+    ScoredSplit,
+    coco_metrics,
+    figures,
+    score_split,
+    voc07_metrics,
+)
+
+from .ap_oracles import exact_voc07_metrics, pycocotools_metrics
 
 CLASSES = ["cat", "dog", "never"]
-METRIC_OF = {"coco": coco_metrics, "voc07": voc07_metrics}
+METRICS_OF = {"coco": coco_metrics, "voc07": voc07_metrics}
+ORACLE_OF = {"coco": pycocotools_metrics, "voc07": exact_voc07_metrics}
 
 
 def table(rows: list[tuple[str, int, float, list[float]]]) -> pa.Table:
@@ -59,7 +68,7 @@ def build(seed: int, **options: Any) -> tuple[Annotations, pa.Table]:
 
 
 def expected(protocol: Protocol, annotations: Annotations, detections: pa.Table) -> dict[str, float]:
-    return METRIC_OF[protocol](annotations, detections).summary
+    return ORACLE_OF[protocol](annotations, detections).summary
 
 
 @pytest.mark.parametrize("protocol", ["coco", "voc07"])
@@ -69,21 +78,108 @@ def test_every_image_once_gives_the_metric_itself(
     protocol: Protocol, seed: int, ignore: float, tied: bool
 ) -> None:
     annotations, detections = build(seed, ignore=ignore, tied=tied)
-    theirs = expected(protocol, annotations, detections)
-    ours = figures(score_split(annotations, detections, protocol).ap())
-    for name, value in ours.items():
-        assert value == pytest.approx(theirs.get(name, np.nan), abs=1e-12, nan_ok=True), name
+    summary = expected(protocol, annotations, detections)
+    for name, value in figures(score_split(annotations, detections, protocol).ap()).items():
+        assert value == pytest.approx(summary.get(name, np.nan), abs=1e-12, nan_ok=True), name
 
 
 def test_more_than_100_detections_of_a_class_in_an_image() -> None:
     annotations, detections = build(3, images=3, ignore=0.1, tied=False, detections=800)
     assert detections.num_rows > 600
     for protocol in ("coco", "voc07"):
-        ours = figures(score_split(annotations, detections, protocol).ap())  # type: ignore[arg-type]
-        theirs = expected(protocol, annotations, detections)  # type: ignore[arg-type]
-        assert {name: float(value) for name, value in ours.items()} == pytest.approx(
-            {name: theirs[name] for name in METRICS}, abs=1e-12
+        ap = figures(score_split(annotations, detections, protocol).ap())  # type: ignore[arg-type]
+        summary = expected(protocol, annotations, detections)  # type: ignore[arg-type]
+        assert {name: float(value) for name, value in ap.items()} == pytest.approx(
+            {name: summary[name] for name in METRICS}, abs=1e-12
         )
+
+
+# On and beside the limits of the area ranges, 32² = 1024 and 96² = 9216.
+SIDES = [(32, 32), (31, 33), (64, 16), (96, 96), (95, 97), (48, 192), (20, 24), (110, 90)]
+LIMITS = np.float32([0, 1024, 9216, 1e10])
+ANNOTATED_AREAS = np.concatenate([LIMITS, np.nextafter(LIMITS, np.float32(-1)), np.nextafter(LIMITS, np.inf)])
+
+
+def sized_split(seed: int, detections: int, ignore: float, tied: bool) -> tuple[Annotations, pa.Table]:
+    """Images of objects and detections of areas on the limits; annotated areas may differ from the boxes'."""
+    rng = np.random.default_rng(seed)
+    records, rows = [], []
+    for number in range(8):
+        count = int(rng.integers(0, 7))
+        corners = rng.integers(0, 40, size=(count, 2))
+        boxes = np.concatenate([corners, corners + rng.permuted(rng.choice(SIDES, count), axis=1)], axis=1)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        areas = np.where(rng.random(count) < 0.5, areas, rng.choice(ANNOTATED_AREAS, count))
+        labels, ignored = rng.integers(0, 2, size=count), rng.random(count) < ignore
+        records.append(Record(f"i{number}", 300, 300, boxes, labels, ignored, areas, path="x.jpg"))
+        for _ in range(int(rng.integers(0, detections))):
+            if count and rng.random() < 0.8:
+                box = boxes[rng.integers(count)] + rng.choice([-3, 0, 0, 0, 2], size=4)
+            else:
+                box = np.tile(rng.integers(0, 150, size=2), 2)
+                box[2:] += SIDES[rng.integers(len(SIDES))]
+            score = float(rng.integers(1, 6)) / 5 if tied else float(rng.random())
+            rows.append((f"i{number}", int(rng.integers(0, 2)), score, [float(side) for side in box]))
+    order = rng.permutation(len(rows))
+    return Annotations.from_records(records, classes=CLASSES), table([rows[place] for place in order])
+
+
+def assert_is_pycocotools(annotations: Annotations, detections: pa.Table) -> None:
+    metrics, expected = (f(annotations, detections) for f in (coco_metrics, pycocotools_metrics))
+    assert list(metrics.summary) == list(expected.summary)
+    assert metrics.summary == pytest.approx(expected.summary, abs=1e-12)
+    assert metrics.per_class == pytest.approx(expected.per_class, abs=1e-12)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    detections=st.sampled_from([3, 12, 40]),
+    ignore=st.sampled_from([0.0, 0.3, 1.0]),
+    tied=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_evaluation_is_pycocotools_for_every_area_and_class(
+    seed: int, detections: int, ignore: float, tied: bool
+) -> None:
+    assert_is_pycocotools(*sized_split(seed, detections, ignore, tied))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_evaluation_of_more_than_100_detections_is_pycocotools(tied: bool) -> None:
+    annotations, detections = sized_split(2, 700, 0.3, tied)
+    assert detections.num_rows > 2000
+    assert_is_pycocotools(annotations, detections)
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc07"])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_every_protocol_evaluates_each_class(protocol: Protocol, seed: int) -> None:
+    annotations, detections = build(seed)
+    metrics = METRICS_OF[protocol](annotations, detections)
+    assert metrics.per_class == pytest.approx(
+        ORACLE_OF[protocol](annotations, detections).per_class, abs=1e-12
+    )
+
+
+@pytest.mark.parametrize(("crowd", "ap_large"), [(False, 0.5), (True, 1.0)])
+def test_an_object_outside_the_area_range_takes_one_detection_only(crowd: bool, ap_large: float) -> None:
+    """Its second detection is wrong. A crowd takes both."""
+    boxes = [[0, 0, 100, 100], [200, 200, 299, 299]]
+    record = Record("a", 300, 300, boxes, [0, 0], [crowd, False], areas=[50, 99**2], path="a.jpg")
+    annotations = Annotations.from_records([record], classes=CLASSES)
+    # Two of the first object, which only its annotated area makes small.
+    detections = table([("a", 0, 0.9, boxes[0]), ("a", 0, 0.8, boxes[0]), ("a", 0, 0.7, boxes[1])])
+    summary = coco_metrics(annotations, detections).summary
+    assert summary["AP_large"] == pytest.approx(ap_large)
+    assert_is_pycocotools(annotations, detections)
+
+
+def test_pairs_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    annotations, detections = sized_split(7, 60, 0.3, False)
+    metrics = [METRICS_OF[protocol](annotations, detections) for protocol in ("coco", "voc07")]
+    monkeypatch.setattr("drcnn.engine.ap_matching.PAIRS", 5)
+    assert metrics == [METRICS_OF[protocol](annotations, detections) for protocol in ("coco", "voc07")]
 
 
 @pytest.mark.parametrize("protocol", ["coco", "voc07"])
@@ -103,10 +199,10 @@ def test_a_weight_is_so_many_copies_of_the_image(protocol: Protocol, seed: int) 
     if not copies:
         return
     annotations = Annotations.from_records(copies, classes=CLASSES)
-    theirs = expected(protocol, annotations, table(copied_rows))
+    summary = expected(protocol, annotations, table(copied_rows))
     split = score_split(Annotations.from_records(records, classes=CLASSES), table(rows), protocol)
     for name, value in figures(split.ap(weights)).items():
-        assert value == pytest.approx(theirs.get(name, np.nan), abs=1e-12, nan_ok=True), name
+        assert value == pytest.approx(summary.get(name, np.nan), abs=1e-12, nan_ok=True), name
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -116,9 +212,9 @@ def test_a_detection_between_two_objects_takes_the_one_that_pycocotools_gives_it
         [Record("a", 40, 40, objects[::-1] if swapped else objects, [0, 0], path="a.jpg")], classes=CLASSES
     )
     detections = table([("a", 0, 0.9, [0, 0, 20, 10]), ("a", 0, 0.8, [0, 0, 10, 10])])
-    ours = figures(score_split(annotations, detections).ap())["AP50"]
-    assert ours == pytest.approx(expected("coco", annotations, detections)["AP50"])
-    assert (ours > 0.9) == (not swapped)
+    ap50 = figures(score_split(annotations, detections).ap())["AP50"]
+    assert ap50 == pytest.approx(expected("coco", annotations, detections)["AP50"])
+    assert (ap50 > 0.9) == (not swapped)
 
 
 def test_many_weights_at_once_are_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +224,7 @@ def test_many_weights_at_once_are_each_by_itself(monkeypatch: pytest.MonkeyPatch
     assert split.ap(weights).shape == (30, 10)
     np.testing.assert_array_equal(split.ap(weights), one_by_one)
     np.testing.assert_allclose(split.ap(0.25 * weights), one_by_one, rtol=0, atol=1e-12)
-    monkeypatch.setattr("studies.analysis.precision.BLOCK", 700)  # a few rows at a time
+    monkeypatch.setattr("drcnn.engine.average_precision.BLOCK", 700)  # a few rows at a time
     np.testing.assert_array_equal(split.ap(weights), one_by_one)
 
 

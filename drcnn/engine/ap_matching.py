@@ -1,0 +1,211 @@
+"""Which detections of a class are correct, by COCO's rule and by VOC2007's.
+
+Both rules visit the detections by falling score. If the object that a detection overlaps most is already
+taken, COCO's rule gives the detection the next best free object; VOC2007's counts it as wrong.
+
+Shape shorthand: A area ranges, T the ten IoU thresholds; of one class in the whole split: D detections,
+G objects, P pairs of a detection and an object of the same image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drcnn.engine.metrics import IOU_THRESHOLDS
+
+__all__ = ["COCO_AREAS", "Boxes", "Objects", "ScoredClass", "match_coco", "match_voc07"]
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Positions = NDArray[np.intp]
+
+# The very floats of pycocotools: the ninth is slightly below 0.9.
+COCO_THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
+# The smallest and the largest area of each range in square pixels; both belong to it.
+COCO_AREAS: dict[str, tuple[float, float]] = {
+    "all": (0, 1e10),
+    "small": (0, 32**2),
+    "medium": (32**2, 96**2),
+    "large": (96**2, 1e10),
+}
+COCO_DETECTIONS = 100  # per image and class; those of lower scores are left out
+PAIRS = 1 << 18  # compared at a time: about 50 MiB
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """N boxes of a split.
+
+    Attributes:
+        label: int[N], class.
+        image: int[N], row of the image.
+        sides: float[N, 4], x1, y1, width and height in pixels.
+        area: float[N], square pixels.
+    """
+
+    label: NDArray[np.integer[Any]]
+    image: Positions
+    sides: Floats
+    area: Floats
+
+    def select(self, rows: Positions | Flags) -> Self:
+        """Return some of the boxes."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Objects(Boxes):
+    """The annotated boxes of a split, with their annotated areas.
+
+    Attributes:
+        ignore: bool[N], VOC's difficult or COCO's crowd: neither a miss nor a detection of it counts.
+    """
+
+    ignore: Flags
+
+
+@dataclass(frozen=True)
+class ScoredClass:
+    """The detections of one class, by falling score.
+
+    Attributes:
+        image: int[D], row of each detection's image.
+        correct: bool[T, D], matches an object that no better detection matches.
+        ignored: bool[T, D], counts neither for nor against; all others count as wrong.
+        objects: int[number of objects to find], row of the image of each.
+    """
+
+    image: Positions
+    correct: Flags
+    ignored: Flags
+    objects: Positions
+
+
+def match_coco(
+    detections: Boxes, objects: Objects, areas: Sequence[tuple[float, float]]
+) -> list[ScoredClass]:
+    """Match one class as ``COCOeval.evaluateImg`` does.
+
+    - A detection matches the free object that it overlaps most. If none is near enough, it matches the
+      ignored object that it overlaps most, and is ignored.
+    - Objects marked ``ignore`` are crowds: each matches any number of detections, and a detection's overlap
+      with it is the part of the detection that lies on it.
+    - For each area range, objects outside it are ignored too, but match one detection each; detections
+      outside it that match nothing are ignored.
+
+    Args:
+        detections: all of one class in the split, by falling score.
+        objects: all of that class.
+        areas: smallest and largest area of each range in square pixels, inclusive.
+
+    Returns:
+        The detections as scored for each area range.
+    """
+    detections = detections.select(_rank_in_image(detections.image) < COCO_DETECTIONS)
+    # Of equal overlaps pycocotools takes the last object, argmax the first.
+    objects = objects.select(np.arange(len(objects.image))[::-1])
+    detection, target, overlap = _near_pairs(detections, objects, objects.ignore)
+    ignore = objects.ignore | _is_outside(objects.area, areas)
+    is_near = overlap >= COCO_THRESHOLDS[:, None]
+    # Overlaps are 0.5 to 1, so those with ignored objects come last. A quarter is exact: it keeps ties.
+    preference = np.where(ignore[:, None, target], 0.25 * overlap, overlap)
+
+    correct = np.zeros((len(areas), len(COCO_THRESHOLDS), len(detections.image)), dtype=np.bool_)
+    ignored = np.zeros_like(correct)
+    free = np.ones((*correct.shape[:2], len(objects.image)), dtype=np.bool_)
+    ranges, thresholds = np.ogrid[: free.shape[0], : free.shape[1]]
+    places = np.unique(detection)
+    bounds = (np.searchsorted(detection, places, side) for side in ("left", "right"))
+    for place, start, stop in zip(places, *bounds, strict=True):
+        candidates = is_near[:, start:stop] & free[..., target[start:stop]]
+        best = (candidates * preference[..., start:stop]).argmax(axis=2)
+        is_matched = candidates[ranges, thresholds, best]
+        matched = target[start + best]
+        is_ignored = ignore[ranges, matched]
+        correct[..., place] = is_matched & ~is_ignored
+        ignored[..., place] = is_matched & is_ignored
+        free[ranges, thresholds, matched] &= ~is_matched | objects.ignore[matched]
+    ignored |= ~correct & _is_outside(detections.area, areas)[:, None]
+    return [
+        ScoredClass(detections.image, correct[at], ignored[at], objects.image[~ignore[at]])
+        for at in range(len(areas))
+    ]
+
+
+def match_voc07(detections: Boxes, objects: Objects) -> ScoredClass:
+    """Match one class as MMDetection 2.4 does (``tpfp_default``); arguments as for ``match_coco``.
+
+    A detection looks only at the object that it overlaps most. It is wrong if that one is taken, even where
+    another is free, and ignored if that one is marked ``ignore``.
+    """
+    # Of equal overlaps the first is taken: an object to find.
+    objects = objects.select(np.argsort(objects.ignore, kind="stable"))
+    detection, target, overlap = _near_pairs(detections, objects, np.zeros_like(objects.ignore))
+    order = np.lexsort((-overlap, detection))
+    best = order[np.unique(detection[order], return_index=True)[1]]
+    detection, target, overlap = detection[best], target[best], overlap[best]
+
+    correct = np.zeros((len(IOU_THRESHOLDS), len(detections.image)), dtype=np.bool_)
+    ignored = np.zeros_like(correct)
+    is_near, ignore = overlap >= IOU_THRESHOLDS[:, None], objects.ignore[target]
+    ignored[:, detection] = is_near & ignore
+    for at, candidates in enumerate(is_near & ~ignore):
+        # Of the detections near an object, the first takes it.
+        first = np.unique(target[candidates], return_index=True)[1]
+        correct[at, detection[candidates][first]] = True
+    return ScoredClass(detections.image, correct, ignored, objects.image[~objects.ignore])
+
+
+def _near_pairs(detections: Boxes, objects: Boxes, crowd: Flags) -> tuple[Positions, Positions, Floats]:
+    """Return the pairs that reach the lowest IoU threshold, by detection and then in the order of objects.
+
+    Returns:
+        int[P], the detection; int[P], the object; float[P], their overlap.
+    """
+    by_image = np.argsort(objects.image, kind="stable")
+    first = np.searchsorted(objects.image[by_image], detections.image, "left")
+    count = np.searchsorted(objects.image[by_image], detections.image, "right") - first
+    limits = np.searchsorted(count.cumsum(), np.arange(PAIRS, count.sum(), PAIRS))
+    blocks = []
+    for rows in np.split(np.arange(len(count)), limits):
+        detection = np.repeat(rows, count[rows])
+        offset = np.repeat(first[rows] - count[rows].cumsum() + count[rows], count[rows])
+        target = by_image[np.arange(len(detection)) + offset]
+        overlap = _overlap(detections.sides[detection], objects.sides[target], crowd[target])
+        near = overlap >= IOU_THRESHOLDS[0]
+        blocks.append((detection[near], target[near], overlap[near]))
+    paired, targets, overlaps = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    return paired, targets, overlaps
+
+
+def _overlap(left: Floats, right: Floats, crowd: Flags) -> Floats:
+    """Return float[P], the IoU of boxes [P, 4]; for a crowd, the intersection over the left box's area."""
+    start = np.maximum(left[:, :2], right[:, :2])
+    stop = np.minimum(left[:, :2] + left[:, 2:], right[:, :2] + right[:, 2:])
+    common = (stop - start).clip(min=0).prod(axis=1)
+    area = left[:, 2:].prod(axis=1)
+    union = np.where(crowd, area, area + right[:, 2:].prod(axis=1) - common)
+    overlap: Floats = np.divide(common, union, out=np.zeros_like(common), where=common > 0)
+    return overlap
+
+
+def _is_outside(area: Floats, areas: Sequence[tuple[float, float]]) -> Flags:
+    """bool[A, N], whether each area is outside each range."""
+    smallest, largest = np.array(areas, dtype=float).T[:, :, None]
+    outside: Flags = (area < smallest) | (area > largest)
+    return outside
+
+
+def _rank_in_image(image: Positions) -> Positions:
+    """int[D], how many earlier detections are of the same image."""
+    order = np.argsort(image, kind="stable")
+    starts = np.flatnonzero(np.diff(image[order], prepend=-1))
+    sizes = np.diff(starts, append=len(image))
+    rank = np.empty_like(image)
+    rank[order] = np.arange(len(image)) - np.repeat(starts, sizes)
+    return rank
