@@ -1,107 +1,57 @@
-"""The report's part on cost: time, images, GPU hours, of each trial and of all."""
+"""What a study's trials cost: time, images, GPU hours, of each trial and of all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+
+import numpy as np
 
 from drcnn.engine.record import LATENCY
 from studies.analysis.replicates import Replicate
-from studies.report.document import Block, Bullets, Table, Text, literal
+from studies.report.table import Table, number
 
-__all__ = ["cost"]
-
-
-@dataclass(frozen=True)
-class _Cost:
-    """Of one trial or several; ``gpu_hours`` and ``latency`` are nan where nobody measured them."""
-
-    seconds: float
-    images: float
-    training: float  # seconds without evaluation
-    gpu_hours: float
-    latency: float = math.nan
-
-    def cells(self) -> tuple[str, ...]:
-        """For the table."""
-        rate = self.images / self.training if self.training else math.nan
-        return (
-            _time(self.seconds),
-            f"{self.images:,.0f}",
-            _number(rate),
-            _number(self.gpu_hours, 2),
-            _number(self.latency),
-        )
+__all__ = ["cost_table"]
 
 
-def cost(runs: Sequence[Replicate], trainings: Sequence[Replicate]) -> list[Block]:
-    """What the trials took; ``trainings`` made detectors that some of the runs evaluate."""
-    every = [*trainings, *runs]
-    costs = [_cost(run) for run in every]
-    total = _Cost(
-        sum(each.seconds for each in costs),
-        sum(each.images for each in costs),
-        sum(each.training for each in costs),
-        _sum_of_known(each.gpu_hours for each in costs),
-    )
+def cost_table(replicates: Sequence[Replicate]) -> Table:
+    """What each trial took and what all took together; without the columns of which nothing is known."""
+    costs = np.array([_cost(replicate) for replicate in replicates])
+    total = np.where(np.isnan(costs).all(axis=0), math.nan, np.nansum(costs, axis=0))
+    total[-1] = math.nan
     rows = [
-        (run.trial.name, _status(run), _epochs(run), *each.cells())
-        for run, each in zip(every, costs, strict=True)
+        [
+            replicate.trial.name,
+            replicate.record.status,
+            f"{replicate.record.epoch} of {replicate.trial.config.training.epochs}",
+            *_cells(*cost),
+        ]
+        for replicate, cost in zip(replicates, costs.tolist(), strict=True)
     ]
-    rows.append(("all", f"{len(every)} trials", "", *total.cells()))
+    rows.append(["all", f"{len(rows)} trials", "", *_cells(*total.tolist())])
+    caption = (
+        "Time of training and evaluation, images seen in training and their rate; ms/image is inference."
+    )
     columns = ("trial", "status", "epochs", "time", "images", "images/s", "GPU hours", "ms/image")
-    # No GPUs, or no study that measures inference: a column of dashes would say nothing.
-    kept = [at for at, name in enumerate(columns) if any(row[at] != "–" for row in rows[:-1])]
-    said = (
-        "The times of trials that ran side by side add up: the whole took less by the clock. A trial that "
-        "another study of the same output folder trained is counted here too."
-    )
-    if math.isnan(total.gpu_hours):
-        said += " GPU hours were not recorded."
-    table = Table(
-        "Time of training and evaluation, images seen in training, and their rate; ms/image is inference.",
-        tuple(columns[at] for at in kept),
-        tuple(tuple(row[at] for at in kept) for row in rows),
-        words=("status",),
-        strong=frozenset({len(rows) - 1}),
-    )
-    blocks: list[Block] = [Text(said), table]
-    failed = [f"{run.trial.name} failed: {literal(run.record.error)}" for run in every if run.record.error]
-    return [*blocks, Bullets(tuple(failed))] if failed else blocks
+    return Table(caption, columns, rows, {"status"}, {len(rows) - 1}).without_empty_columns()
 
 
-def _cost(run: Replicate) -> _Cost:
-    history = run.record.history
-    training = sum(epoch.get("perf/epoch_seconds", 0.0) for epoch in history)
-    evaluating = sum(epoch.get("perf/eval_seconds", 0.0) for epoch in history)
-    images = sum(
-        epoch.get("perf/images_per_s", 0.0) * epoch.get("perf/epoch_seconds", 0.0) for epoch in history
-    )
-    seconds = training + evaluating if run.record.seconds is None else run.record.seconds
-    metrics = run.record.metrics
-    gpu_hours = seconds / 3600 * metrics.get("perf/gpus", math.nan)
-    return _Cost(seconds, images, training, gpu_hours, metrics.get(LATENCY, math.nan))
+def _cost(replicate: Replicate) -> tuple[float, ...]:
+    """Seconds, images, seconds of training alone, GPU hours, and latency; nan where nobody measured them."""
+    history, record = replicate.record.history, replicate.record
+    training = [epoch.get("perf/epoch_seconds", 0.0) for epoch in history]
+    rates = [epoch.get("perf/images_per_s", 0.0) for epoch in history]
+    images = sum(rate * seconds for rate, seconds in zip(rates, training, strict=True))
+    seconds = record.seconds
+    if seconds is None:
+        seconds = sum(training) + sum(epoch.get("perf/eval_seconds", 0.0) for epoch in history)
+    gpu_hours = seconds / 3600 * record.metric("perf/gpus")
+    return seconds, images, sum(training), gpu_hours, record.metric(LATENCY)
 
 
-def _epochs(run: Replicate) -> str:
-    return f"{int(run.record.metrics.get('epoch', 0))} of {run.trial.config.training.epochs}"
-
-
-def _status(run: Replicate) -> str:
-    return {"pruned": "cut early", "pending": "not finished"}.get(run.record.status, run.record.status)
-
-
-def _sum_of_known(values: Iterable[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) if known else math.nan
-
-
-def _time(seconds: float) -> str:
+def _cells(seconds: float, images: float, training: float, gpu_hours: float, latency: float) -> list[str]:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _number(value: float, decimals: int = 1) -> str:
-    return "–" if math.isnan(value) else f"{value:.{decimals}f}"
+    time = f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    rate = images / training if training else math.nan
+    return [time, number(images, 0), number(rate), number(gpu_hours, 2), number(latency)]

@@ -1,142 +1,123 @@
-"""A document as one self-contained page: pictures inside, no scripts, nothing fetched; prints well."""
+"""The report as one self-contained page: its Markdown rendered, with pictures inside; nothing is fetched."""
 
 from __future__ import annotations
 
 import base64
-import html
 import re
-from pathlib import Path
+from collections.abc import Sequence
 
-from studies.report.document import (
-    Block,
-    Bullets,
-    Cell,
-    Code,
-    Document,
-    Gallery,
-    Heading,
-    Picture,
-    Table,
-    Text,
-)
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+from markupsafe import Markup
+
+from studies.report.markdown import TEMPLATES
+from studies.report.picture import Picture
 
 __all__ = ["page"]
 
-STYLE = Path(__file__).with_name("report.css")
+_MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")
 
 
-def page(document: Document) -> str:
-    """Return the whole page."""
-    headings = [block.text for block in document.blocks if isinstance(block, Heading) and block.level == 2]
-    links = "".join(f'<li><a href="#{_slug(text)}">{_inline(text)}</a></li>' for text in headings)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(document.title)}</title>
-<style>
-{STYLE.read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<header>
-<h1>{_inline(document.title)}</h1>
-<p class="subtitle">{_inline(document.subtitle)}</p>
-<nav aria-label="Contents"><ol>{links}</ol></nav>
-</header>
-<main>
-{"".join(map(_block, document.blocks))}</main>
-<footer>Written by drcnn. This page holds all it shows: it can be kept, sent and printed as one file.</footer>
-</body>
-</html>
-"""
+def page(markdown: str, pictures: Sequence[Picture]) -> str:
+    """Return the whole page.
 
-
-def _block(block: Block) -> str:
-    match block:
-        case Heading():
-            found = f'<h{block.level} id="{_slug(block.text)}">{_inline(block.text)}</h{block.level}>'
-        case Text():
-            mark = ' class="lead"' if block.lead else ""
-            found = f"<p{mark}>{_inline(block.text)}</p>"
-        case Bullets():
-            found = f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in block.items)}</ul>"
-        case Code():
-            found = f"<pre>{html.escape(block.text)}</pre>"
-        case Table():
-            found = _table(block)
-        case Picture():
-            found = _figure(block)
-        case Gallery():
-            found = f'<div class="gallery">{"".join(map(_figure, block.pictures))}</div>'
-    return f"{found}\n"
-
-
-def _table(table: Table) -> str:
-    words = {table.columns[0], *table.words}
-    marks = [' class="w"' if column in words else "" for column in table.columns]
-    head = "".join(
-        f'<th scope="col"{mark}>{_inline(column)}</th>'
-        for column, mark in zip(table.columns, marks, strict=True)
-    )
-    rows = []
-    for place, row in enumerate(table.rows):
-        first, *others = (_cell(cell) for cell in row)
-        cells = "".join(f"<td{mark}>{cell}</td>" for cell, mark in zip(others, marks[1:], strict=True))
-        strong = ' class="strong"' if place in table.strong else ""
-        rows.append(f'<tr{strong}><th scope="row" class="w">{first}</th>{cells}</tr>')
-    # In a region of its own that scrolls, and that a keyboard can reach.
-    label = html.escape(_bare(table.caption), quote=True)
-    return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{label}"><table>'
-        f"<caption><span>{_inline(table.caption)}</span></caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    Args:
+        markdown: the report: a title, a line below it, and sections.
+        pictures: those it shows; of any other picture only the description is left.
+    """
+    # No HTML and no links: the report has none, and other people's text must bring none.
+    parser = MarkdownIt("commonmark", {"html": False}, renderer_cls=_PageRenderer)
+    parser.enable("table").disable(["link", "autolink", "reference"])
+    tokens = _arranged(parser.parse(markdown))
+    env = {picture.file: picture for picture in pictures}
+    # The title's heading and the paragraph below it, of three tokens each, are the page's header.
+    header, body = (parser.renderer.render(part, parser.options, env) for part in (tokens[:6], tokens[6:]))
+    contents = [
+        (token.attrs["id"], _plain(tokens[at + 1]))
+        for at, token in enumerate(tokens)
+        if token.tag == "h2" and token.nesting == 1
+    ]
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html.j2").render(
+        title=_plain(tokens[1]), header=Markup(header), contents=contents, body=Markup(body)
     )
 
 
-def _cell(cell: Cell) -> str:
-    main, remark = cell if isinstance(cell, tuple) else (cell, "")
-    return f"{_inline(main)}<small>{_inline(remark)}</small>" if remark else _inline(main)
+def _arranged(tokens: Sequence[Token]) -> list[Token]:
+    """Markdown's blocks as the page has them.
+
+    A table stands in a region that scrolls, with its caption, the paragraph before it, inside. A picture and
+    its caption, the paragraph after it, are a figure.
+    """
+    arranged: list[Token] = []
+    for at, token in enumerate(tokens):
+        arranged.append(token)
+        match token.type:
+            case "heading_open":
+                slug = re.sub(r"[^a-z0-9]+", "-", _plain(tokens[at + 1]).lower()).strip("-")
+                token.attrSet("id", slug)
+            case "blockquote_open":
+                token.tag, token.attrs = "div", {"class": "lead"}
+            case "blockquote_close":
+                token.tag = "div"
+            case "table_open":
+                caption_open, caption, caption_close, table = arranged[-4:]
+                caption_open.tag = caption_close.tag = "caption"
+                caption_open.attrSet("id", f"table-{at}")
+                # A wide table scrolls under its caption, which this holds in place.
+                span = Token("span_open", "span", 1), Token("span_close", "span", -1)
+                caption.children = [span[0], *(caption.children or []), span[1]]
+                region = Token("region_open", "div", 1, {"class": "wide", "role": "region", "tabindex": 0})
+                region.attrSet("aria-labelledby", f"table-{at}")
+                arranged[-4:] = [region, table, caption_open, caption, caption_close]
+            case "table_close":
+                arranged.append(Token("region_close", "div", -1))
+            case "th_open":
+                token.attrSet("scope", "col")
+            case "td_open" if tokens[at - 1].type == "tr_open":
+                token.tag = tokens[at + 2].tag = "th"
+                token.attrSet("scope", "row")
+            case "paragraph_close" if _is_picture(tokens[at - 1]):
+                arranged[-3].tag = "figure"
+                arranged.pop()
+            case "paragraph_close" if at > 3 and _is_picture(tokens[at - 4]):
+                arranged[-3].tag = token.tag = "figcaption"
+                arranged.append(Token("figure_close", "figure", -1))
+    return arranged
 
 
-def _figure(picture: Picture) -> str:
-    images = _image(picture, picture.light, "light" if picture.dark else "")
-    if picture.dark:
+class _PageRenderer(RendererHTML):
+    """HTML with pictures for light and dark screens, and true minus signs."""
+
+    def image(self, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
+        picture: Picture | None = env.get(str(tokens[at].attrs["src"]))
+        alt = escapeHtml(_plain(tokens[at]))
+        if picture is None:
+            return alt
+        if picture.dark is None:
+            return _image("photo", picture.light, alt)
         # Not <picture>: a browser that prints a dark page keeps the source that it chose for the screen.
-        images += _image(picture, picture.dark, "dark")
-    return f"<figure>{images}<figcaption>{_inline(picture.caption)}</figcaption></figure>"
+        return _image("light", picture.light, alt) + _image("dark", picture.dark, alt)
+
+    def text(self, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
+        return escapeHtml(_MINUS.sub("−", tokens[at].content))
 
 
-def _image(picture: Picture, png: bytes, mark: str) -> str:
-    width, height = _size(png)
-    alt = html.escape(picture.alt, quote=True)
-    return f'<img class="{mark}" src="{_data(png)}" width="{width}" height="{height}" alt="{alt}">'
+def _is_picture(inline: Token) -> bool:
+    return [child.type for child in inline.children or []] == ["image"]
 
 
-def _data(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _image(kind: str, png: bytes, alt: str) -> str:
+    # A PNG file names its width and height in its first chunk.
+    width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
+    data = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<img class="{kind}" src="{data}" width="{width}" height="{height}" alt="{alt}">'
 
 
-def _size(png: bytes) -> tuple[int, int]:
-    """Width and height, which a PNG file names in its first chunk."""
-    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
-
-
-def _inline(text: str) -> str:
-    """Escape, with `code`, **bold** and true minus signs."""
-    parts = html.escape(text, quote=False).split("`")
-    for place, part in enumerate(parts):
-        if place % 2:
-            parts[place] = f"<code>{part}</code>"
-        else:
-            bold = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", part)
-            parts[place] = re.sub(r"(?<![\w.)-])-(?=\d)", "−", bold)
-    return "".join(parts)
-
-
-def _bare(text: str) -> str:
-    return text.replace("`", "").replace("**", "")
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+def _plain(inline: Token) -> str:
+    """The text of a heading or picture without its markup."""
+    return "".join(child.content for child in inline.children or [])

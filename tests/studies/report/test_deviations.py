@@ -8,10 +8,11 @@ import pytest
 from drcnn.data.prepare import PreparedData
 from studies.definition.plan import Plan
 from studies.definition.request import Request, resolve
-from studies.definition.study import SearchStudy
 from studies.definition.study_file import catalogue
+from studies.definition.trial import Inputs
 from studies.report.deviations import deviations
-from studies.report.document import Bullets, Table
+from studies.report.markdown import render_markdown
+from studies.report.table import Cell, Table
 
 OWN = """
 title: A narrow backbone
@@ -33,20 +34,19 @@ def told(tmp_path: Path) -> Callable[..., list[tuple[str, str, str]]]:
 
 def plan_of(folder: Path, name: str, **asked: object) -> Plan:
     request = Request(study=name, output=folder, **asked)  # type: ignore[arg-type]
-    found = resolve(request)
     prepared = PreparedData("train.arrow", "val.arrow", ("0", "1"), "f" * 16, ())
-    return Plan(found.name, found.study, found.base, folder, lambda _: prepared, request.profile, found.fixed)
+    return Plan(*resolve(request), folder, Inputs(lambda _: prepared))
 
 
 def rows(plan: Plan, data: str) -> list[tuple[str, str, str]]:
-    study = plan.study
-    first = {} if isinstance(study, SearchStudy) else study.settings()[0]
-    found = next(block for block in deviations(plan, plan.trial(first, 1), data) if isinstance(block, Table))
+    table = deviations(plan, "", data)["table"]
+    assert isinstance(table, Table)
     kept = []
-    for name, paper, here, _ in found.rows[1:]:
+    for name, paper, here, _ in table.rows[1:]:
+        assert isinstance(name, Cell)
         assert isinstance(paper, str)
         assert isinstance(here, str)
-        kept.append((" ".join(name).strip() if isinstance(name, tuple) else name, paper, here))
+        kept.append((f"`{name.text}` {name.remark}".strip(), paper, here))
     return kept
 
 
@@ -102,7 +102,7 @@ def test_a_study_of_ones_own_may_ask_for_what_the_papers_backbone_refuses(
 
 def test_where_text_and_code_of_the_paper_differ_is_told(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "table_07", profile="paper", source="voc:absent")
-    *_, notes = deviations(plan, plan.trial({}, 1), "VOC07+12")
-    assert isinstance(notes, Bullets)
-    assert "the code weighs them 1, 0.5, 0.25" in notes.items[0]
-    assert "800 pixels" in notes.items[1]
+    text = render_markdown("deviations.md.j2", deviations=deviations(plan, "", "VOC07+12"))
+    notes = [line for line in text.splitlines() if line.startswith("- ")]
+    assert "the code weighs them 1, 0.5, 0.25" in notes[0]
+    assert "800 pixels" in notes[1]

@@ -1,0 +1,167 @@
+"""What the report and the terminal tell of: settings, which of them are compared, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drcnn.engine.record import Status
+from studies.analysis.comparisons import Comparison, compare_best, compare_with_baseline
+from studies.analysis.paper import PaperComparison, join_paper
+from studies.analysis.replicates import Replicate, Setting, group_by_setting
+from studies.definition.labels import parameter_name, value_text
+from studies.definition.metrics import name_of
+from studies.definition.plan import Plan, Trial, trained_models
+from studies.definition.study import SearchStudy
+
+__all__ = ["ReportFacts", "gather_facts"]
+
+MAX_LISTED = 8  # values of a parameter; of more, only their number is told
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """A study's results, as its trials' folders have them.
+
+    Attributes:
+        plan: the study.
+        settings: all, with all their replicates.
+        confirming: of a search, the settings that are trained again, with only those replicates.
+        compared: the settings that are compared: ``confirming`` once it has detections to compare, else all.
+        models: replicates that only train the detectors which the study's own evaluate.
+        tables: the paper's tables, with the settings compared.
+        baseline: chosen before the results are known: the paper's best, or the study's first setting.
+        best_comparisons: the setting of the highest mean with each other one, nearest first.
+        baseline_comparisons: each other setting with the baseline.
+    """
+
+    plan: Plan
+    settings: list[Setting]
+    confirming: list[Setting]
+    compared: list[Setting]
+    models: list[Replicate]
+    tables: list[PaperComparison]
+    baseline: Setting | None
+    best_comparisons: list[Comparison]
+    baseline_comparisons: list[Comparison]
+
+    @property
+    def metric_key(self) -> str:
+        """The metric that the study is judged by, as a trial's record has it: ``val/AP``."""
+        return self.plan.study.metric
+
+    @property
+    def metric(self) -> str:
+        """The same in words: ``AP``."""
+        return name_of(self.metric_key)
+
+    @property
+    def cost_key(self) -> str | None:
+        """Of a search with two objectives, the metric to minimise."""
+        return self.plan.study.minimise if isinstance(self.plan.study, SearchStudy) else None
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether a search's best settings, trained again, are what is compared."""
+        return self.compared is not self.settings
+
+    @property
+    def replicates(self) -> list[Replicate]:
+        """Those of all settings, in order."""
+        return [replicate for setting in self.settings for replicate in setting.replicates]
+
+    @property
+    def searched(self) -> list[Replicate]:
+        """Of a search, its own trials, without those that confirm its best."""
+        seed = self.plan.base.seed
+        return [replicate for replicate in self.replicates if replicate.trial.config.seed == seed]
+
+    @property
+    def finished(self) -> list[Setting]:
+        """The compared settings that have a finished replicate."""
+        return [
+            setting
+            for setting in self.compared
+            if any(replicate.is_finished for replicate in setting.replicates)
+        ]
+
+    @property
+    def scored(self) -> list[Setting]:
+        """The compared settings that have a figure."""
+        return [setting for setting in self.compared if setting.values(self.metric_key)]
+
+    @property
+    def best(self) -> Setting | None:
+        """The compared setting of the highest mean; none before a trial has finished."""
+        return max(self.scored, key=lambda setting: setting.mean(self.metric_key), default=None)
+
+    @property
+    def backbones(self) -> list[str]:
+        """Those of the study, in order."""
+        return list(dict.fromkeys(setting.first.config.detector.backbone for setting in self.settings))
+
+    @property
+    def varied(self) -> list[str]:
+        """The parameters that distinguish the settings, with their values: ``NMS_reg (0.7, 0.85)``."""
+        varied = []
+        for key in self.settings[0].first.varied:
+            values = [setting.first.varied[key] for setting in self.settings]
+            if all(isinstance(value, int | float) for value in values):
+                values.sort()
+            texts = list(dict.fromkeys(map(value_text, values)))
+            listed = ", ".join(texts) if len(texts) <= MAX_LISTED else f"{len(texts)} values"
+            varied.append(f"{parameter_name(key)} ({listed})")
+        return varied or ["nothing"]
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """How many trials there are of each status that occurs, those that have ended first."""
+        statuses = [replicate.record.status for replicate in self.replicates]
+        ended_first = sorted(Status, key=lambda status: not status.is_terminal)
+        return {status: statuses.count(status) for status in ended_first if status in statuses}
+
+
+def gather_facts(plan: Plan, trials: Sequence[Trial]) -> ReportFacts:
+    """Read the folders of a study's trials, those that confirm a search included."""
+    settings = group_by_setting(trials)
+    confirming = _confirming(plan, settings)
+    compared = [setting for setting in confirming if setting.resampled] or settings
+    tables = join_paper(plan, compared)
+    baseline = _baseline(plan, compared, tables)
+    metric = name_of(plan.study.metric)
+    models = group_by_setting(trained_models(trials))
+    return ReportFacts(
+        plan=plan,
+        settings=settings,
+        confirming=confirming,
+        compared=compared,
+        models=[replicate for setting in models for replicate in setting.replicates],
+        tables=tables,
+        baseline=baseline,
+        best_comparisons=compare_best(compared, metric),
+        baseline_comparisons=compare_with_baseline(baseline, compared, metric) if baseline else [],
+    )
+
+
+def _confirming(plan: Plan, settings: Sequence[Setting]) -> list[Setting]:
+    """The settings with replicates whose seed a search did not use, with only those."""
+    if not isinstance(plan.study, SearchStudy):
+        return []
+    confirming = []
+    for setting in settings:
+        again = [member for member in setting.replicates if member.trial.config.seed != plan.base.seed]
+        if again:
+            confirming.append(Setting(setting.label, tuple(again)))
+    return confirming
+
+
+def _baseline(plan: Plan, settings: Sequence[Setting], tables: Sequence[PaperComparison]) -> Setting | None:
+    if tables:
+        best = [setting for _, setting in tables[0].best]
+        return next((setting for setting in best if setting.resampled), best[0])
+    if isinstance(plan.study, SearchStudy) and plan.study.confirm:
+        key = plan.trial(plan.study.confirm.against, plan.base.seed).setting_key
+        for setting in settings:
+            if setting.first.setting_key == key:
+                return setting
+    return settings[0] if settings else None

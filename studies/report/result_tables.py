@@ -1,0 +1,177 @@
+"""Tables of results: figures beside the paper's, comparisons, and how far the paper's effects are seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from drcnn.engine.record import LATENCY, TrialRecord
+from studies.analysis.bootstrap import Difference, mean_interval
+from studies.analysis.claims import agreement_claim
+from studies.analysis.comparisons import Agreement, Comparison
+from studies.analysis.paper import Effect, PaperComparison
+from studies.analysis.replicates import Setting
+from studies.definition.metrics import AP_KEY, MISSING, key_of, points
+from studies.definition.paper_tables import FIGURES, PaperRow
+from studies.report.table import Cell, Table, number
+
+__all__ = [
+    "QUALITY",
+    "agreement_table",
+    "comparison_table",
+    "effects_table",
+    "settings_table",
+    "trials_table",
+]
+
+# The paper's columns that are metrics of quality.
+QUALITY = [name for name in FIGURES if name.startswith("AP")]
+# Shown where the paper has no figures of these settings; and in a terminal, beside the names of trials.
+USUAL, FEW = ("AP", "AP50", "AP60", "AP70", "AP80", "AP90"), ("AP", "AP50", "AP80", "AP90")
+# The p-value beside it is corrected for all comparisons of its table.
+INTERVAL = "95 % interval, uncorrected"
+IN_BRACKETS = "; in brackets the paper's figure, and ours minus the paper's"
+
+
+def settings_table(
+    settings: Sequence[Setting], tables: Sequence[PaperComparison], best: str = "", *, is_short: bool = False
+) -> Table:
+    """Each setting's mean figures over its seeds, with the paper's where it has the setting.
+
+    Args:
+        settings: those to list.
+        tables: the paper's.
+        best: label of the setting that stands out.
+        is_short: with few metrics, for a terminal.
+    """
+    paper = _paper_rows(tables)
+    in_paper = {name for row in paper.values() for name in row.figures}
+    metrics = FEW if is_short else [name for name in QUALITY if name in (in_paper or USUAL)]
+    rows = []
+    for setting in settings:
+        finished = sum(replicate.is_finished for replicate in setting.replicates)
+        seeds = f"{finished} of {len(setting.replicates)}"
+        rows.append(_row(setting.label, seeds, setting.values, metrics, paper.get(setting.label)))
+    has_intervals = any(len(setting.values(AP_KEY)) > 1 for setting in settings)
+    half = " ± half of the 95 % interval over seeds" if has_intervals else ""
+    caption = f"AP × 100 on the test images after the last epoch{half}{IN_BRACKETS if paper else ''}."
+    if any(str(row[-1]) != MISSING for row in rows):
+        where = " (the paper's on its TITAN X)" if "seconds_per_image" in in_paper else ""
+        caption += f" s/image: seconds of inference for an image{where}; {MISSING} where none were measured."
+    strong = [position for position, setting in enumerate(settings) if setting.label == best]
+    columns = ("setting", "seeds", *metrics, "s/image")
+    return Table(caption, columns, rows, strong=strong).without_empty_columns()
+
+
+def trials_table(settings: Sequence[Setting], tables: Sequence[PaperComparison]) -> Table:
+    """Each trial's status and last figures, finished or not, with the paper's; short, for a terminal."""
+    paper = _paper_rows(tables)
+    rows = []
+    for setting in settings:
+        for replicate in setting.replicates:
+            values = _last_values(replicate.record)
+            row = paper.get(setting.label)
+            rows.append(_row(replicate.trial.name, replicate.record.status, values, FEW, row))
+    caption = f"Results, AP × 100{IN_BRACKETS if paper else ''}."
+    columns = ("trial", "status", *FEW, "s/image")
+    return Table(caption, columns, rows, words=("status",)).without_empty_columns()
+
+
+def _last_values(record: TrialRecord) -> Callable[[str], list[float]]:
+    return lambda key: [] if math.isnan(record.metric(key)) else [record.metric(key)]
+
+
+def _paper_rows(tables: Sequence[PaperComparison]) -> dict[str, PaperRow]:
+    """The paper's row of each setting that has one, by label."""
+    rows: dict[str, PaperRow] = {}
+    for row, setting in (pair for table in tables for pair in table.rows):
+        # Of several, the one that says most about the setting, then the first.
+        rows[setting.label] = max(rows.get(setting.label, row), row, key=lambda row: len(row.settings))
+    return rows
+
+
+def _row(
+    name: str,
+    state: str,
+    values: Callable[[str], Sequence[float]],
+    metrics: Sequence[str],
+    paper: PaperRow | None,
+) -> list[Cell]:
+    """A name, a state, a figure a metric, and the seconds of inference for an image."""
+    figures = paper.figures if paper else {}
+    cells = [_figure(values(key_of(metric)), figures.get(metric)) for metric in metrics]
+    latency, in_paper = values(LATENCY), figures.get("seconds_per_image")
+    # Without a difference: what can be compared is how time changes from setting to setting.
+    seconds = number(sum(latency) / len(latency) / 1000, 3) if latency else MISSING
+    cells.append(Cell(seconds, "" if in_paper is None else f"paper {in_paper:.3f}"))
+    return [Cell(name, paper.table if paper else ""), Cell(state), *cells]
+
+
+def _figure(values: Sequence[float], paper: float | None) -> Cell:
+    """The mean of fractions with half of its interval; the paper's figure is in points."""
+    if not values:
+        return Cell(MISSING, "" if paper is None else f"paper {paper:.1f}")
+    interval = mean_interval(values)
+    half = "" if math.isnan(interval.low) else f" ± {points(interval.high - interval.mean)}"
+    beside = "" if paper is None else f"{paper:.1f}, {points(interval.mean - paper / 100, signed=True)}"
+    return Cell(points(interval.mean) + half, beside)
+
+
+def comparison_table(comparisons: Sequence[Comparison], *, of_best: bool) -> Table:
+    """A row a comparison: of the best setting with each other one, or of each other one with the baseline."""
+    first = comparisons[0]
+    caption = f"Each setting against {first.baseline}: difference of {first.metric} × 100."
+    if of_best:
+        caption = (
+            f"{first.label}, the highest, against each other setting: difference of {first.metric} × 100."
+        )
+        if first.comparisons > 1:
+            caption += f" As it was chosen by its figure, p is corrected for all {first.comparisons} pairs."
+    rows = []
+    for comparison in comparisons:
+        result = "better" if comparison.difference.value > 0 else "worse"
+        rows.append(
+            (
+                comparison.baseline if of_best else comparison.label,
+                *_difference(comparison.difference, comparison.p_holm),
+                result if comparison.is_significant else "not significant",
+            )
+        )
+    columns = ("setting", "difference", INTERVAL, "p, corrected", "result")
+    return Table(caption, columns, rows, words=("result",))
+
+
+def effects_table(effects: Sequence[Effect]) -> Table:
+    """A row a metric: the paper's change from one setting to another, and ours."""
+    first, rows = effects[0], []
+    for effect in effects:
+        ours = _difference(effect.ours, effect.p_holm)
+        rows.append((effect.metric, f"{effect.paper:+.1f}", *ours, effect.verdict))
+    caption = f"From {first.baseline} to {first.label}, the paper's best: change × 100 of each metric."
+    columns = ("metric", "paper", "here", INTERVAL, "p, corrected", "the paper's effect")
+    return Table(caption, columns, rows, words=("the paper's effect",))
+
+
+def _difference(difference: Difference, p: float) -> tuple[str, str, str]:
+    low, high = (points(end, signed=True) for end in (difference.low, difference.high))
+    interval = MISSING if math.isnan(difference.low) else f"{low} to {high}"
+    return points(difference.value, signed=True), interval, "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def agreement_table(agreements: Mapping[str, Agreement], settings: int) -> Table:
+    """Whether the settings come in the paper's order, by metric.
+
+    Args:
+        agreements: by the name of the metric, at least one.
+        settings: how many are ranked.
+    """
+    corrected = "p, corrected" if len(agreements) > 1 else "p"
+    rows = (
+        ("τ", *(f"{agreement.tau:+.2f}" for agreement in agreements.values())),
+        (corrected, *(f"{agreement.p:.3f}" for agreement in agreements.values())),
+    )
+    caption = (
+        "Do the settings come in the paper's order? Kendall's τ is 1 for the same order, -1 for the reverse. "
+        f"{agreement_claim(agreements, settings)}"
+    )
+    return Table(caption, ("order", *agreements), rows)

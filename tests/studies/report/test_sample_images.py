@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from report_helpers import IMAGES, finish_detector
+
+from drcnn.data.annotations import Annotations
+from studies.definition.plan import Plan, expand
+from studies.report import sample_images
+
+MINE = """
+title: One threshold
+kind: grid
+grid: {detector.nms_reg: [0.7, 0.85]}
+"""
+
+
+def test_objects_are_named_and_those_not_drawn_are_told(
+    planned: Callable[..., Plan],
+    annotations: Annotations,
+    write: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All objects are found; a third of them with a score too low to be drawn."""
+    plan = planned(MINE)
+    trials = expand(plan, 1)
+    for trial in trials:
+        finish_detector(trial, annotations, blur=0.1)
+        table = pq.read_table(trial.folder / "detections.parquet").slice(0, 3 * IMAGES)
+        scores = np.tile([0.9, 0.8, 0.2], IMAGES).astype(np.float32)
+        table = table.set_column(table.column_names.index("score"), "score", pa.array(scores))
+        pq.write_table(table, trial.folder / "detections.parquet")
+    names: list[tuple[str, bool]] = []
+    draw = sample_images._write
+    monkeypatch.setattr(
+        sample_images,
+        "_write",
+        lambda *given, is_below=False: names.append((given[1], is_below)) or draw(*given, is_below=is_below),
+    )
+    text = write(plan, trials)
+    assert ": 2 of 3 objects found, 0 wrong; with weaker detections too, AP " in text
+    assert {name for name, is_below in names if is_below} == {"cat", "dog"}
+    assert sum(is_below for _, is_below in names) == 8 * 3
+    assert sum(not is_below for _, is_below in names) == 8 * 2

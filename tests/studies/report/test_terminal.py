@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from rich.console import Console
+
+from studies.definition.plan import Plan, Trial, expand
+from studies.report.terminal import print_results
+
+
+def test_the_table_shows_ours_theirs_and_the_difference(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan("nms_sweep")
+    trials = expand(plan)
+    finish(trials[0].folder, [0.3, 0.4])
+    text = io.StringIO()
+    print_results(Console(file=text, width=160), plan, trials)
+    assert "40.0 (55.0, -15.0)" in text.getvalue()
+    assert "VOC07+12" in text.getvalue()
+
+
+def test_several_seeds_are_shown_as_mean_and_interval(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan("nms_sweep")
+    trials = expand(plan, 3)
+    for trial, value in zip(trials[:3], [0.30, 0.32, 0.34], strict=True):
+        finish(trial.folder, [value])
+    text = io.StringIO()
+    print_results(Console(file=text, width=160), plan, trials)
+    assert "NMS_reg=0.7 NMS_cls=0.7 " in text.getvalue()
+    assert "3 of 3" in text.getvalue()
+    assert "32.0 ± 5.0 (55.0, -23.0)" in text.getvalue()
+
+
+def test_a_search_prints_its_best_trials_and_its_confirmation(searched: tuple[Plan, list[Trial]]) -> None:
+    plan, trials = searched
+    text = io.StringIO()
+    print_results(Console(file=text, width=160), plan, trials[:6], trials[6:])
+    shown = " ".join(text.getvalue().split())
+    assert "The Pareto front: no other trial is both faster and better than one of these." in shown
+    assert "Confirmed with seeds that the search did not use:" in shown
+    assert "NMS_reg=0.85 stages=3 is the best setting: AP " in shown
+    assert (
+        "Against the baseline, which was chosen before the search: NMS_reg=0.85 stages=3 is better than"
+        in shown
+    )
+    assert "│ pruned │" in shown
