@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drcnn.engine.record import Status
 from studies.analysis.comparisons import Comparison, compare_best, compare_with_baseline
 from studies.analysis.paper import PaperComparison, join_paper
 from studies.analysis.replicates import Replicate, Setting, group_by_setting
@@ -96,11 +95,6 @@ class ReportFacts:
         return max(self.scored, key=lambda setting: setting.mean(self.metric_key), default=None)
 
     @property
-    def backbones(self) -> list[str]:
-        """Those of the study, in order."""
-        return list(dict.fromkeys(setting.first.config.detector.backbone for setting in self.settings))
-
-    @property
     def varied(self) -> list[str]:
         """The parameters that distinguish the settings, with their values: ``NMS_reg (0.7, 0.85)``."""
         varied = []
@@ -112,13 +106,6 @@ class ReportFacts:
             listed = ", ".join(texts) if len(texts) <= MAX_LISTED else f"{len(texts)} values"
             varied.append(f"{parameter_name(key)} ({listed})")
         return varied or ["nothing"]
-
-    @property
-    def counts(self) -> dict[Status, int]:
-        """How many trials there are of each status that occurs, those that have ended first."""
-        statuses = [replicate.record.status for replicate in self.replicates]
-        ended_first = sorted(Status, key=lambda status: not status.is_terminal)
-        return {status: statuses.count(status) for status in ended_first if status in statuses}
 
 
 def gather_facts(plan: Plan, trials: Sequence[Trial]) -> ReportFacts:
@@ -147,12 +134,11 @@ def _confirming(plan: Plan, settings: Sequence[Setting]) -> list[Setting]:
     """The settings with replicates whose seed a search did not use, with only those."""
     if not isinstance(plan.study, SearchStudy):
         return []
-    confirming = []
-    for setting in settings:
-        again = [member for member in setting.replicates if member.trial.config.seed != plan.base.seed]
-        if again:
-            confirming.append(Setting(setting.label, tuple(again)))
-    return confirming
+    new = {
+        setting.label: [member for member in setting.replicates if member.trial.config.seed != plan.base.seed]
+        for setting in settings
+    }
+    return [Setting(label, tuple(members)) for label, members in new.items() if members]
 
 
 def _baseline(plan: Plan, settings: Sequence[Setting], tables: Sequence[PaperComparison]) -> Setting | None:

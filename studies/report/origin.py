@@ -59,15 +59,12 @@ def _command(plan: Plan) -> str:
         return f"python studies/run_study.py {shlex.quote(plan.name)} --profile {plan.profile}"
     words = ["python", "studies/run_study.py", request["study"], "--profile", request["profile"]]
     words += ["--data", request["source"], "--output", _typed(plan.output)]
-    if request["assignments"]:
-        words += ["--set", *request["assignments"]]
-    if request["seeds"]:
-        words += ["--seeds", str(request["seeds"])]
-    if request["workers"] > 1:
-        words += ["--workers-per-trial", str(request["workers"])]
-    if request["on_bad_data"] == "skip":
-        words += ["--on-bad-data", "skip"]
-    return shlex.join([*words, "--smoke"] if request["smoke"] else words)
+    words += ["--set", *request["assignments"]] if request["assignments"] else []
+    words += ["--seeds", str(request["seeds"])] if request["seeds"] else []
+    words += ["--workers-per-trial", str(request["workers"])] if request["workers"] > 1 else []
+    words += ["--on-bad-data", "skip"] if request["on_bad_data"] == "skip" else []
+    words += ["--smoke"] if request["smoke"] else []
+    return shlex.join(words)
 
 
 def _typed(path: Path) -> str:

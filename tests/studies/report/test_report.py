@@ -197,7 +197,7 @@ def test_unfinished_and_failed_trials_appear(
     record["history"][-1]["val/AP"] = float("nan")
     (trials[2].folder / "result.json").write_text(json.dumps(record))
     text = write(plan, trials)
-    assert "Of 6 trials: 2 finished, 1 failed, 3 pending" in text
+    assert "Of 6 trials: 1 failed, 2 finished, 3 pending" in text
     assert "NMS_reg=0.75 seed=1 failed: TrainingDiverged" in text
     assert "<b>" not in text
     assert "| NMS_reg=0.95 seed=1 | pending | 0 of" in text
@@ -257,3 +257,19 @@ def test_a_search_shows_its_history_front_and_confirmation(
     assert "trained with 2 seeds" in text
     assert "is the best" in text
     assert "| NMS_reg=0.65 stages=3 seed=1 | pruned |" in text
+
+
+def test_a_search_with_one_objective_lists_its_best_trials(
+    searched: tuple[Plan, list[Trial]], write: Write
+) -> None:
+    plan, trials = searched
+    study = plan.study.model_copy(update={"minimise": None})
+    text = write(replace(plan, overrides=replace(plan.overrides, study=study)), trials)
+    rows = text.partition("The trials of the search with the highest AP, a single run each.")[2].splitlines()
+    assert rows[2] == "| trial | AP × 100 | ms/image | id |"
+    assert [row.split(" | ")[0] for row in rows[4:6]] == [
+        "| NMS_reg=0.85 stages=3 seed=1",
+        "| NMS_reg=0.8 stages=2 seed=1",
+    ]
+    assert f"`{trials[3].id}`" in rows[4]
+    assert "Pareto front" not in text
