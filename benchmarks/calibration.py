@@ -1,22 +1,22 @@
-"""Benchmark of the statistics: how often two settings are told apart, equal or not.
+"""Calibration of the statistics: how often the difference of two settings is significant, equal or not.
 
 Simulates pairs of settings on a small test set: objects differ in difficulty, some images suit one setting
-better, seeds differ, and every detector has its own luck with every object. Where the settings are equal, 5 %
-of pairs should be told apart. Takes minutes on one core: ``python -m benchmarks.calibration [--json]``.
+better, seeds differ, and each detector varies at random on each object. If the settings are equal, 5 % of the
+pairs should differ significantly. Takes minutes on one core: ``python -m benchmarks.calibration [--json]``.
 
 The column "percentile" is the two-level bootstrap that draws images and seeds with replacement and takes
-percentiles. It is here to show why ``paired_bootstrap`` does not do that. Measured, 300 pairs each:
+percentiles: ``paired_bootstrap`` does not, because that is wrong for 3 seeds. Measured, 300 pairs each:
 
-====================================  ==========================  ==========
-pairs of settings                     told apart (95 % interval)  percentile
-====================================  ==========================  ==========
-equal, 1 seed, seeds do not matter     5.7 % (3.3 to  8.9)         7.7 %
-equal, 3 seeds, seeds matter little    4.0 % (2.1 to  6.9)         3.7 %
-equal, 3 seeds, seeds matter much      4.3 % (2.3 to  7.3)        10.0 %
-equal, 1 seed, seeds matter much      38.7 % (33.1 to 44.4)       42.3 %
-4.4 AP better, 1 seed                 78.7 % (73.6 to 83.2)       79.7 %
-4.3 AP better, 3 seeds                90.7 % (86.8 to 93.7)       87.7 %
-====================================  ==========================  ==========
+====================================  ===========================  ==========
+pairs of settings                     significant (95 % interval)  percentile
+====================================  ===========================  ==========
+equal, 1 seed, seeds do not matter     5.7 % (3.3 to  8.9)          7.7 %
+equal, 3 seeds, seeds matter little    4.0 % (2.1 to  6.9)          3.7 %
+equal, 3 seeds, seeds matter much      4.3 % (2.3 to  7.3)         10.0 %
+equal, 1 seed, seeds matter much      38.7 % (33.1 to 44.4)        42.3 %
+4.4 AP better, 1 seed                 78.7 % (73.6 to 83.2)        79.7 %
+4.3 AP better, 3 seeds                90.7 % (86.8 to 93.7)        87.7 %
+====================================  ===========================  ==========
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ RESAMPLES = 200
 
 @dataclass(frozen=True)
 class Scenario:
-    """Two settings to compare; qualities are logits of the overlap of a detection with its object.
+    """Two settings to compare. Quality is the logit of a detection's IoU with its object.
 
     Attributes:
-        name: what it shows.
-        seeds: trained detectors of each setting.
-        seed_deviation: standard deviation of a detector's quality between seeds; 0.1 is about 2.8 AP.
-        shift: by how much the first setting's quality is higher.
+        name: what it simulates.
+        seeds: the number of trained detectors of each setting.
+        seed_deviation: the standard deviation of quality between seeds; 0.1 is about 2.8 AP.
+        shift: the quality of the first setting minus that of the second.
     """
 
     name: str
@@ -64,7 +64,7 @@ SCENARIOS = (
     Scenario("equal, 1 seed, seeds do not matter", 1, 0.0),
     Scenario("equal, 3 seeds, seeds matter little", 3, 0.02),
     Scenario("equal, 3 seeds, seeds matter much", 3, 0.08),
-    # What one seed cannot know: the images' interval is too narrow for a claim about settings.
+    # With one seed the interval is about two detectors: it is too narrow for a claim about settings.
     Scenario("equal, 1 seed, seeds matter much", 1, 0.08),
     Scenario("shifted, 1 seed, seeds do not matter", 1, 0.0, shift=0.15),
     Scenario("shifted, 3 seeds, seeds matter little", 3, 0.02, shift=0.15),
@@ -73,15 +73,15 @@ SCENARIOS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found in the pairs of a scenario; rates are fractions of 1.
+    """The results of a scenario; rates and AP are fractions of 1.
 
     Attributes:
         scenario: its name.
-        pairs: how many were simulated.
-        difference: mean difference of AP.
-        rate: of pairs told apart by AP, p < 0.05; ``low`` and ``high`` are its binomial 95 % interval.
-        rate_ap90: the same for AP90, which fewer detections decide.
-        percentile: the same for AP by the two-level percentile bootstrap.
+        pairs: the number of pairs simulated.
+        difference: the mean difference of AP.
+        rate: the share of pairs with p < 0.05 for AP; ``low`` and ``high`` are its binomial 95 % interval.
+        rate_ap90: the same share for AP90, which depends on fewer detections.
+        percentile: the same share for AP by the two-level percentile bootstrap.
     """
 
     scenario: str
@@ -96,24 +96,24 @@ class Outcome:
 
 def calibrate(scenario: Scenario, pairs: int, resamples: int = RESAMPLES) -> Outcome:
     """Simulate ``pairs`` pairs of settings, each on its own test images, and compare every pair."""
-    found, ap90, percentile = [], 0, 0
+    differences, ap90, percentile = [], 0, 0
     for pair in range(pairs):
         rng = np.random.default_rng(pair)
         a, b = (
             [resample(split, resamples, seed=pair) for split in setting]
             for setting in _settings(scenario, rng)
         )
-        differences = paired_bootstrap(a, b)
-        found.append(differences["AP"])
-        ap90 += differences["AP90"].p < 0.05
+        by_metric = paired_bootstrap(a, b)
+        differences.append(by_metric["AP"])
+        ap90 += by_metric["AP90"].p < 0.05
         percentile += _percentiles_exclude_zero(a, b, rng)
-    shown = sum(difference.p < 0.05 for difference in found)
-    interval = stats.binomtest(shown, pairs).proportion_ci()
+    significant = sum(difference.p < 0.05 for difference in differences)
+    interval = stats.binomtest(significant, pairs).proportion_ci()
     return Outcome(
         scenario.name,
         pairs,
-        float(np.mean([difference.value for difference in found])),
-        shown / pairs,
+        float(np.mean([difference.value for difference in differences])),
+        significant / pairs,
         float(interval.low),
         float(interval.high),
         ap90 / pairs,
@@ -134,22 +134,23 @@ def _settings(scenario: Scenario, rng: np.random.Generator) -> list[list[ScoredS
     """The detectors of both settings on one set of test images."""
     image = np.sort(rng.integers(IMAGES, size=rng.poisson(OBJECTS * IMAGES)))
     label = rng.integers(CLASSES, size=len(image))
-    # Images differ more than the objects of one image.
+    # Quality differs more between images than between the objects of one image.
     quality = 1.0 + rng.normal(0, 0.8, IMAGES)[image] + rng.normal(0, 0.6, len(image))
     settings = []
     for shift in (scenario.shift, 0.0):
-        suited = quality + shift + rng.normal(0, 0.3, IMAGES)[image]
-        seeds = rng.normal(0, scenario.seed_deviation, scenario.seeds)
-        settings.append(
-            [_detector(image, label, suited + own + rng.normal(0, 0.5, len(image)), rng) for own in seeds]
-        )
+        setting_quality = quality + shift + rng.normal(0, 0.3, IMAGES)[image]
+        detectors = []
+        for seed_quality in rng.normal(0, scenario.seed_deviation, scenario.seeds):
+            noise = rng.normal(0, 0.5, len(image))
+            detectors.append(_detector(image, label, setting_quality + seed_quality + noise, rng))
+        settings.append(detectors)
     return settings
 
 
 def _detector(
     image: NDArray[np.intp], label: NDArray[np.intp], quality: NDArray[np.float64], rng: np.random.Generator
 ) -> ScoredSplit:
-    """One detection an object, as good as ``quality`` says, and false ones of lower scores."""
+    """One detection for each object, of this quality, and false detections of lower scores."""
     false = rng.poisson(OBJECTS * IMAGES)
     all_images = np.concatenate([image, rng.integers(IMAGES, size=false)])
     all_labels = np.concatenate([label, rng.integers(CLASSES, size=false)])
@@ -158,9 +159,9 @@ def _detector(
     order = np.argsort(-score)
     classes = []
     for number in range(CLASSES):
-        mine = order[all_labels[order] == number]
-        correct = overlap[mine] >= IOU_THRESHOLDS[:, None]
-        classes.append(ScoredClass(all_images[mine], correct, np.zeros_like(correct), image[label == number]))
+        rows = order[all_labels[order] == number]
+        correct = overlap[rows] >= IOU_THRESHOLDS[:, None]
+        classes.append(ScoredClass(all_images[rows], correct, np.zeros_like(correct), image[label == number]))
     return ScoredSplit(IMAGES, RECALL_POINTS["coco"], tuple(classes))
 
 
@@ -173,11 +174,12 @@ def main() -> None:
     if as_json:
         print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
         return
-    print(f"{'pairs of settings':38}  mean ΔAP  told apart (95 % interval)    AP90  percentile")
-    for found in outcomes:
+    print(f"{'pairs of settings':38}  mean ΔAP  significant (95 % interval)   AP90  percentile")
+    for outcome in outcomes:
+        interval = f"({outcome.low:6.1%} to {outcome.high:6.1%})"
         print(
-            f"{found.scenario:38}  {100 * found.difference:+8.2f}  {found.rate:6.1%} "
-            f"({found.low:6.1%} to {found.high:6.1%})  {found.rate_ap90:10.1%}  {found.percentile:10.1%}"
+            f"{outcome.scenario:38}  {100 * outcome.difference:+8.2f}  {outcome.rate:6.1%} {interval}  "
+            f"{outcome.rate_ap90:9.1%}  {outcome.percentile:10.1%}"
         )
 
 

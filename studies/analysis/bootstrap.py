@@ -29,7 +29,6 @@ __all__ = [
     "Difference",
     "Interval",
     "Resampled",
-    "check_same_resamples",
     "mean_difference",
     "mean_interval",
     "paired_bootstrap",
@@ -143,26 +142,17 @@ def paired_bootstrap(a: Sequence[Resampled], b: Sequence[Resampled]) -> dict[str
     Raises:
         ValueError: a setting has no detector, or they were not resampled alike.
     """
-    check_same_resamples(a, b)
     return {metric: mean_difference(a, b, metric) for metric in METRICS}
 
 
-def check_same_resamples(a: Sequence[Resampled], b: Sequence[Resampled]) -> None:
-    """Refuse settings that cannot be paired.
-
-    Raises:
-        ValueError: a setting has no detector, or they were not resampled alike.
-    """
+def mean_difference(a: Sequence[Resampled], b: Sequence[Resampled], metric: str) -> Difference:
+    """``paired_bootstrap`` for one metric."""
     if not a or not b:
         raise ValueError("each of the two settings needs at least one trained detector")
     if len({(detector.images, detector.seed, len(detector.draws["AP"])) for detector in (*a, *b)}) > 1:
         raise ValueError(
             "the detectors must be resampled on the same images, equally often, with the same seed"
         )
-
-
-def mean_difference(a: Sequence[Resampled], b: Sequence[Resampled], metric: str) -> Difference:
-    """``paired_bootstrap`` for one metric, without its checks."""
     are_same = _are_same_detectors(a, b)
     if are_same:
         a, b = (sorted(detectors, key=lambda detector: detector.training) for detectors in (a, b))

@@ -10,18 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from studies.analysis.bootstrap import LEVEL, Difference, check_same_resamples, mean_difference
+from studies.analysis.bootstrap import LEVEL, Difference, mean_difference
 from studies.analysis.replicates import Setting
 from studies.definition.metrics import points
 
-__all__ = [
-    "Agreement",
-    "Comparison",
-    "compare_best",
-    "compare_with_baseline",
-    "holm",
-    "kendall",
-]
+__all__ = ["Agreement", "Comparison", "compare_best", "compare_with_baseline", "holm", "kendall"]
 
 
 @dataclass(frozen=True)
@@ -125,10 +118,9 @@ def compare_best(settings: Sequence[Setting], metric: str) -> list[Comparison]:
 
 
 def _compare(pairs: Sequence[tuple[Setting, Setting]], metric: str) -> list[Comparison]:
-    differences = []
-    for setting, baseline in pairs:
-        check_same_resamples(setting.resampled, baseline.resampled)
-        differences.append(mean_difference(setting.resampled, baseline.resampled, metric))
+    differences = [
+        mean_difference(setting.resampled, baseline.resampled, metric) for setting, baseline in pairs
+    ]
     corrected = holm([difference.p for difference in differences])
     return [
         Comparison(setting.label, baseline.label, metric, difference, p_holm, len(pairs))

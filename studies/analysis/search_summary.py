@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from studies.analysis.replicates import Replicate
 from studies.definition.labels import value_text
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 __all__ = ["importances", "pareto_front"]
 
@@ -52,32 +49,34 @@ def importances(replicates: Sequence[Replicate], keys: Sequence[str], metric_key
     Returns:
         Shares that sum to 1, largest first; empty if too few trials finished or nothing varied.
     """
-    scored = [(replicate, replicate.record.metric(metric_key)) for replicate in replicates]
-    scored = [pair for pair in scored if pair[0].is_finished and not math.isnan(pair[1])]
-    rows = [{key: _plain(replicate.trial.varied[key]) for key in keys} for replicate, _ in scored]
-    varying = [key for key in keys if len({row[key] for row in rows}) > 1]
-    if len(scored) < MIN_TRIALS or not varying or len({value for _, value in scored}) < 2:
+    scored = [replicate for replicate in replicates if replicate.is_finished]
+    scored = [replicate for replicate in scored if not math.isnan(replicate.record.metric(metric_key))]
+    metrics = [replicate.record.metric(metric_key) for replicate in scored]
+    columns = {key: _column([replicate.trial.varied[key] for replicate in scored]) for key in keys}
+    varying = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    if len(scored) < MIN_TRIALS or not varying or len(set(metrics)) < 2:
         return {}
 
     import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {key: _distribution([row[key] for row in rows]) for key in varying}
+    distributions: dict[str, BaseDistribution] = {
+        key: FloatDistribution(min(column), max(column))
+        if isinstance(column[0], float)
+        else CategoricalDistribution(sorted(set(column)))
+        for key, column in varying.items()
+    }
     study = optuna.create_study(direction="maximize")
-    for (_, value), row in zip(scored, rows, strict=True):
-        params = {key: row[key] for key in varying}
+    for row, value in enumerate(metrics):
+        params = {key: column[row] for key, column in varying.items()}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def _plain(value: Any) -> bool | int | float | str | None:
-    return value if isinstance(value, bool | int | float | str) or value is None else value_text(value)
-
-
-def _distribution(values: Sequence[Any]) -> BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
+def _column(values: Sequence[Any]) -> list[float] | list[str]:
+    """A parameter's values: floats if all are numbers, else texts."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return FloatDistribution(float(min(values)), float(max(values)))
-    return CategoricalDistribution(sorted(set(values), key=value_text))
+        return [float(value) for value in values]
+    return [value_text(value) for value in values]

@@ -1,7 +1,8 @@
-"""How the report's charts look: two sets of colours (light and dark pages), drawn without a screen.
+"""How the report's charts look, for light and for dark pages, and how they become pictures.
 
-Series differ in colour and in marker. The colours are Okabe and Ito's, which the colour-blind can tell apart;
-those too pale or too dark for their page are left out or shifted.
+Charts are drawn from fractions of 1 and labelled in points (× 100), as the paper prints AP. Curves differ in
+colour and in marker. The colours are Okabe and Ito's, which the colour-blind can distinguish; those too pale
+or too dark for their page are left out or shifted.
 """
 
 from __future__ import annotations
@@ -9,30 +10,57 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from cycler import cycler
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from studies.report.document import Picture
+from studies.report.picture import Picture
 
-__all__ = ["MARKERS", "MOST", "Theme", "draw"]
+__all__ = ["MARKERS", "MAX_CURVES", "Theme", "draw", "draw_legend", "in_points"]
 
-DPI = 160
-WIDTH = 5.0  # inches: letters stay readable on a telephone
+WIDTH = 5.0  # inches: text stays readable on a telephone
 MARKERS = "os^Dv*PX"
+SETTINGS = {
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9),
+    **{"axes.axisbelow": True, "grid.linewidth": 0.5, "grid.alpha": 0.6},
+}
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one kind of page."""
+    """The colours of one kind of page.
+
+    Attributes:
+        page: the background.
+        ink: text and axes.
+        faint: grid, borders, and curves without a colour of their own.
+        colors: of the curves, for matplotlib C0, C1 ...
+        scale: the part of matplotlib's viridis that can be seen on the page, from low to high.
+    """
 
     page: str
     ink: str
     faint: str
     colors: tuple[str, ...]
-    # Matplotlib's scale from low to high, its end that meets the page left out.
     scale: tuple[float, float]
+
+    @property
+    def settings(self) -> dict[Any, Any]:
+        """Matplotlib's settings for this page."""
+        return {
+            **SETTINGS,
+            **dict.fromkeys(("figure.facecolor", "axes.facecolor"), self.page),
+            **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), self.ink),
+            **dict.fromkeys(("axes.edgecolor", "grid.color"), self.faint),
+            "axes.prop_cycle": cycler(color=self.colors),
+        }
 
 
 LIGHT = Theme(
@@ -49,16 +77,16 @@ DARK = Theme(
     ("#56b4e9", "#ff8a3d", "#2fc39a", "#e59bc8", "#f0e442", "#8aa4ff", "#e8eaed", "#b9a64a"),
     (0.18, 1.0),
 )
-MOST = len(LIGHT.colors)
+MAX_CURVES = len(LIGHT.colors)  # with a colour of their own
 
 
 def draw(file: str, alt: str, caption: str, height: float, paint: Callable[[Figure, Theme], None]) -> Picture:
-    """Make a chart for both kinds of page.
+    """Draw a chart for both kinds of page.
 
     Args:
         file: its name beside the report.
         alt: what it shows, in words.
-        caption: below it.
+        caption: the text below it.
         height: inches.
         paint: draws on an empty figure.
     """
@@ -67,28 +95,21 @@ def draw(file: str, alt: str, caption: str, height: float, paint: Callable[[Figu
 
 
 def _png(height: float, paint: Callable[[Figure, Theme], None], theme: Theme) -> bytes:
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=theme.page, layout="constrained")
-    FigureCanvasAgg(figure)
-    paint(figure, theme)
-    for axes in figure.axes:
-        _dress(axes, theme)
-    for legend in figure.legends:
-        for text in legend.get_texts():
-            text.set_color(theme.ink)
-    target = io.BytesIO()
-    # Without a date or a version of matplotlib the same results give the same file.
-    figure.savefig(target, format="png", facecolor=theme.page, metadata={"Software": None})
-    return target.getvalue()
+    with rc_context(theme.settings):
+        figure = Figure(figsize=(WIDTH, height), dpi=160, layout="constrained")
+        FigureCanvasAgg(figure)  # needs no screen
+        paint(figure, theme)
+        target = io.BytesIO()
+        # Without matplotlib's version the same results give the same bytes.
+        figure.savefig(target, format="png", metadata={"Software": None})
+        return target.getvalue()
 
 
-def _dress(axes: Axes, theme: Theme) -> None:
-    axes.set_facecolor(theme.page)
-    axes.tick_params(colors=theme.ink, labelsize=9, length=3)
-    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
-        label.set_color(theme.ink)
-        label.set_fontsize(10)
-    for side, spine in axes.spines.items():
-        spine.set_color(theme.faint)
-        if side in {"top", "right"}:
-            spine.set_visible(False)
-    axes.set_axisbelow(True)
+def draw_legend(figure: Figure, axes: Axes, columns: int = 1) -> None:
+    """List the labelled curves of one of the figure's axes below all of them."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns)
+
+
+def in_points(axis: Axis) -> None:
+    """Label an axis of fractions in points: 0.25 as 25."""
+    axis.set_major_formatter(PercentFormatter(1, symbol=None))

@@ -13,16 +13,16 @@ from studies.analysis.comparisons import compare_best, compare_with_baseline
 
 
 def test_mean_interval_is_students() -> None:
-    found = mean_interval([1.0, 2.0, 3.0])
+    interval = mean_interval([1.0, 2.0, 3.0])
     half = 4.302653 / math.sqrt(3)  # t of 2 degrees of freedom, from a table
-    assert (found.mean, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half))
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((2, 2 - half, 2 + half))
 
 
 def test_one_value_has_no_interval() -> None:
-    found = mean_interval([0.5])
-    assert found.mean == 0.5
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    interval = mean_interval([0.5])
+    assert interval.mean == 0.5
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
     with pytest.raises(ValueError, match="no values"):
         mean_interval([])
 
@@ -36,11 +36,13 @@ def split_of(correct: list[bool], images: list[int]) -> ScoredSplit:
 
 def test_resamples_are_draws_of_as_many_images() -> None:
     half_right = split_of([True, False] * 50, list(range(100)))
-    found = resample(half_right, resamples=400, seed=3)
-    assert found.whole["AP"] == pytest.approx(float(half_right.ap().mean()))
-    assert found.draws["AP90"].shape == (400,)
-    assert found.draws["AP"].mean() == pytest.approx(found.whole["AP"], abs=0.02)
-    np.testing.assert_array_equal(found.draws["AP"], resample(half_right, resamples=400, seed=3).draws["AP"])
+    resampled = resample(half_right, resamples=400, seed=3)
+    assert resampled.whole["AP"] == pytest.approx(float(half_right.ap().mean()))
+    assert resampled.draws["AP90"].shape == (400,)
+    assert resampled.draws["AP"].mean() == pytest.approx(resampled.whole["AP"], abs=0.02)
+    np.testing.assert_array_equal(
+        resampled.draws["AP"], resample(half_right, resamples=400, seed=3).draws["AP"]
+    )
 
 
 def test_the_same_detections_do_not_differ() -> None:
@@ -64,47 +66,51 @@ def test_images_are_paired() -> None:
 
 
 def test_with_one_seed_the_interval_is_that_of_the_images() -> None:
-    found = paired_bootstrap([detector(0.5, 0.0, 1)], [detector(0.4, 0.03, 2)])["AP80"]
-    assert found.value == pytest.approx(0.1)
-    assert (found.high - found.low) / 2 == pytest.approx(1.96593 * 0.03, rel=1e-4)  # t of 399
-    assert found.p == pytest.approx(0.00094, rel=0.02)
+    difference = paired_bootstrap([detector(0.5, 0.0, 1)], [detector(0.4, 0.03, 2)])["AP80"]
+    assert difference.value == pytest.approx(0.1)
+    assert (difference.high - difference.low) / 2 == pytest.approx(1.96593 * 0.03, rel=1e-4)  # t of 399
+    assert difference.p == pytest.approx(0.00094, rel=0.02)
 
 
 def test_with_several_seeds_few_degrees_of_freedom_are_left() -> None:
     """Images that change nothing: Student's two-sample test, 4 degrees of freedom for 2 times 3 seeds."""
     a = [detector(value, 0.0, 1) for value in (0.50, 0.52, 0.54)]
     b = [detector(value, 0.0, 1) for value in (0.44, 0.46, 0.48)]
-    found = paired_bootstrap(a, b)["AP"]
+    difference = paired_bootstrap(a, b)["AP"]
     error = 0.02 * math.sqrt(2 / 3)
-    assert (found.high - found.low) / 2 == pytest.approx(2.776445 * error)
-    assert found.p == pytest.approx(0.0214, abs=1e-4)  # t = 3.674
+    assert (difference.high - difference.low) / 2 == pytest.approx(2.776445 * error)
+    assert difference.p == pytest.approx(0.0214, abs=1e-4)  # t = 3.674
     opposite = paired_bootstrap(b, a)["AP"]
-    assert (opposite.value, opposite.low, opposite.high) == pytest.approx((-0.06, -found.high, -found.low))
+    assert (opposite.value, opposite.low, opposite.high) == pytest.approx(
+        (-0.06, -difference.high, -difference.low)
+    )
 
 
 def test_variance_of_the_images_is_not_counted_again_as_variance_of_the_seeds() -> None:
-    """Three detectors that are equally good, each lucky with other images."""
+    """Three equally good detectors, each better on other images by chance."""
     a = [detector(value, 0.02, number) for number, value in enumerate((0.50, 0.52, 0.54))]
     b = [detector(value, 0.02, number) for number, value in enumerate((0.50, 0.52, 0.54), start=3)]
-    found = paired_bootstrap(a, b)["AP"]
+    difference = paired_bootstrap(a, b)["AP"]
     draws = np.mean([x.draws["AP"] - y.draws["AP"] for x, y in zip(a, b, strict=True)], axis=0)
-    assert found.value == pytest.approx(0)
+    assert difference.value == pytest.approx(0)
     by_images, by_seeds = float(draws.std(ddof=1)), 0.02 * math.sqrt(2 / 3)
-    assert by_images < (found.high - found.low) / 2 / 2.776 < 0.85 * math.hypot(by_images, by_seeds)
+    assert by_images < (difference.high - difference.low) / 2 / 2.776 < 0.85 * math.hypot(by_images, by_seeds)
 
 
 def test_nearly_equal_detectors_keep_a_finite_interval() -> None:
     """The same detectors tested in two ways: seeds vary much, the difference does not."""
     a = [detector(value, 0.02, number) for number, value in enumerate((0.500, 0.510, 0.520))]
     b = [detector(value + 1e-4, 0.02, number) for number, value in enumerate((0.500, 0.510, 0.520))]
-    found = paired_bootstrap(a, b)["AP"]
-    assert found.value == pytest.approx(-1e-4)
-    assert found.high - found.low < 0.1
+    difference = paired_bootstrap(a, b)["AP"]
+    assert difference.value == pytest.approx(-1e-4)
+    assert difference.high - difference.low < 0.1
 
 
 def test_settings_may_have_different_numbers_of_seeds() -> None:
-    found = paired_bootstrap([detector(v, 0.0, 1) for v in (0.50, 0.52, 0.54)], [detector(0.5, 0.0, 1)])["AP"]
-    assert (found.high - found.low) / 2 == pytest.approx(4.302653 * 0.02 * math.sqrt(1 + 1 / 3))
+    difference = paired_bootstrap([detector(v, 0.0, 1) for v in (0.50, 0.52, 0.54)], [detector(0.5, 0.0, 1)])[
+        "AP"
+    ]
+    assert (difference.high - difference.low) / 2 == pytest.approx(4.302653 * 0.02 * math.sqrt(1 + 1 / 3))
 
 
 def retested(
@@ -159,10 +165,10 @@ def test_only_the_very_same_detectors_are_paired() -> None:
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_one_test_image_says_nothing_of_others(seeds: int) -> None:
     a, b = ([detector(value, 0.0, 1, images=1)] * seeds for value in (0.5, 0.4))
-    found = paired_bootstrap(a, b)["AP"]
-    assert (found.value, found.p) == (pytest.approx(0.1), 1)
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    difference = paired_bootstrap(a, b)["AP"]
+    assert (difference.value, difference.p) == (pytest.approx(0.1), 1)
+    assert math.isnan(difference.low)
+    assert math.isnan(difference.high)
     (comparison,) = compare_best([setting("a", a), setting("b", b)], "AP")
     assert "+10.0 AP (one test image gives no interval; p = 1.00)" in comparison.sentence
 
