@@ -2,12 +2,11 @@
 
 Two things make the AP of a detector uncertain: the test images are a sample, and so is the seed of its
 training. ``resample`` measures the first, once for each trained detector; ``paired_bootstrap`` combines both
-when it compares two settings.
+when it compares two settings::
 
-    >>> a = [resample(split) for split in splits_at_085]  # one for each seed
-    >>> b = [resample(split) for split in splits_at_070]
-    >>> paired_bootstrap(a, b)["AP80"]
-    Difference(value=0.031, low=0.012, high=0.05, p=0.0021)
+    a = [resample(split) for split in splits_at_085]  # one for each seed
+    b = [resample(split) for split in splits_at_070]
+    paired_bootstrap(a, b)["AP80"]  # Difference(value=0.031, low=0.012, high=0.05, p=0.0021)
 
 AP is a fraction of 1 here. Shape shorthand: S seeds, B resamples of the test images.
 """
