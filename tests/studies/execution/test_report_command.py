@@ -1,16 +1,36 @@
+"""``report NAME`` finds a launch's trials again, wherever it is run, and changes nothing but the report."""
+
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from study_helpers import TINY
 
+from drcnn.data.prepare import prepare
 from studies.definition.errors import StudyError
-from studies.definition.plan import Plan
-from studies.definition.request import Request
+from studies.definition.plan import Plan, Trial
+from studies.definition.request import Request, resolve
+from studies.definition.trial import Inputs
 from studies.execution.report_command import report, try_report
-from studies.record.launch_request import keep_request
+from studies.record.launch_request import keep_request, load_request
+from studies.record.output_folder import study_lock
+from studies.search.optuna_record import recorded_trials, search_key
+from studies.search.searcher import StudySearcher
+from studies.transfer.store import ObjectStore
+
+SEARCH = """\
+title: A small search
+kind: search
+trials: 4
+space: {detector.nms_reg: {low: 0.6, high: 0.95, step: 0.05}}
+first: [{detector.nms_reg: 0.85}]
+"""
 
 
 def test_a_fault_in_the_report_is_one_line_and_costs_nothing(
@@ -31,3 +51,93 @@ def test_launches_of_an_output_folder_are_named(make_plan: Callable[..., Plan]) 
     keep_request(plan, Request("nms_sweep", output=plan.output))
     with pytest.raises(StudyError, match=r"report table_03: .* those it holds: nms_sweep"):
         report("table_03", plan.output)
+
+
+@pytest.fixture
+def searched(tmp_path: Path, finish: Callable[..., None]) -> tuple[Plan, list[Trial]]:
+    """A search that was killed: one trial finished, one running."""
+    output = tmp_path / "runs"
+    study = tmp_path / "mine.yaml"
+    study.write_text(SEARCH)
+    request = Request(str(study), output, assignments=tuple(f"{key}={value}" for key, value in TINY.items()))
+    plan = Plan(*resolve(request), output, Inputs(lambda data: prepare(data, output / "data")))
+    sample = plan.trial({"detector.nms_reg": 0.85}, plan.base.seed)
+    searcher = StudySearcher(plan, search_key(plan, sample))
+    trials = []
+    for tune_id in "ab":
+        suggestion = searcher.suggest(tune_id)
+        assert isinstance(suggestion, dict)
+        trials.append(suggestion["trial"])
+    finish(trials[0].folder, [0.1, 0.4])
+    searcher.on_trial_complete("a", {"val/AP": 0.4})
+    keep_request(plan, request)
+    return plan, trials
+
+
+def test_a_report_of_a_running_search_changes_nothing(searched: tuple[Plan, list[Trial]]) -> None:
+    plan, trials = searched
+    database = plan.folder / "optuna.db"
+    before = database.read_bytes()
+    with study_lock(plan):
+        assert report("mine", plan.output) == 0
+    assert database.read_bytes() == before
+    optuna_trials = optuna.load_study(study_name=None, storage=f"sqlite:///{database}").get_trials()
+    assert [trial.state.name for trial in optuna_trials] == ["COMPLETE", "RUNNING"]
+    assert all(trial.id in (plan.folder / "report.md").read_text() for trial in trials)
+
+
+def test_a_new_head_reports_from_the_store(searched: tuple[Plan, list[Trial]], tmp_path: Path) -> None:
+    plan, trials = searched
+    uri = f"file://{tmp_path}/store"
+    store = ObjectStore(uri, plan.output)
+    store.upload(plan.folder)
+    store.upload(trials[0].folder)
+    shutil.rmtree(plan.output)
+    with pytest.raises(StudyError, match="no launch"):
+        report("mine", plan.output)
+    assert report("mine", plan.output, uri) == 0
+    assert trials[0].id in (plan.folder / "report.md").read_text()
+    key = search_key(plan, trials[0])
+    assert [trial.id for trial in recorded_trials(plan, key)] == [trial.id for trial in trials]
+
+
+def test_a_request_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    content = {
+        "study": "nms_sweep",
+        "output": "/elsewhere",
+        "profile": "laptop",
+        "source": "digits",
+        "assignments": ["training.epochs=2"],
+        "seeds": 3,
+        "on_bad_data": "skip",
+        "workers": 4,
+        "gpus_per_worker": 1.0,
+        "max_concurrent": None,
+        "address": "auto",
+        "storage": None,
+        "tracking_uri": None,
+        "dry_run": False,
+        "smoke": True,
+        "fresh": True,
+    }
+    folder = tmp_path / "nms_sweep-smoke"
+    folder.mkdir()
+    (folder / "request.json").write_text(json.dumps(content))
+    assert load_request("nms_sweep-smoke", tmp_path) == Request(
+        "nms_sweep",
+        tmp_path,
+        assignments=("training.epochs=2",),
+        seeds=3,
+        on_bad_data="skip",
+        smoke=True,
+    )
+
+
+def test_an_address_with_a_password_is_not_kept(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan("nms_sweep")
+    plan.folder.mkdir(parents=True)
+    secret = Request(
+        "nms_sweep", source="voc:s3://key:secret@bucket/VOC", storage="s3://k:s@b", tracking_uri="x"
+    )
+    keep_request(plan, secret)
+    assert "secret" not in (plan.folder / "request.json").read_text()
