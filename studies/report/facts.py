@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from studies.analysis.comparisons import Comparison, compare_best, compare_with_baseline
 from studies.analysis.paper import PaperComparison, join_paper
 from studies.analysis.replicates import Replicate, Setting, group_by_setting
+from studies.analysis.search_summary import pareto_front
 from studies.definition.labels import parameter_name, value_text
 from studies.definition.metrics import name_of
 from studies.definition.plan import Plan, Trial, trained_models
@@ -15,6 +17,7 @@ from studies.definition.study import SearchStudy
 
 __all__ = ["ReportFacts", "gather_facts"]
 
+MAX_BEST = 5  # trials of a search with one objective
 MAX_LISTED = 8  # values of a parameter; of more, only their number is told
 
 
@@ -93,6 +96,19 @@ class ReportFacts:
     def best(self) -> Setting | None:
         """The compared setting of the highest mean; none before a trial has finished."""
         return max(self.scored, key=lambda setting: setting.mean(self.metric_key), default=None)
+
+    @property
+    def scored_trials(self) -> list[Replicate]:
+        """Of a search, its own finished trials that have a figure."""
+        values = [(trial, trial.record.metric(self.metric_key)) for trial in self.searched]
+        return [trial for trial, value in values if trial.is_finished and not math.isnan(value)]
+
+    @property
+    def best_trials(self) -> list[Replicate]:
+        """Of a search with two objectives its Pareto front, else the trials of the highest figure."""
+        if self.cost_key:
+            return pareto_front(self.searched, self.metric_key, self.cost_key)
+        return sorted(self.scored_trials, key=lambda trial: -trial.record.metric(self.metric_key))[:MAX_BEST]
 
     @property
     def varied(self) -> list[str]:

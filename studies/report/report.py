@@ -17,23 +17,19 @@ from markupsafe import Markup
 
 from drcnn.files import replacing, write_text
 from studies.analysis import claims
-from studies.analysis.paper import effects_of_best
-from studies.analysis.replicates import load_annotations
+from studies.analysis.paper import PaperComparison, agreements, effects, effects_of_best
+from studies.analysis.replicates import load_annotations, setting_labels
+from studies.analysis.search_summary import importances
+from studies.definition.labels import value_text
+from studies.definition.metrics import AP_KEY
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
-from studies.report import result_charts
-from studies.report.cost import cost_table
-from studies.report.deviations import deviations
+from studies.report import result_charts, result_tables, search_charts
+from studies.report.blocks import Picture, Table
+from studies.report.conditions import deviations, origin
 from studies.report.facts import ReportFacts, gather_facts
-from studies.report.markdown import escape, render_markdown
-from studies.report.origin import origin
-from studies.report.page import page
-from studies.report.paper_section import paper_section
-from studies.report.picture import Picture
-from studies.report.result_tables import comparison_table, settings_table
+from studies.report.rendering import render_markdown, render_page
 from studies.report.sample_images import LEAST_SCORE, MOST_IMAGES, samples
-from studies.report.search_section import best_trials, search_section
-from studies.report.table import Table
 
 __all__ = ["write_report"]
 
@@ -54,14 +50,14 @@ def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path
 
     def show(picture: Picture) -> Markup:
         pictures.append(picture)
-        return Markup(f"![{escape(picture.alt)}]({picture.file})\n\n{escape(picture.caption)}")
+        return picture.to_markdown()
 
     sections = _sections(facts) if facts.settings else {}
     text = render_markdown("report.md.j2", facts=facts, claims=claims, show=show, **sections)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "report.md", folder / "report.html"]
     write_text(files[0], text)
-    write_text(files[1], page(text, pictures))
+    write_text(files[1], render_page(text, pictures))
     for picture in pictures:
         files.append(folder / picture.file)
         with replacing(files[-1]) as draft:
@@ -74,14 +70,13 @@ def _sections(facts: ReportFacts) -> dict[str, object]:
     plan, data = facts.plan, _data(facts.settings[0].first)
     return {
         "data": data,
-        "front": best_trials(facts) if facts.cost_key else [],
         "effects_of_best": effects_of_best(facts.tables[0]) if facts.tables else [],
         "result_tables": _result_tables(facts),
-        "papers": [paper_section(table) for table in facts.tables],
+        "papers": [_paper(table) for table in facts.tables],
         "curves": _curves(facts),
-        "search": search_section(facts) if isinstance(plan.study, SearchStudy) else None,
+        "search": _search(facts) if isinstance(plan.study, SearchStudy) else None,
         "samples": _samples(facts),
-        "cost": cost_table([*facts.models, *facts.replicates]),
+        "cost": result_tables.cost_table([*facts.models, *facts.replicates]),
         "deviations": deviations(plan, data, facts.tables[0].data if facts.tables else ""),
         "origin": origin(plan, facts.replicates),
     }
@@ -100,13 +95,36 @@ def _data(trial: Trial) -> str:
 def _result_tables(facts: ReportFacts) -> list[Table]:
     """The figures, the best setting with each other one, and each other one with the baseline."""
     best = facts.best.label if facts.best else ""
-    tables = [settings_table(facts.finished or facts.compared, facts.tables, best)]
+    tables = [result_tables.settings_table(facts.finished or facts.compared, facts.tables, best)]
     if facts.best_comparisons:
-        tables.append(comparison_table(facts.best_comparisons, of_best=True))
+        tables.append(result_tables.comparison_table(facts.best_comparisons, of_best=True))
         is_best = facts.baseline is not None and facts.baseline.label == facts.best_comparisons[0].label
         if facts.baseline_comparisons and not is_best:
-            tables.append(comparison_table(facts.baseline_comparisons, of_best=False))
+            tables.append(result_tables.comparison_table(facts.baseline_comparisons, of_best=False))
     return tables
+
+
+def _paper(comparison: PaperComparison) -> dict[str, object]:
+    """How far a table of the paper is confirmed: its best row, its ranking, and its effects."""
+    settings = [setting for _, setting in comparison.rows]
+    # Labels that tell these settings apart are shorter than those that tell all of the study's apart.
+    labels = dict(zip((setting.label for setting in settings), setting_labels(settings), strict=True))
+    best = [labels[setting.label] for _, setting in comparison.best]
+    scored = [setting for setting in settings if setting.values(AP_KEY)]
+    scored.sort(key=lambda setting: -setting.mean(AP_KEY))
+    ranked = [(labels[setting.label], setting.mean(AP_KEY)) for setting in scored]
+    by_metric = agreements(comparison, result_tables.QUALITY)
+    tables = [result_tables.agreement_table(by_metric, len(ranked))] if by_metric else []
+    panels = {name: changes for name in ("AP", "AP90") if (changes := effects(comparison, name))}
+    has_chart = len(panels.get("AP", ())) > 1
+    return {
+        "comparison": comparison,
+        "best": best,
+        "ranked": ranked,  # label and mean AP here, highest first
+        "place": next((place for place, (label, _) in enumerate(ranked, 1) if label in best), 0),
+        "tables": tables + [result_tables.effects_table(changes) for changes in effects_of_best(comparison)],
+        "chart": result_charts.effects_chart(comparison.table, panels) if has_chart else None,
+    }
 
 
 def _curves(facts: ReportFacts) -> list[Picture]:
@@ -121,6 +139,30 @@ def _curves(facts: ReportFacts) -> list[Picture]:
     if any(sum(not math.isnan(epoch.get(key, math.nan)) for epoch in history) > 1 for history in histories):
         charts.append(result_charts.ap_by_epoch(facts.compared, key))
     return charts
+
+
+def _search(facts: ReportFacts) -> dict[str, object]:
+    """How a search went; without a finished trial there is nothing to draw."""
+    metric, finished, best = facts.metric_key, facts.scored_trials, facts.best_trials
+    if not finished:
+        return {}
+    keys = [key for key in finished[0].trial.varied if key != "seed"]
+    varied = [key for key in keys if len({value_text(trial.trial.varied[key]) for trial in finished}) > 1]
+    shares = importances(finished, keys, metric)
+    charts = [search_charts.history_chart(facts.searched, metric)]
+    if len(finished) > 1 and varied:
+        charts.append(search_charts.parallel_chart(finished, varied, metric))
+    if shares:
+        charts.append(search_charts.importance_chart(shares, len(finished)))
+    front = None
+    if facts.cost_key and best:
+        front = search_charts.front_chart(facts.searched, best, metric, facts.cost_key)
+    return {
+        "best": result_tables.best_trials_table(facts) if best else None,
+        "charts": charts,
+        "has_importance": bool(shares),
+        "front": front,
+    }
 
 
 def _samples(facts: ReportFacts) -> dict[str, object]:

@@ -16,8 +16,8 @@ from drcnn.engine.metrics import IOU_THRESHOLDS, mean_of_present
 from studies.analysis.paper import Effect
 from studies.analysis.replicates import Setting
 from studies.definition.metrics import AP_KEY, name_of, points
+from studies.report.blocks import Picture
 from studies.report.charts import MARKERS, MAX_CURVES, Theme, draw, draw_legend, in_points
-from studies.report.picture import Picture
 
 __all__ = ["ap_by_epoch", "ap_over_iou", "effects_chart"]
 

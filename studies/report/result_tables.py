@@ -1,24 +1,29 @@
-"""Tables of results: figures beside the paper's, comparisons, and how far the paper's effects are seen."""
+"""Tables of results: figures beside the paper's, comparisons, the paper's effects, and what it all cost."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from drcnn.engine.record import LATENCY, TrialRecord
 from studies.analysis.bootstrap import Difference, mean_interval
 from studies.analysis.claims import agreement_claim
 from studies.analysis.comparisons import Agreement, Comparison
 from studies.analysis.paper import Effect, PaperComparison
-from studies.analysis.replicates import Setting
+from studies.analysis.replicates import Replicate, Setting
 from studies.definition.metrics import AP_KEY, MISSING, key_of, points
 from studies.definition.paper_tables import FIGURES, PaperRow
-from studies.report.table import Cell, Table, number
+from studies.report.blocks import Cell, Table, number
+from studies.report.facts import ReportFacts
 
 __all__ = [
     "QUALITY",
     "agreement_table",
+    "best_trials_table",
     "comparison_table",
+    "cost_table",
     "effects_table",
     "settings_table",
     "trials_table",
@@ -175,3 +180,64 @@ def agreement_table(agreements: Mapping[str, Agreement], settings: int) -> Table
         f"{agreement_claim(agreements, settings)}"
     )
     return Table(caption, ("order", *agreements), rows)
+
+
+def best_trials_table(facts: ReportFacts) -> Table:
+    """Those trials with their figures and ids."""
+    rows: list[Sequence[Cell | str]] = [
+        [
+            trial.trial.name,
+            points(trial.record.metric(facts.metric_key)),
+            number(trial.record.metric(LATENCY)),
+            Cell(trial.trial.id, is_code=True),
+        ]
+        for trial in facts.best_trials
+    ]
+    caption = f"The trials of the search with the highest {facts.metric}, a single run each."
+    if facts.cost_key:
+        caption = "The Pareto front: no other trial is both faster and better than one of these."
+    columns = ("trial", f"{facts.metric} × 100", "ms/image", "id")
+    return Table(caption, columns, rows, words=("id",)).without_empty_columns()
+
+
+def cost_table(replicates: Sequence[Replicate]) -> Table:
+    """What each trial took and what all took together; without the columns of which nothing is known."""
+    costs = np.array([_cost(replicate) for replicate in replicates])
+    total = np.where(np.isnan(costs).all(axis=0), math.nan, np.nansum(costs, axis=0))
+    total[-1] = math.nan
+    rows = [
+        [
+            replicate.trial.name,
+            replicate.record.status,
+            f"{replicate.record.epoch} of {replicate.trial.config.training.epochs}",
+            *_cells(*cost),
+        ]
+        for replicate, cost in zip(replicates, costs.tolist(), strict=True)
+    ]
+    rows.append(["all", f"{len(rows)} trials", "", *_cells(*total.tolist())])
+    caption = (
+        "Time of training and evaluation, images seen in training and their rate; ms/image is inference."
+    )
+    columns = ("trial", "status", "epochs", "time", "images", "images/s", "GPU hours", "ms/image")
+    return Table(caption, columns, rows, {"status"}, {len(rows) - 1}).without_empty_columns()
+
+
+def _cost(replicate: Replicate) -> tuple[float, ...]:
+    """Seconds, images, seconds of training alone, GPU hours, and latency; nan where nobody measured them."""
+    history, record = replicate.record.history, replicate.record
+    training = [epoch.get("perf/epoch_seconds", 0.0) for epoch in history]
+    rates = [epoch.get("perf/images_per_s", 0.0) for epoch in history]
+    images = sum(rate * seconds for rate, seconds in zip(rates, training, strict=True))
+    seconds = record.seconds
+    if seconds is None:
+        seconds = sum(training) + sum(epoch.get("perf/eval_seconds", 0.0) for epoch in history)
+    gpu_hours = seconds / 3600 * record.metric("perf/gpus")
+    return seconds, images, sum(training), gpu_hours, record.metric(LATENCY)
+
+
+def _cells(seconds: float, images: float, training: float, gpu_hours: float, latency: float) -> list[str]:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    time = f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    rate = images / training if training else math.nan
+    return [time, number(images, 0), number(rate), number(gpu_hours, 2), number(latency)]

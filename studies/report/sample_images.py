@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from drcnn.data.annotations import Annotations
 from drcnn.engine.average_precision import score_split
 from studies.analysis.replicates import Replicate
-from studies.report.picture import Picture
+from studies.report.blocks import Picture
 
 __all__ = ["LEAST_SCORE", "MOST_IMAGES", "samples"]
 

@@ -11,9 +11,8 @@ from studies.analysis import claims
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.report.facts import ReportFacts, gather_facts
-from studies.report.markdown import render_markdown
-from studies.report.result_tables import settings_table, trials_table
-from studies.report.search_section import best_trials, best_trials_table
+from studies.report.rendering import render_markdown
+from studies.report.result_tables import best_trials_table, settings_table, trials_table
 
 __all__ = ["print_results"]
 
@@ -35,7 +34,7 @@ def print_results(
         console.print(settings_table(facts.settings, facts.tables, is_short=True).to_rich())
     if facts.tables:
         _print_words(console, "paper_notes.md.j2", facts)
-    if isinstance(plan.study, SearchStudy) and best_trials(facts):
+    if isinstance(plan.study, SearchStudy) and facts.best_trials:
         console.print(best_trials_table(facts).to_rich())
     if confirming:
         facts = gather_facts(plan, [*trials, *confirming])

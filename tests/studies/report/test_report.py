@@ -273,3 +273,14 @@ def test_a_search_with_one_objective_lists_its_best_trials(
     ]
     assert f"`{trials[3].id}`" in rows[4]
     assert "Pareto front" not in text
+
+
+def test_a_search_is_drawn_before_its_second_objective_is_known(
+    searched: tuple[Plan, list[Trial]], write: Write
+) -> None:
+    plan, trials = searched
+    for trial in trials[:5]:
+        (trial.folder / "latency.json").unlink()
+    text = write(plan, trials)
+    assert "(search_history.png)" in text
+    assert "(front.png)" not in text

@@ -11,8 +11,16 @@ import pytest
 from PIL import Image
 
 from studies.definition.plan import Plan, Trial
+from studies.report.rendering import render_markdown
 
 Write = Callable[[Plan, Sequence[Trial]], str]
+
+
+def test_a_paragraph_is_one_line_however_its_template_is_wrapped() -> None:
+    lines = render_markdown("how_to_read.md.j2").splitlines()
+    assert lines[0].startswith("A detector draws boxes")
+    assert lines[0].endswith("The words used:")
+    assert all(line.startswith("- **") for line in lines[2:])
 
 
 class _Links(html.parser.HTMLParser):

@@ -10,9 +10,9 @@ from studies.definition.plan import Plan
 from studies.definition.request import Request, resolve
 from studies.definition.study_file import catalogue
 from studies.definition.trial import Inputs
-from studies.report.deviations import deviations
-from studies.report.markdown import render_markdown
-from studies.report.table import Cell, Table
+from studies.report.blocks import Cell, Table
+from studies.report.conditions import deviations
+from studies.report.rendering import render_markdown
 
 OWN = """
 title: A narrow backbone

@@ -1,10 +1,16 @@
-"""The report as one self-contained page: its Markdown rendered, with pictures inside; nothing is fetched."""
+"""From templates to Markdown, and from Markdown to a self-contained page.
+
+A template holds the report's words. A value that it prints, such as a path or an error, is other people's
+text and must not be read as markup: so Jinja's autoescape is on, with Markdown's escapes in place of HTML's.
+"""
 
 from __future__ import annotations
 
 import base64
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
@@ -14,15 +20,51 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 
-from studies.report.markdown import TEMPLATES
-from studies.report.picture import Picture
+from studies.definition.labels import parameter_name
+from studies.definition.metrics import points
+from studies.report.blocks import Picture, code, escape, sentence
 
-__all__ = ["page"]
+__all__ = ["render_markdown", "render_page"]
 
+_TEMPLATES = FileSystemLoader(Path(__file__).with_name("templates"))
 _MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")
 
 
-def page(markdown: str, pictures: Sequence[Picture]) -> str:
+def render_markdown(template: str, **facts: Any) -> str:
+    """Fill a template in and put every paragraph on a line of its own, however the template is wrapped."""
+    environment = Environment(
+        loader=_TEMPLATES,
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else escape(str(value)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "code": code,
+        "listed": _listed,
+        "parameter": parameter_name,
+        "points": points,
+        "sentence": sentence,
+    }
+    text = environment.get_template(template).render(facts)
+    return "\n\n".join(map(_unwrap, re.split(r"\n\s*\n", text.strip()))) + "\n"
+
+
+def _unwrap(block: str) -> str:
+    if block.startswith(("|", "```")):
+        return block
+    return re.sub(r"\s*\n\s*(?!- )", " ", block)
+
+
+def _listed(words: Sequence[str], last: str = "and") -> str:
+    """A list in words, such as 'a, b and c'."""
+    *others, final = words
+    return f"{', '.join(others)} {last} {final}" if others else final
+
+
+def render_page(markdown: str, pictures: Sequence[Picture]) -> str:
     """Return the whole page.
 
     Args:
@@ -41,7 +83,7 @@ def page(markdown: str, pictures: Sequence[Picture]) -> str:
         for at, token in enumerate(tokens)
         if token.tag == "h2" and token.nesting == 1
     ]
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.j2").render(
         title=_plain(tokens[1]), header=Markup(header), contents=contents, body=Markup(body)
     )

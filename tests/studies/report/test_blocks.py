@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from studies.report.markdown import escape, render_markdown
-from studies.report.page import page
-from studies.report.table import Cell, Table
+from studies.report.blocks import Cell, Table, escape
+from studies.report.rendering import render_page
 
 ERROR = "cannot open <a href='x'> `y` | **z** ![p](http://x/p.png) [q](http://x)"
 TABLE = Table(
@@ -23,7 +22,7 @@ TABLE = Table(
 
 
 def as_page(body: str) -> str:
-    return page(f"# Title\n\nLine\n\n{body}\n", [])
+    return render_page(f"# Title\n\nLine\n\n{body}\n", [])
 
 
 def test_what_others_wrote_is_shown_as_it_is() -> None:
@@ -71,10 +70,3 @@ def test_any_text_is_shown_letter_by_letter(place: str, text: str) -> None:
 def test_no_markup_of_others_gets_through(text: str) -> None:
     shown = as_page(escape(text)).partition("<main>")[2].partition("</main>")[0]
     assert re.fullmatch(r"\s*(<p>[^<]*</p>\s*)?", shown)
-
-
-def test_a_paragraph_is_one_line_however_its_template_is_wrapped() -> None:
-    lines = render_markdown("how_to_read.md.j2").splitlines()
-    assert lines[0].startswith("A detector draws boxes")
-    assert lines[0].endswith("The words used:")
-    assert all(line.startswith("- **") for line in lines[2:])

@@ -1,17 +1,21 @@
-"""The one model of a table: the same rows in the terminal and in the report's Markdown, and so in its HTML.
+"""What a report is made of besides its sentences: tables and pictures, and plain text that stays plain.
 
->>> table = Table("AP by setting.", ("setting", "AP"), [("NMS_reg=0.85", Cell("37.5", "56.6, -19.1"))])
->>> print(table.to_markdown())
-AP by setting.
-<BLANKLINE>
-| setting | AP |
-| :-- | --: |
-| NMS_reg=0.85 | 37.5 *(56.6, -19.1)* |
+A table is one model for all readers: its rows are printed to the terminal and written as Markdown, from which
+the page is made.
+
+    >>> table = Table("AP by setting.", ("setting", "AP"), [("NMS_reg=0.85", Cell("37.5", "56.6, -19.1"))])
+    >>> print(table.to_markdown())
+    AP by setting.
+    <BLANKLINE>
+    | setting | AP |
+    | :-- | --: |
+    | NMS_reg=0.85 | 37.5 *(56.6, -19.1)* |
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,9 +24,31 @@ from markupsafe import Markup
 from rich.text import Text
 
 from studies.definition.metrics import MISSING
-from studies.report.markdown import code, escape
 
-__all__ = ["Cell", "Table", "number"]
+__all__ = ["Cell", "Picture", "Table", "code", "escape", "number", "sentence"]
+
+# What could open or close markup; underscores and stars do so at the edge of a word only.
+_SPECIAL = re.compile(r"[\\`\[\]~]|(?<!\s)\*|\*(?!\s)|(?<![^\W_])_|_(?![^\W_])")
+# Where a line begins, these are marks of lists, rules, headings, quotes and numbered lists.
+_LINE_MARK = re.compile(r"^( ?\d*)([-+](?=[\s-]|$)|#+(?=\s|$)|>|(?<=\d)[.)](?=\s|$))")
+_TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(r"&(?=#?\w+;)")
+
+
+def escape(text: str) -> Markup:
+    """Plain text as Markdown that shows it letter by letter, on one line."""
+    text = _SPECIAL.sub(r"\\\g<0>", _ENTITY.sub("&amp;", re.sub(r"\s+", " ", text)))
+    return Markup(_TAG.sub("&lt;", _LINE_MARK.sub(r"\1\\\2", text)))
+
+
+def code(text: str) -> Markup:
+    """Plain text as a code span."""
+    # A span may hold no backticks of its own.
+    return Markup("`" + " ".join(text.replace("`", "'").split()) + "`")
+
+
+def sentence(markdown: str) -> Markup:
+    """A claim, which is Markdown already: it may hold **bold** words and `code`, but no HTML."""
+    return Markup(_TAG.sub("&lt;", " ".join(markdown.split())))
 
 
 @dataclass(frozen=True)
@@ -102,6 +128,29 @@ class Table:
 
     def _holds_words(self, position: int) -> bool:
         return position == 0 or self.columns[position] in self.words
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file beside the report, and its twin for dark screens if it is a chart.
+
+    Attributes:
+        file: name.
+        light: the file's bytes.
+        dark: bytes of the twin; none for a photograph, which serves both.
+        alt: what it shows, for those who do not see it; plain text.
+        caption: below it; plain text.
+    """
+
+    file: str
+    light: bytes
+    dark: bytes | None
+    alt: str
+    caption: str
+
+    def to_markdown(self) -> Markup:
+        """The picture, and its caption as a paragraph."""
+        return Markup(f"![{escape(self.alt)}]({self.file})\n\n{escape(self.caption)}")
 
 
 def number(value: float, decimals: int = 1) -> str:
