@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -66,10 +66,13 @@ def _check_records(name: str, output: Path) -> None:
         assert (trial / "config.yaml").exists()
     assert any(row["model_id"] for row in rows) == isinstance(study, EvaluateStudy)
     if isinstance(study, SearchStudy):
-        record = json.loads((folder / "search.json").read_text())
-        assert len(record["history"]) == 2
-        assert record["best"]
-        assert (folder / "confirm.json").exists() == (study.confirm is not None)
+        storage = f"sqlite:///{folder / 'optuna.db'}"
+        (summary,) = optuna.get_all_study_summaries(storage)
+        assert summary.n_trials == 2
+        assert optuna.load_study(study_name=summary.study_name, storage=storage).best_trials
+        report = (folder / "report.md").read_text()
+        assert ("### Confirmation" in report) == (study.confirm is not None)
+        assert ({row["seed"] for row in rows} != {1}) == (study.confirm is not None)
         assert study.minimise is None or all(row[study.minimise] > 0 for row in rows)
     client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(f"{name}-smoke")
