@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from studies.definition.errors import StudyError
 from studies.definition.plan import Plan
 from studies.definition.request import Request
 
-__all__ = ["keep_request", "load_request", "was_launched"]
+__all__ = ["as_typed", "keep_request", "launch_command", "load_request", "was_launched"]
 
 FILE = "request.json"
 
@@ -42,7 +43,7 @@ def load_request(study: str, output: Path) -> Request:
         StudyError: this folder holds no launch of the study.
     """
     try:
-        content: dict[str, Any] = json.loads((output / study / FILE).read_text(encoding="utf-8"))
+        content = _read(output / study)
     except (OSError, ValueError):
         known = ", ".join(sorted(path.parent.name for path in output.glob(f"*/{FILE}"))) or "none"
         raise StudyError(f"report {study}: {output} holds no launch of it; those it holds: {known}") from None
@@ -52,3 +53,29 @@ def load_request(study: str, output: Path) -> Request:
         output=output,
         assignments=tuple(content["assignments"]),
     )
+
+
+def launch_command(plan: Plan) -> str:
+    """The command of the last launch: what decides results, and nothing that may hold a password."""
+    try:
+        request = _read(plan.output / plan.name)
+    except (OSError, ValueError):
+        return f"python studies/run_study.py {shlex.quote(plan.name)} --profile {plan.profile}"
+    words = ["python", "studies/run_study.py", request["study"], "--profile", request["profile"]]
+    words += ["--data", request["source"], "--output", as_typed(plan.output)]
+    words += ["--set", *request["assignments"]] if request["assignments"] else []
+    words += ["--seeds", str(request["seeds"])] if request["seeds"] else []
+    words += ["--workers-per-trial", str(request["workers"])] if request["workers"] > 1 else []
+    words += ["--on-bad-data", "skip"] if request["on_bad_data"] == "skip" else []
+    words += ["--smoke"] if request["smoke"] else []
+    return shlex.join(words)
+
+
+def as_typed(path: Path) -> str:
+    """A path as it would be typed here: without what leads to the current folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return content

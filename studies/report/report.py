@@ -24,12 +24,15 @@ from studies.definition.labels import value_text
 from studies.definition.metrics import AP_KEY
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
-from studies.report import result_charts, result_tables, search_charts
+from studies.report import result_tables
 from studies.report.blocks import Picture, Table
-from studies.report.conditions import deviations, origin
+from studies.report.charts import results as result_charts
+from studies.report.charts import search as search_charts
+from studies.report.charts.samples import LEAST_SCORE, MOST_IMAGES, samples
+from studies.report.deviations import deviations
 from studies.report.facts import ReportFacts, gather_facts
+from studies.report.origin import origin
 from studies.report.rendering import render_markdown, render_page
-from studies.report.sample_images import LEAST_SCORE, MOST_IMAGES, samples
 
 __all__ = ["write_report"]
 

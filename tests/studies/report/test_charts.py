@@ -7,7 +7,7 @@ import pytest
 
 from studies.analysis.bootstrap import Difference
 from studies.analysis.paper import Effect
-from studies.report.result_charts import effects_chart
+from studies.report.charts.results import effects_chart
 
 
 def effect(paper: float, ours: float, p: float, metric: str = "AP90") -> Effect:
@@ -19,7 +19,7 @@ def effect(paper: float, ours: float, p: float, metric: str = "AP90") -> Effect:
 def test_intervals_that_go_on_have_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[str, list[float]]] = []
     monkeypatch.setattr(
-        "studies.report.result_charts._draw_arrows",
+        "studies.report.charts.results._draw_arrows",
         lambda axes, end, marker, rows: drawn.append((marker, rows.round(2).tolist())),
     )
     near, far = (

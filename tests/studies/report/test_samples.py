@@ -10,7 +10,7 @@ from report_helpers import IMAGES, finish_detector
 
 from drcnn.data.annotations import Annotations
 from studies.definition.plan import Plan, expand
-from studies.report import sample_images
+from studies.report.charts import samples as sample_images
 
 MINE = """
 title: One threshold

@@ -17,7 +17,7 @@ from studies.analysis.paper import Effect
 from studies.analysis.replicates import Setting
 from studies.definition.metrics import AP_KEY, name_of, points
 from studies.report.blocks import Picture
-from studies.report.charts import MARKERS, MAX_CURVES, Theme, draw, draw_legend, in_points
+from studies.report.charts.style import MARKERS, MAX_CURVES, Theme, draw, draw_legend, in_points
 
 __all__ = ["ap_by_epoch", "ap_over_iou", "effects_chart"]
 

@@ -11,7 +11,7 @@ from studies.definition.request import Request, resolve
 from studies.definition.study_file import catalogue
 from studies.definition.trial import Inputs
 from studies.report.blocks import Cell, Table
-from studies.report.conditions import deviations
+from studies.report.deviations import deviations
 from studies.report.rendering import render_markdown
 
 OWN = """

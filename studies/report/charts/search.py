@@ -16,7 +16,7 @@ from studies.analysis.replicates import Replicate
 from studies.definition.labels import parameter_name, value_text
 from studies.definition.metrics import name_of, points
 from studies.report.blocks import Picture
-from studies.report.charts import Theme, draw, draw_legend, in_points
+from studies.report.charts.style import Theme, draw, draw_legend, in_points
 
 __all__ = ["front_chart", "history_chart", "importance_chart", "parallel_chart"]
 

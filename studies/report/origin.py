@@ -1,0 +1,49 @@
+"""Where a study's results are from: command, commit, versions, data, seeds and trial ids."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+
+from studies.analysis.replicates import Replicate
+from studies.definition.metrics import MISSING, name_of, points
+from studies.definition.plan import Plan
+from studies.record import provenance
+from studies.record.launch_request import as_typed, launch_command
+from studies.report.blocks import Cell, Table
+
+__all__ = ["origin"]
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "pycocotools")
+
+
+def origin(plan: Plan, replicates: Sequence[Replicate]) -> dict[str, object]:
+    """What ``origin.md.j2`` tells of the results of these trials."""
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    return {
+        "command": launch_command(plan),
+        "output": as_typed(plan.output),
+        "commit": provenance.tags().get("mlflow.source.git.commit", "unknown"),
+        "is_changed": bool(provenance.git_diff()),
+        "versions": f"Python {platform.python_version()}, {packages}",
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "fingerprints": sorted({replicate.trial.data.fingerprint for replicate in replicates}),
+        "seeds": sorted({replicate.trial.config.seed for replicate in replicates}),
+        "trials": _trials_table(replicates, plan.study.metric),
+    }
+
+
+def _trials_table(replicates: Sequence[Replicate], metric: str) -> Table:
+    rows = [
+        [
+            replicate.trial.name,
+            points(replicate.record.metric(metric)),
+            Cell(replicate.trial.id, is_code=True),
+            Cell(replicate.trial.model.id, is_code=True) if replicate.trial.model else MISSING,
+        ]
+        for replicate in replicates
+    ]
+    caption = "Every trial with its figure after its last epoch, finished or not, and its id."
+    columns = ("trial", f"{name_of(metric)} × 100", "id", "trained by")
+    return Table(caption, columns, rows, words=("id", "trained by")).without_empty_columns()
