@@ -85,12 +85,14 @@ def _report(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     if not options.names:
         raise StudyError("which study? give a NAME (--list shows all)")
+    if options.names[0] == "report":
+        raise StudyError("put 'report' first: run_study.py report NAME --output DIR")
     if len(options.names) > 1:
         raise StudyError(f"{' '.join(options.names)}: one study at a time")
     given = {field.name for field in fields(Request)} & vars(options).keys()
     request = Request(options.names[0], **{name: getattr(options, name) for name in given})
     name, overrides = resolve(request)
-    # Loads torch, ray and mlflow: not before the request is known to make sense.
+    # Loads torch: not before the request is known to make sense.
     from studies.execution.launch import execute
 
     return execute(request, name, overrides)
@@ -171,7 +173,7 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
         "--max-concurrent",
         type=_count,
         metavar="N",
-        help="run at most N trials at once; default: as many as fit, also on nodes still to be started",
+        help="at most N trials at once; default: as many as fit, counting nodes the autoscaler may start",
     )
     parser.add_argument("--address", help="local (default), or auto: the cluster that this runs on")
 
@@ -197,8 +199,12 @@ def _report_parser() -> _Parser:
         "is not disturbed.",
     )
     parser.add_argument("study", metavar="NAME", help="the study; that of --smoke is NAME-smoke")
-    _add_place_options(parser)
-    parser.set_defaults(output=Request.output, storage=None)
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", default=Request.output, help="the launch's output folder"
+    )
+    parser.add_argument(
+        "--storage", metavar="URI", help="the launch's object store; what is missing here is downloaded"
+    )
     return parser
 
 

@@ -1,7 +1,8 @@
 """The results of a study's trials so far, grouped by setting.
 
-Resampling a trial's detections takes seconds, so the result is cached beside them (``resamples.npz``) and
-computed again when the detections, the test images or the code that evaluates them change.
+Resampling a trial's detections takes seconds, so the result is cached beside them (``.resamples.npz``; a dot
+file, which no store uploads) and computed again when the detections, the test images or the code that
+evaluates them change.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def _resample_detections(trial: Trial, annotations: Annotations) -> Resampled | 
     detections = trial.folder / "detections.parquet"
     if not detections.exists():
         return None
-    cache = trial.folder / "resamples.npz"
+    cache = trial.folder / ".resamples.npz"
     stamp = _stamp(detections, annotations, trial.config.evaluation.metric)
     resampled = _load(cache, stamp, len(annotations))
     if resampled is None:

@@ -1,4 +1,4 @@
-"""How settings are called: one way for trial names, tables, charts and MLflow.
+"""How settings are called: one way for trial names, tables, charts and MLflow's run names.
 
 A setting's label is made of the parameters that tell it from the study's others, as the paper writes them:
 ``NMS_reg=0.85 stages=3``. A trial's name is its setting's label and its seed.

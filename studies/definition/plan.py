@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Plan:
             keys: list[str] = []
             for key, space in study.space.items():
                 configs = [self.overrides.config({key: value}, 1) for value in space.choices]
-                keys += distinguishing_keys([key], [dict(config.flat()) for config in configs]) or [key]
+                keys += distinguishing_keys([key], [dict(config.flat()) for config in configs])
             return list(dict.fromkeys(keys))
         configs = [self.overrides.config(setting, 1) for setting in study.settings()]
         # The paper's own keys; those of their laptop substitutes come in where they are needed.
@@ -89,7 +89,7 @@ class Plan:
             return trial
         own_id = evaluation_id(model.id, trial.config)
         folder = model.folder / "evaluations" / own_id
-        return Trial(own_id, trial.name, trial.config, trial.varied, trial.data, folder, model)
+        return replace(trial, id=own_id, folder=folder, model=model)
 
     def trial_of_config(self, config: Config) -> Trial:
         """The trial of a whole configuration."""
@@ -127,7 +127,7 @@ def expand(plan: Plan, seeds: int | None = None) -> list[Trial]:
     distinct = list({trial.id: trial for trial in trials}.values())
     if len(distinct) < len(trials):
         logger.warning(
-            "%s: %d of %d trials are left out: what is fixed makes them equal to others",
+            "%s: %d of %d trials are left out: --set or laptop substitutes make them equal to others",
             plan.name,
             len(trials) - len(distinct),
             len(trials),

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from studies.definition.request import Request
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
 from studies.resources.slots import Allocation, NodeShape, allocate
-from studies.resources.throughput import Estimate, Throughput, estimate_remaining, measure_throughput
+from studies.resources.throughput import Estimate, ImageTime, estimate_remaining, measure_image_time
 from studies.search.confirmation import confirming_trials
 from studies.transfer.trial_folders import TrialFolders
 
@@ -137,15 +137,15 @@ def _with_typical(remaining: _Remaining, new: int, confirming: int, typical: Est
     """Add the trials that Optuna will choose: those at the ends of the space stand for them."""
     if not typical.seconds:
         unknown = remaining.unknown + new + confirming
-        return _Remaining(remaining.batches, remaining.worker_seconds, remaining.sources, unknown)
+        return replace(remaining, unknown=unknown)
     settings = len(typical.seconds)
     seconds = sum(typical.seconds.values()) / settings
     print(f"Estimated from {settings} settings of the space, as if no trial were pruned:")
-    return _Remaining(
-        [[*remaining.batches[0], *[seconds] * new], [seconds] * confirming],
-        remaining.worker_seconds + typical.worker_seconds / settings * (new + confirming),
-        tuple(dict.fromkeys([*remaining.sources, *typical.sources])),
-        remaining.unknown,
+    return replace(
+        remaining,
+        batches=[[*remaining.batches[0], *[seconds] * new], [seconds] * confirming],
+        worker_seconds=remaining.worker_seconds + typical.worker_seconds / settings * (new + confirming),
+        sources=tuple(dict.fromkeys([*remaining.sources, *typical.sources])),
     )
 
 
@@ -160,12 +160,12 @@ def _makespan(seconds: Iterable[float], slots: int) -> float:
 @contextmanager
 def _machines(
     request: Request, folders: TrialFolders
-) -> Iterator[tuple[Allocation, Callable[[Trial], Throughput] | None]]:
+) -> Iterator[tuple[Allocation, Callable[[Trial], ImageTime] | None]]:
     """What each trial would get, and what measures throughput on such a machine, if there is one now."""
     if not request.machines.is_cluster:
         here = NodeShape(os.cpu_count() or 1, torch.cuda.device_count())
         allocation = allocate(request.machines, [here])
-        yield allocation, partial(measure_throughput, device="cuda" if allocation.gpus else "cpu")
+        yield allocation, partial(measure_image_time, device="cuda" if allocation.gpus else "cpu")
         return
     import ray
 
@@ -178,16 +178,16 @@ def _machines(
         yield allocation, partial(_measure_on_node, allocation, folders) if is_up else None
 
 
-def _measure_on_node(allocation: Allocation, folders: TrialFolders, trial: Trial) -> Throughput:
+def _measure_on_node(allocation: Allocation, folders: TrialFolders, trial: Trial) -> ImageTime:
     import ray
 
-    def measure() -> Throughput:
+    def measure() -> ImageTime:
         folders.prepare_node(trial)
-        return measure_throughput(trial, "cuda" if allocation.gpus else "cpu")
+        return measure_image_time(trial, "cuda" if allocation.gpus else "cpu")
 
     folders.offer([trial])
     task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus)(measure)
-    throughput: Throughput = ray.get(task.remote())
+    throughput: ImageTime = ray.get(task.remote())
     return throughput
 
 

@@ -36,7 +36,8 @@ def failures_recorded(trial: Trial, folders: TrialFolders) -> Iterator[None]:
         # Disks and object stores fail for a while: Tune tries again, as it does after a killed process.
         raise
     except Exception as error:
-        # Raised in any case, for Tune to drop this process, whose GPU may be in a bad state.
+        # Raised in any case, for Tune to drop this process, whose GPU may be in a bad state. The retry of a
+        # recorded failure finds the record and returns at once.
         if _is_of_the_machine(error):
             raise RuntimeError(f"{type(error).__name__}: {error} (on {socket.gethostname()})") from error
         folders.fail(trial, _message(error), traceback.format_exc())
@@ -62,6 +63,6 @@ def _is_of_the_machine(error: Exception) -> bool:
     message = str(error)
     if any(words in message for words in GPU_FAULTS):
         return True
-    # gloo names only its source file.
+    # gloo raises plain RuntimeErrors; only the source path in the message tells.
     is_of_group = isinstance(error, dist.DistError) or "gloo" in message or "NCCL" in message
     return world_size() > 1 and is_of_group

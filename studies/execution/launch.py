@@ -1,6 +1,6 @@
-"""One launch of a study: whether its request is good, where it runs, and what is left of it.
+"""One launch of a study: checks its request, prepares data and machines, and starts the run (``study_run``).
 
-Nothing is written before the whole request is known to be good; then ``study_run`` does the work.
+Nothing is written before the whole request is known to be good.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
         console = Console(width=None if sys.stdout.isatty() else 160)
         with study_lock(plan), _cluster(request, folders, trials, console) as allocation:
             folders.store.adopt()
-            if not was_launched(plan):
+            if not was_launched(plan.folder):
                 # On a new head: what launches from another one left in the store.
                 folders.store.download(plan.folder)
             keep_request(plan, request)
@@ -95,6 +95,7 @@ def _cluster(
         folders.offer(trials[:1])
         requirements = NodeRequirements(
             request.output.resolve(),
+            # Without a store all nodes must share OUTPUT: they look for a file that the driver puts there.
             "" if request.storage else ".shared",
             folders.store,
             folders.datasets,

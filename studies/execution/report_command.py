@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from studies.definition.errors import one_line
+from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request, resolve
 from studies.definition.study import SearchStudy
-from studies.record.launch_request import load_request
+from studies.record.launch_request import load_request, mark_downloaded, was_launched
 from studies.record.output_folder import prepared_inputs
 from studies.search.confirmation import confirming_trials
 from studies.transfer.datasets import download_datasets, localise
 from studies.transfer.store import TrialStore, open_store
+from studies.transfer.trial_folders import TrialFolders
 
 __all__ = ["report", "try_report"]
 
@@ -54,31 +55,42 @@ def report(study: str, output: Path, storage: str | None = None) -> int:
         StudyError, ConfigError, DataError, FetchError: there is no such launch, or its data are gone.
     """
     output = output.resolve()
-    name, store = Path(study).stem, open_store(storage, output)
-    if storage is not None and not (output / name / "request.json").exists():
-        store.download(output / name)
-    request = load_request(name, output)
-    with prepared_inputs(output, is_kept=True) as inputs:
-        source, datasets = localise(request.source, output / "data")
-        download_datasets(datasets)
-        plan = Plan(*resolve(replace(request, source=source)), output, inputs)
-        files, line = try_report(plan, _trials(plan, request, store))
+    name = Path(study).stem if study.endswith((".yaml", ".yml")) else study
+    store = open_store(storage, output)
+    try:
+        if storage is not None and not was_launched(output / name):
+            _download_study(store, output / name)
+        request = load_request(name, output)
+        with prepared_inputs(output, is_kept=True) as inputs:
+            source, datasets = localise(request.source, output / "data")
+            download_datasets(datasets)
+            plan = Plan(*resolve(replace(request, source=source)), output, inputs)
+            files, line = try_report(plan, _trials(plan, request, TrialFolders(store)))
+    except FetchError:
+        raise
+    except OSError as error:
+        raise StudyError(f"--output {output}, --storage: {one_line(error)}") from None
     print(line)
     return 0 if files else 1
 
 
-def _trials(plan: Plan, request: Request, store: TrialStore) -> list[Trial]:
-    ended = store.ended_trials()
+def _download_study(store: TrialStore, folder: Path) -> None:
+    """Download what the store has of a study; a name that it does not know leaves no folder."""
+    is_new = not folder.exists()
+    store.download(folder)
+    if is_new and not any(folder.iterdir()):
+        folder.rmdir()
+    else:
+        mark_downloaded(folder)
 
-    def downloaded(trials: list[Trial]) -> list[Trial]:
-        for trial in trials:
-            if trial.folder in ended:
-                store.download(trial.folder)
-        return trials
 
+def _trials(plan: Plan, request: Request, folders: TrialFolders) -> list[Trial]:
+    ended = folders.store.ended_trials()
     if not isinstance(plan.study, SearchStudy):
-        return downloaded(expand(plan, request.seeds))
+        return folders.collect_ended(expand(plan, request.seeds), ended)
     from studies.search.optuna_record import recorded_trials, search_key
 
-    searched = downloaded(recorded_trials(plan, search_key(plan, search_points(plan)[0])))
-    return [*searched, *downloaded(confirming_trials(plan, searched, request.seeds))]
+    searched = recorded_trials(plan, search_key(plan, search_points(plan)[0]))
+    folders.collect_ended(searched, ended)
+    confirming = confirming_trials(plan, searched, request.seeds)
+    return [*searched, *folders.collect_ended(confirming, ended)]

@@ -89,7 +89,7 @@ class StudyRun:
             complete = sum(map(self._is_complete, self._all()))
             raise KeyboardInterrupt(
                 f"{complete} finished trials and the last epochs of the others are kept in "
-                f"{self._plan.output}; the same command goes on"
+                f"{self._plan.output}; run the same command again to resume"
             ) from None
         except BaseException:
             self._close(tracker, "FAILED")
@@ -139,7 +139,7 @@ class StudyRun:
     def _find_earlier_work(self) -> None:
         """Bring here what earlier launches have done; with ``--fresh``, archive it."""
         ended = self._folders.store.ended_trials()
-        self._download_ended(self._all(), ended)
+        self._folders.collect_ended(self._all(), ended)
         if self._search is not None:
             self._open_search(ended)
         if self._request.fresh:
@@ -166,15 +166,9 @@ class StudyRun:
         key = search_key(self._plan, self._sample)
         self._searcher = StudySearcher(self._plan, key, self._folders.store.download)
         self._trials = self._searcher.trials()
-        self._download_ended(self._trials, ended)
+        self._folders.collect_ended(self._trials, ended)
         self._confirming = self._confirming_trials() if self._searcher.remaining() <= 0 else []
-        self._download_ended(self._confirming, ended)
-
-    def _download_ended(self, trials: Sequence[Trial], ended: set[Path]) -> None:
-        """Download those that ended on another machine; the others are downloaded where they are trained."""
-        for trial in trials:
-            if trial.folder in ended:
-                self._folders.collect(trial)
+        self._folders.collect_ended(self._confirming, ended)
 
     def _confirming_trials(self) -> list[Trial]:
         return confirming_trials(self._plan, self._trials, self._request.seeds)
@@ -253,7 +247,11 @@ class StudyRun:
         from studies.record.tracking import ui_command
         from studies.report.terminal import print_results
 
-        print_results(self._console, self._plan, self._trials, self._confirming)
+        try:
+            print_results(self._console, self._plan, self._trials, self._confirming)
+        except Exception as error:
+            # As of a file that cannot be read; the trials are finished all the same.
+            self._console.out(f"Results: cannot be shown: {type(error).__name__}: {one_line(error)}")
         new = [trial for trial in self._all() if trial.id not in self._reused and trial not in failed]
         evaluated = sum(trial.is_evaluation for trial in new)
         pruned = sum(read_record(trial.folder).is_pruned for trial in self._trials)

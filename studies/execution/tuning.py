@@ -74,26 +74,30 @@ def run_trials(
         ended: trials of earlier launches, for a search's pruning.
         trainable: what a trial does in place of training; for benchmarks of all the rest.
     """
-    is_search = isinstance(remaining, StudySearcher)
-    for trial in remaining.trials() if isinstance(remaining, StudySearcher) else remaining:
-        # A search does not run its pruned trials again; what is listed or confirms a search runs to its end.
-        if not is_search or read_record(trial.folder).is_failed:
-            run.folders.reopen(trial)
-    scheduler = make_scheduler(run.plan, ended) if is_search else None
-    evaluates = not isinstance(remaining, StudySearcher) and remaining[0].is_evaluation
-    in_group = run.machines.workers > 1 and not evaluates
     retries = CLUSTER_RETRIES if run.machines.is_cluster else RETRIES
     storage = run.plan.folder.resolve() / "ray"
     param_space: dict[str, Any] = {"job": _job(run, storage, retries)}
-    if not isinstance(remaining, StudySearcher):
+    if isinstance(remaining, StudySearcher):
+        searcher, scheduler = remaining, make_scheduler(run.plan, ended)
+        # Not those that were pruned: a search does not run them again.
+        reopened: Sequence[Trial] = [t for t in remaining.trials() if read_record(t.folder).is_failed]
+        evaluates = False
+    else:
+        # What is listed, or confirms a search, runs to its end.
+        searcher, scheduler = None, None
+        reopened = remaining
+        evaluates = remaining[0].is_evaluation
         param_space["trial"] = tune.grid_search(list(remaining))
+    for trial in reopened:
+        run.folders.reopen(trial)
+    in_group = run.machines.workers > 1 and not evaluates
     tuner = tune.Tuner(
         _with_resources(trainable, run.allocation, in_group=in_group),
         param_space=param_space,
         tune_config=tune.TuneConfig(
-            search_alg=remaining if isinstance(remaining, StudySearcher) else None,
+            search_alg=searcher,
             scheduler=scheduler,
-            num_samples=-1 if is_search else 1,
+            num_samples=-1 if searcher else 1,
             max_concurrent_trials=run.allocation.concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),

@@ -13,9 +13,11 @@ from studies.definition.errors import StudyError
 from studies.definition.plan import Plan
 from studies.definition.request import Request
 
-__all__ = ["as_typed", "keep_request", "launch_command", "load_request", "was_launched"]
+__all__ = ["as_typed", "keep_request", "launch_command", "load_request", "mark_downloaded", "was_launched"]
 
 FILE = "request.json"
+# In a study's folder that a report has downloaded: the store's may be newer. Stores ignore dot files.
+DOWNLOADED = ".downloaded"
 
 
 def keep_request(plan: Plan, request: Request) -> None:
@@ -23,15 +25,23 @@ def keep_request(plan: Plan, request: Request) -> None:
     # Addresses may hold passwords, and a report does not need them.
     content = asdict(request) | {"output": str(plan.output), "tracking_uri": None, "storage": None}
     if "@" in request.source:
-        content["source"] = plan.base.data.source  # where the data were downloaded to
+        content["source"] = plan.base.data.source
     if request.study.endswith((".yaml", ".yml")):
         content["study"] = str(Path(request.study).resolve())
+    # Where the data lie on this machine: a report finds them there when their store has changed or is away.
+    content["local_source"] = plan.base.data.source
     write_text(plan.folder / FILE, json.dumps(content, indent=1))
+    (plan.folder / DOWNLOADED).unlink(missing_ok=True)
 
 
-def was_launched(plan: Plan) -> bool:
-    """Whether this output folder knows of a launch of the study."""
-    return (plan.folder / FILE).exists()
+def was_launched(folder: Path) -> bool:
+    """Whether the study whose folder this is was launched here, so that the store knows nothing newer."""
+    return (folder / FILE).exists() and not (folder / DOWNLOADED).exists()
+
+
+def mark_downloaded(folder: Path) -> None:
+    """Remember that a study's folder is a copy of the store's, to be downloaded again when it is needed."""
+    (folder / DOWNLOADED).touch()
 
 
 def load_request(study: str, output: Path) -> Request:
@@ -46,11 +56,12 @@ def load_request(study: str, output: Path) -> Request:
         content = _read(output / study)
     except (OSError, ValueError):
         known = ", ".join(sorted(path.parent.name for path in output.glob(f"*/{FILE}"))) or "none"
-        raise StudyError(f"report {study}: {output} holds no launch of it; those it holds: {known}") from None
-    kept = ("study", "profile", "source", "seeds", "on_bad_data", "smoke")
+        raise StudyError(f"{output} holds no launch of {study}; it holds: {known}") from None
+    kept = ("study", "profile", "seeds", "on_bad_data", "smoke")
     return Request(
         **{name: content[name] for name in kept},
         output=output,
+        source=_source(content),
         assignments=tuple(content["assignments"]),
     )
 
@@ -74,6 +85,13 @@ def launch_command(plan: Plan) -> str:
 def as_typed(path: Path) -> str:
     """A path as it would be typed here: without what leads to the current folder."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _source(content: dict[str, Any]) -> str:
+    """The data where they were for the launch, if they are there still; else as they were given."""
+    local: str = content.get("local_source", content["source"])
+    folders = local.partition(":")[2].split("+")
+    return local if all(Path(folder).exists() for folder in folders) else str(content["source"])
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def _delete(path: Path) -> None:
 
 @contextmanager
 def prepared_inputs(output: Path, *, is_kept: bool) -> Iterator[Inputs]:
-    """Give what prepares data, in the output folder; if that is not to be kept and not there, elsewhere.
+    """Yield the trials' inputs. Prepared data are cached in ``OUTPUT/data``.
+
+    Or in a temporary folder, if OUTPUT is not there and not to be created (``is_kept``).
 
     Raises:
         StudyError: nothing can be written there.

@@ -10,14 +10,14 @@ from drcnn.engine.run_options import RunOptions
 from studies.definition.errors import StudyError
 from studies.definition.plan import Trial
 from studies.resources.slots import Allocation
-from studies.resources.throughput import measure_throughput, throughput_key
+from studies.resources.throughput import cost_key, measure_image_time
 from studies.transfer.trial_folders import TrialFolders
 
-__all__ = ["MemoryTrial", "check_gpu_memory", "try_on_node"]
+__all__ = ["MemoryCheck", "check_gpu_memory", "try_on_node"]
 
 
 @dataclass(frozen=True)
-class MemoryTrial:
+class MemoryCheck:
     """What a few steps of a trial have shown about its memory.
 
     Attributes:
@@ -34,7 +34,7 @@ class MemoryTrial:
 
 
 def check_gpu_memory(
-    trials: Sequence[Trial], allocation: Allocation, attempt: Callable[[Trial], MemoryTrial]
+    trials: Sequence[Trial], allocation: Allocation, attempt: Callable[[Trial], MemoryCheck]
 ) -> None:
     """Try a few steps of a trial for each combination of settings that decides about memory.
 
@@ -51,7 +51,7 @@ def check_gpu_memory(
     representatives: dict[object, Trial] = {}
     for trial in trials:
         if not trial.is_evaluation and not read_record(trial.folder).is_finished:
-            representatives.setdefault(throughput_key(trial.config), trial)
+            representatives.setdefault(cost_key(trial.config), trial)
     for trial in representatives.values():
         result = attempt(trial)
         if not result.fits:
@@ -65,17 +65,17 @@ def check_gpu_memory(
 
 def try_on_node(
     allocation: Allocation, folders: TrialFolders, options: RunOptions, trial: Trial
-) -> MemoryTrial:
+) -> MemoryCheck:
     """Try a trial on any node with a free slot, in a process that ends afterwards and so frees the GPU."""
     import ray
 
     folders.offer([trial])
     task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus, max_calls=1, max_retries=2)(_try)
-    result: MemoryTrial = ray.get(task.remote(trial, folders, options))
+    result: MemoryCheck = ray.get(task.remote(trial, folders, options))
     return result
 
 
-def _try(trial: Trial, folders: TrialFolders, options: RunOptions) -> MemoryTrial:
+def _try(trial: Trial, folders: TrialFolders, options: RunOptions) -> MemoryCheck:
     import torch
 
     folders.prepare_node(trial)
@@ -83,7 +83,7 @@ def _try(trial: Trial, folders: TrialFolders, options: RunOptions) -> MemoryTria
     def fits(gpu_share: float) -> bool:
         replace(options, gpu_share=gpu_share).apply()
         try:
-            measure_throughput(trial, "cuda")
+            measure_image_time(trial, "cuda")
         except torch.OutOfMemoryError:
             return False
         return True
@@ -94,4 +94,4 @@ def _try(trial: Trial, folders: TrialFolders, options: RunOptions) -> MemoryTria
         torch.cuda.empty_cache()
         fits(1.0)
     gpu, needed = torch.cuda.get_device_properties(0), torch.cuda.max_memory_reserved() / 2**30
-    return MemoryTrial(does_fit, needed, gpu.name, gpu.total_memory / 2**30)
+    return MemoryCheck(does_fit, needed, gpu.name, gpu.total_memory / 2**30)

@@ -137,7 +137,8 @@ def _check_output(requirements: NodeRequirements, report: NodeReport) -> None:
     with NamedTemporaryFile(dir=output, prefix=".node-") as file:
         try:
             # Locks keep two workers from training in one folder; NFS before version 4 and some other file
-            # systems have none. Not tested with FileLock, which then does without.
+            # systems have none. Not tested with FileLock, which may fall back
+            # to a lock that is only a file's existence.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             report.faults.append(

@@ -27,7 +27,7 @@ from drcnn.engine.record import read_record
 from drcnn.engine.train import make_optimizer
 from studies.definition.plan import Trial
 
-__all__ = ["Estimate", "Throughput", "estimate_remaining", "measure_throughput", "throughput_key"]
+__all__ = ["Estimate", "ImageTime", "cost_key", "estimate_remaining", "measure_image_time"]
 
 TRAINING_STEPS = 3
 INFERENCE_BATCHES = 2
@@ -35,12 +35,12 @@ INFERENCE_BATCHES = 2
 IMAGES_ON_CPU = 2
 # A measurement ends after this time, whatever the number of its steps.
 SECONDS = 60
-# By ``throughput_key`` and GPUs of a worker, then by the number of workers.
-Throughputs = defaultdict[tuple[object, float], dict[int, "Throughput"]]
+# By ``cost_key`` and GPUs of a worker, then by the number of workers.
+Throughputs = defaultdict[tuple[object, float], dict[int, "ImageTime"]]
 
 
 @dataclass(frozen=True)
-class Throughput:
+class ImageTime:
     """Seconds of one worker for an image in training and at inference, and how they are known."""
 
     training: float
@@ -65,7 +65,7 @@ class Estimate:
     unknown: int
 
 
-def throughput_key(config: Config) -> tuple[object, ...]:
+def cost_key(config: Config) -> tuple[object, ...]:
     """Return the settings that decide how long a step takes, and how much memory it needs."""
     detector, data = config.detector, config.data
     return (
@@ -79,7 +79,7 @@ def throughput_key(config: Config) -> tuple[object, ...]:
 def estimate_remaining(
     trials: Iterable[Trial],
     output: Path,
-    measure: Callable[[Trial], Throughput] | None,
+    measure: Callable[[Trial], ImageTime] | None,
     *,
     workers: int = 1,
     gpus: float = 0.0,
@@ -90,7 +90,7 @@ def estimate_remaining(
     Args:
         trials: to train and to evaluate; repeated ones count once.
         output: the folder whose finished trials have recorded their throughput.
-        measure: measures a throughput that is not recorded, like ``measure_throughput``; none: it is unknown.
+        measure: measures a throughput that is not recorded, like ``measure_image_time``; none: it is unknown.
         workers: that train a trial; an evaluation has one.
         gpus: of each worker.
         whole: estimate all epochs of all trials, finished or not.
@@ -109,7 +109,7 @@ def estimate_remaining(
     sources: dict[str, None] = {}
     worker_seconds = 0.0
     for trial in remaining:
-        by_workers = throughputs[throughput_key(trial.config), min(gpus, 1.0)]
+        by_workers = throughputs[cost_key(trial.config), min(gpus, 1.0)]
         if not by_workers:
             if measure is None:
                 continue
@@ -149,12 +149,12 @@ def _recorded(output: Path, val_images: Mapping[DataConfig, int]) -> Throughputs
             inference = workers * metrics["perf/eval_seconds"] / val_images[config.data]
         except (OSError, ConfigError, KeyError):
             continue  # of an earlier version, or of other data
-        throughput = Throughput(training, inference, "finished trials of this output folder")
-        throughputs[throughput_key(config), gpus / workers][workers] = throughput
+        throughput = ImageTime(training, inference, "finished trials of this output folder")
+        throughputs[cost_key(config), gpus / workers][workers] = throughput
     return throughputs
 
 
-def measure_throughput(trial: Trial, device: str) -> Throughput:
+def measure_image_time(trial: Trial, device: str) -> ImageTime:
     """Run a few training steps and a few batches of inference with a trial's configuration and data.
 
     Args:
@@ -188,7 +188,7 @@ def measure_throughput(trial: Trial, device: str) -> Throughput:
     seconds_training = _seconds_per_image(training, train, TRAINING_STEPS, target)
     detector.eval()
     seconds_inference = _seconds_per_image(validation, detect, INFERENCE_BATCHES, target)
-    return Throughput(seconds_training, seconds_inference, "a few steps measured now")
+    return ImageTime(seconds_training, seconds_inference, "a few steps measured now")
 
 
 def _seconds_per_image(

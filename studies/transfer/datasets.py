@@ -103,6 +103,7 @@ class _Download:
         self.draft = remote.folder.with_name(f".{remote.folder.name}.draft")
         with _errors_named(remote.folder.name):
             self._store, self.root = open_uri(remote.uri)
+        with _errors_named(self.root):
             files = with_retries(partial(_list, self._store, self.root), RETRY_SECONDS)
         if _name(self.root, files) != remote.folder.name:
             raise FetchError(f"{self.root} has changed since the study was started; start it again")

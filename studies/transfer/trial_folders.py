@@ -1,4 +1,4 @@
-"""The one owner of a trial's folder: a node downloads it, works in it and uploads it; the driver collects it.
+"""Moves trial folders: a node downloads one, works in it and uploads it; the driver collects it.
 
 A trial's folder lies at the same path on every node. Where all nodes share OUTPUT nothing is copied; with an
 object store the store is the truth (see ``store``).
@@ -45,7 +45,7 @@ class TrialFolders:
 
     @contextmanager
     def locked(self, trial: Trial) -> Iterator[None]:
-        """Wait until no other process of this node works in the trial's folder, and keep others out."""
+        """Wait until no other process works in the trial's folder here, and keep others out."""
         trial.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(trial.folder / ".lock"):
             yield
@@ -94,6 +94,13 @@ class TrialFolders:
     def collect(self, trial: Trial) -> None:
         """Download what a node has left of a trial; called by the driver."""
         self.store.download(trial.folder)
+
+    def collect_ended(self, trials: list[Trial], ended: set[Path]) -> list[Trial]:
+        """Collect those trials that ended on another machine; others are downloaded where they run."""
+        for trial in trials:
+            if trial.folder in ended:
+                self.collect(trial)
+        return trials
 
     def upload_outcome(self, trial: Trial) -> None:
         """Upload how a trial ended where only the driver knows it, as of one that was pruned."""

@@ -78,6 +78,7 @@ def test_dry_run_of_a_search_counts_its_confirmation(
         (["report"], ["report", "NAME"]),
         (["report", "nms_sweep"], ["nms_sweep", "no launch", "none"]),
         (["nms_sweep", "search"], ["one study at a time"]),
+        (["--profile", "laptop", "report", "nms_sweep"], ["put 'report' first"]),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

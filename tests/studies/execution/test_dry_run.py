@@ -16,7 +16,7 @@ from studies.definition.request import Request
 from studies.definition.study import SearchStudy
 from studies.definition.trial import Inputs
 from studies.execution.dry_run import print_preview
-from studies.resources.throughput import Throughput, estimate_remaining
+from studies.resources.throughput import ImageTime, estimate_remaining
 from studies.search.optuna_record import search_key
 from studies.search.searcher import StudySearcher
 from studies.transfer.store import TrialStore
@@ -54,7 +54,7 @@ def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     """What a preview prints, on a machine of eight cores; a measured image takes a second."""
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setattr(
-        "studies.execution.dry_run.measure_throughput", lambda trial, device: Throughput(1.0, 1.0, "measured")
+        "studies.execution.dry_run.measure_image_time", lambda trial, device: ImageTime(1.0, 1.0, "measured")
     )
 
     def run(plan: Plan, gpus: int = 0, concurrent: int = 1, **asked: Any) -> str:

@@ -18,7 +18,7 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.request import Request, resolve
 from studies.definition.trial import Inputs
 from studies.execution.report_command import report, try_report
-from studies.record.launch_request import keep_request, load_request
+from studies.record.launch_request import keep_request, load_request, was_launched
 from studies.record.output_folder import study_lock
 from studies.search.optuna_record import recorded_trials, search_key
 from studies.search.searcher import StudySearcher
@@ -49,7 +49,7 @@ def test_launches_of_an_output_folder_are_named(make_plan: Callable[..., Plan]) 
     plan = make_plan("nms_sweep")
     plan.folder.mkdir(parents=True)
     keep_request(plan, Request("nms_sweep", output=plan.output))
-    with pytest.raises(StudyError, match=r"report table_03: .* those it holds: nms_sweep"):
+    with pytest.raises(StudyError, match=r"no launch of table_03; it holds: nms_sweep"):
         report("table_03", plan.output)
 
 
@@ -99,6 +99,41 @@ def test_a_new_head_reports_from_the_store(searched: tuple[Plan, list[Trial]], t
     assert trials[0].id in (plan.folder / "report.md").read_text()
     key = search_key(plan, trials[0])
     assert [trial.id for trial in recorded_trials(plan, key)] == [trial.id for trial in trials]
+    # What is a copy of the store's is downloaded again: the search may have gone on elsewhere.
+    assert not was_launched(plan.folder)
+    (plan.folder / "optuna.db").unlink()
+    assert report("mine", plan.output, uri) == 0
+    assert len(recorded_trials(plan, key)) == 2
+    keep_request(plan, load_request("mine", plan.output))
+    assert was_launched(plan.folder)
+
+
+def test_a_name_that_the_store_does_not_know_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    with pytest.raises(StudyError, match="no launch of nms_swep"):
+        report("nms_swep", tmp_path / "runs", f"file://{tmp_path}/store")
+    assert not (tmp_path / "runs" / "nms_swep").exists()
+
+
+def test_a_store_that_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(store: ObjectStore, folder: Path) -> None:
+        raise OSError("AWS Error ACCESS_DENIED")
+
+    monkeypatch.setattr(ObjectStore, "download", refuse)
+    with pytest.raises(StudyError, match="--storage: AWS Error ACCESS_DENIED"):
+        report("nms_sweep", tmp_path / "runs", f"file://{tmp_path}/store")
+
+
+def test_data_that_moved_in_their_store_are_found_where_they_are_here(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = make_plan("nms_sweep", source=f"voc:{tmp_path}")
+    plan.folder.mkdir(parents=True)
+    keep_request(plan, Request("nms_sweep", source="voc:s3://bucket/VOC"))
+    assert load_request("nms_sweep", plan.output).source == f"voc:{tmp_path}"
+    content = json.loads((plan.folder / "request.json").read_text())
+    (plan.folder / "request.json").write_text(json.dumps(content | {"local_source": "voc:/absent"}))
+    assert load_request("nms_sweep", plan.output).source == "voc:s3://bucket/VOC"
 
 
 def test_a_request_of_an_earlier_version_is_read(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from study_helpers import assignments
 
+from studies.run_study import main
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -227,3 +229,21 @@ def test_two_workers_give_the_figures_of_one(output: Path) -> None:
     one, two = both
     compared = [key for key in one if key.startswith("train/")]
     assert [two[key] for key in compared] == pytest.approx([one[key] for key in compared], rel=2e-3)
+
+
+def test_results_that_cannot_be_shown_cost_nothing(
+    output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("detections.parquet is damaged")
+
+    monkeypatch.setattr("studies.report.terminal.print_results", broken)
+    monkeypatch.setattr("studies.report.report.write_report", broken)
+    study = output / "mine.yaml"
+    study.write_text("title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n")
+    sets = assignments(training__epochs=1, training__milestones=[])
+    assert main([str(study), "--output", str(output), "--set", *sets]) == 0
+    text = capsys.readouterr().out
+    assert "Results: cannot be shown: ValueError: detections.parquet is damaged" in text
+    assert "1 trained, 0 reused, 0 failed" in text
+    assert "MLflow: " in text

@@ -8,7 +8,7 @@ import pytest
 
 from studies.definition.errors import StudyError
 from studies.definition.plan import Plan, Trial, expand
-from studies.resources.gpu_memory import MemoryTrial, check_gpu_memory
+from studies.resources.gpu_memory import MemoryCheck, check_gpu_memory
 from studies.resources.slots import Allocation
 
 STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8], detector.stages: [1, 3]}\n"
@@ -17,9 +17,9 @@ STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8], detector.sta
 def test_one_of_similar_trials_is_tried(make_plan: Callable[..., Plan]) -> None:
     tried: list[str] = []
 
-    def attempt(trial: Trial) -> MemoryTrial:
+    def attempt(trial: Trial) -> MemoryCheck:
         tried.append(trial.name)
-        return MemoryTrial(True, 3.0, "H100", 80.0)
+        return MemoryCheck(True, 3.0, "H100", 80.0)
 
     trials = expand(make_plan(STUDY))
     check_gpu_memory(trials, Allocation(4, 1, 0.25), attempt)
@@ -40,5 +40,5 @@ def test_a_trial_that_does_not_fit_is_named_with_the_memory_it_needs(make_plan: 
         check_gpu_memory(
             expand(make_plan(STUDY)),
             Allocation(4, 1, 0.25),
-            lambda trial: MemoryTrial(False, 9.1, "T4", 16.0),
+            lambda trial: MemoryCheck(False, 9.1, "T4", 16.0),
         )
