@@ -25,11 +25,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from drcnn.config import Config, DataConfig
+from drcnn.config import DataConfig
 from drcnn.data.prepare import PreparedData
-from drcnn.recipes import recipe
+from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.study_file import parse
+from studies.definition.trial import Inputs
 from studies.record.tracking import Tracker
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[cluster]'")
@@ -148,8 +149,8 @@ def trials_of(name: str, output: Path) -> list[Trial]:
     def prepare(data: DataConfig) -> PreparedData:
         return PreparedData("train.arrow", "val.arrow", ("0", "1"), "f" * 16, ())
 
-    base = Config().with_changes(recipe("laptop", "digits"))
-    return expand(Plan(name, parse(STUDY, "mine.yaml"), base, output, prepare))
+    overrides = Overrides.resolve(parse(STUDY, "mine.yaml"), "laptop", "digits", {})
+    return expand(Plan(name, overrides, output, Inputs(prepare)))
 
 
 def epoch(number: int, offset: float) -> dict[str, float]:

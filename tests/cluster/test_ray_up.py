@@ -57,8 +57,8 @@ def wait_until_one_goes_on(output: Path, job: subprocess.Popen[str]) -> None:
     limit = time.monotonic() + 600
     while True:
         known = list(records(output).values())
-        is_one_done = any(found.done for found in known)
-        if is_one_done and any(found.history and not found.done for found in known):
+        is_one_done = any(found.is_done for found in known)
+        if is_one_done and any(found.history and not found.is_done for found in known):
             return
         assert job.poll() is None, job.communicate()[0]
         assert time.monotonic() < limit, known
