@@ -45,8 +45,8 @@ def seeds_claim(settings: Sequence[Setting]) -> str:
     if counts == [1]:
         return (
             "Each setting was trained once, with one seed. The comparisons are therefore about **these "
-            "trained detectors** on other test images, not about settings in general: another seed may order "
-            "the settings differently. Several seeds (`--seeds 3`) would tell."
+            "trained detectors** on other validation images, not about settings in general: another seed may "
+            "order the settings differently. Several seeds (`--seeds 3`) would tell."
         )
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     single = (
@@ -59,8 +59,8 @@ def seeds_claim(settings: Sequence[Setting]) -> str:
         else ""
     )
     return (
-        f"Each setting was trained with {seeds} seeds. The comparisons allow for other test images and for "
-        f"other seeds.{single}{shared}"
+        f"Each setting was trained with {seeds} seeds. The comparisons allow for other validation images and "
+        f"for other seeds.{single}{shared}"
     )
 
 

@@ -49,7 +49,7 @@ class Comparison:
         low, high = points(difference.low, signed=True), points(difference.high, signed=True)
         interval = f"95 % interval {low} to {high}{' by itself' if are_several else ''}"
         if math.isnan(difference.low):
-            interval = "one test image gives no interval"
+            interval = "one validation image gives no interval"
         corrected = f" after correction for {self.comparisons} comparisons" if are_several else ""
         evidence = f"{interval}; {_p_text(self.p_holm)}{corrected}"
         if self.is_significant:

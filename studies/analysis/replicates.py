@@ -1,7 +1,7 @@
 """The results of a study's trials so far, grouped by setting.
 
 Resampling a trial's detections takes seconds, so the result is cached beside them (``.resamples.npz``; a dot
-file, which no store uploads) and computed again when the detections, the test images or the code that
+file, which no store uploads) and computed again when the detections, the validation images or the code that
 evaluates them change.
 """
 
@@ -90,7 +90,7 @@ def group_by_setting(trials: Sequence[Trial]) -> list[Setting]:
 
 
 def load_annotations(path: str) -> Annotations | None:
-    """The annotations of the test images; none if the data was moved: then nothing can be compared."""
+    """The annotations of the validation images; none if the data was moved: then nothing can be compared."""
     try:
         return Annotations.load(path)
     except DataError:
@@ -118,7 +118,7 @@ def _resample_detections(trial: Trial, annotations: Annotations) -> Resampled | 
         split = score_split(annotations, pq.read_table(detections), trial.config.evaluation.metric)
         resampled = resample(split, RESAMPLES)
         _save(cache, stamp, resampled)
-    # The AP of test images without objects is undefined: there is nothing to compare.
+    # The AP of validation images without objects is undefined: there is nothing to compare.
     if math.isnan(resampled.whole["AP"]):
         return None
     return replace(resampled, training=(trial.model or trial).id)

@@ -92,7 +92,9 @@ def _data(trial: Trial) -> str:
     train, val = load_annotations(trial.data.train), load_annotations(trial.data.val)
     if train is None or val is None:
         return name
-    return f"{name}: {len(train):,} training images, {len(val):,} test images, {len(val.classes)} classes"
+    return (
+        f"{name}: {len(train):,} training images, {len(val):,} validation images, {len(val.classes)} classes"
+    )
 
 
 def _result_tables(facts: ReportFacts) -> list[Table]:

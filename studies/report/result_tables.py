@@ -59,7 +59,7 @@ def settings_table(
         rows.append(_row(setting.label, seeds, setting.values, metrics, paper.get(setting.label)))
     has_intervals = any(len(setting.values(AP_KEY)) > 1 for setting in settings)
     half = " ± half of the 95 % interval over seeds" if has_intervals else ""
-    caption = f"AP × 100 on the test images after the last epoch{half}{IN_BRACKETS if paper else ''}."
+    caption = f"AP × 100 on the validation images after the last epoch{half}{IN_BRACKETS if paper else ''}."
     if any(str(row[-1]) != MISSING for row in rows):
         where = " (the paper's on its TITAN X)" if "seconds_per_image" in in_paper else ""
         caption += f" s/image: seconds of inference for an image{where}; {MISSING} where none were measured."

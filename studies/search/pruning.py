@@ -1,4 +1,7 @@
-"""When a search prunes a trial: asynchronous successive halving (ASHA) over our own epochs."""
+"""When a search prunes a trial: asynchronous successive halving (ASHA) over our own epochs.
+
+Tune stops the trial; ``execution.tuning`` then records it as pruned, and ``searcher`` tells Optuna.
+"""
 
 from __future__ import annotations
 

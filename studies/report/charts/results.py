@@ -93,7 +93,7 @@ def ap_by_epoch(settings: Sequence[Setting], key: str) -> Picture:
         f"Line chart of {metric} by epoch for {len(curves)} settings; the highest last value is "
         f"{points(last[best])}, of {best}."
     )
-    caption = f"{metric} on the test images after each epoch, mean over seeds.{_rest(curves, coloured)}"
+    caption = f"{metric} on the validation images after each epoch, mean over seeds.{_rest(curves, coloured)}"
     return draw("ap_by_epoch.png", alt, caption, 3.4 + _legend_height(coloured), paint)
 
 

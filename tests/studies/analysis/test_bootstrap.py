@@ -170,7 +170,7 @@ def test_one_test_image_says_nothing_of_others(seeds: int) -> None:
     assert math.isnan(difference.low)
     assert math.isnan(difference.high)
     (comparison,) = compare_best([setting("a", a), setting("b", b)], "AP")
-    assert "+10.0 AP (one test image gives no interval; p = 1.00)" in comparison.sentence
+    assert "+10.0 AP (one validation image gives no interval; p = 1.00)" in comparison.sentence
 
 
 def test_detectors_resampled_otherwise_are_refused() -> None:

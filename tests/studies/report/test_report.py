@@ -214,7 +214,7 @@ def test_without_the_test_images_figures_are_left(
         finish_detector(trial, annotations, blur=2.0)
     Path(trials[0].data.val).unlink()
     text = write(plan, trials)
-    assert "no winner can be named**: the detections or the test images are not there" in text
+    assert "no winner can be named**: the detections or the validation images are not there" in text
     assert "ap_by_epoch.png" in text
 
 
