@@ -21,14 +21,7 @@ from drcnn.config_errors import ConfigError, explain, unknown_key
 from drcnn.presets import expand
 from drcnn.variants import VARIANTS
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "DataConfig",
-    "DetectorConfig",
-    "EvaluationConfig",
-    "TrainingConfig",
-]
+__all__ = ["Config", "ConfigError", "DataConfig", "DetectorConfig", "EvaluationConfig", "TrainingConfig"]
 
 IoU = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
