@@ -144,7 +144,7 @@ def test_the_same_command_goes_on_after_ctrl_c_and_after_kill(output: Path) -> N
     status, _, err = launch.end()
     assert status == 130, err
     assert "interrupted" in err
-    assert "same command goes on" in err
+    assert "run the same command again to resume" in err
     assert {run.info.status for group in runs(output, "mine") for run in group} == {"KILLED"}
 
     launch = Launch(output, *command)
