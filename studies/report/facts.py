@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from studies.analysis.comparisons import Comparison, compare_best, compare_with_baseline
 from studies.analysis.paper import PaperComparison, join_paper
@@ -33,8 +34,6 @@ class ReportFacts:
         models: replicates that only train the detectors which the study's own evaluate.
         tables: the paper's tables, with the settings compared.
         baseline: chosen before the results are known: the paper's best, or the study's first setting.
-        best_comparisons: the setting of the highest mean with each other one, nearest first.
-        baseline_comparisons: each other setting with the baseline.
     """
 
     plan: Plan
@@ -44,8 +43,6 @@ class ReportFacts:
     models: list[Replicate]
     tables: list[PaperComparison]
     baseline: Setting | None
-    best_comparisons: list[Comparison]
-    baseline_comparisons: list[Comparison]
 
     @property
     def metric_key(self) -> str:
@@ -56,6 +53,16 @@ class ReportFacts:
     def metric(self) -> str:
         """The same in words: ``AP``."""
         return name_of(self.metric_key)
+
+    @cached_property
+    def best_comparisons(self) -> list[Comparison]:
+        """The setting of the highest mean with each other one, nearest first."""
+        return compare_best(self.compared, self.metric)
+
+    @cached_property
+    def baseline_comparisons(self) -> list[Comparison]:
+        """Each other setting with the baseline."""
+        return compare_with_baseline(self.baseline, self.compared, self.metric) if self.baseline else []
 
     @property
     def cost_key(self) -> str | None:
@@ -131,7 +138,6 @@ def gather_facts(plan: Plan, trials: Sequence[Trial]) -> ReportFacts:
     compared = [setting for setting in confirming if setting.resampled] or settings
     tables = join_paper(plan, compared)
     baseline = _baseline(plan, compared, tables)
-    metric = name_of(plan.study.metric)
     models = group_by_setting(trained_models(trials))
     return ReportFacts(
         plan=plan,
@@ -141,8 +147,6 @@ def gather_facts(plan: Plan, trials: Sequence[Trial]) -> ReportFacts:
         models=[replicate for setting in models for replicate in setting.replicates],
         tables=tables,
         baseline=baseline,
-        best_comparisons=compare_best(compared, metric),
-        baseline_comparisons=compare_with_baseline(baseline, compared, metric) if baseline else [],
     )
 
 

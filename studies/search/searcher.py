@@ -166,11 +166,12 @@ class StudySearcher(Searcher):
     def _resume(self) -> None:
         """Give up what a killed launch left running, and ask again for all that did not finish."""
         optuna_trials = self._optuna.get_trials()
+        done = self._ids(TrialState.COMPLETE, TrialState.PRUNED)
         unfinished: dict[str, dict[str, Any]] = {}
         for optuna_trial in optuna_trials:
             if optuna_trial.state == TrialState.RUNNING:
                 self._optuna.tell(optuna_trial.number, state=TrialState.FAIL)
-            trial = self._to_ask_again(optuna_trial)
+            trial = self._to_ask_again(optuna_trial, done)
             if trial is not None:
                 unfinished[trial.id] = optuna_trial.params
         if not optuna_trials:
@@ -181,7 +182,7 @@ class StudySearcher(Searcher):
             if params not in waiting:
                 self._optuna.enqueue_trial(params)
 
-    def _to_ask_again(self, optuna_trial: FrozenTrial) -> Trial | None:
+    def _to_ask_again(self, optuna_trial: FrozenTrial, done: set[str]) -> Trial | None:
         """The trial of one that a kill interrupted or that failed, unless asking again is of no use."""
         # One that failed without an id has values that do not go together.
         has_failed = optuna_trial.state == TrialState.FAIL and TRIAL_ID in optuna_trial.user_attrs
@@ -189,7 +190,7 @@ class StudySearcher(Searcher):
         if not (has_failed or was_running) or set(optuna_trial.params) != set(self._space):
             return None
         trial = self._make(optuna_trial.params)
-        if trial is None or trial.id in self._ids(TrialState.COMPLETE, TrialState.PRUNED):
+        if trial is None or trial.id in done:
             return None
         record = read_record(trial.folder)
         if has_failed and is_complete(record, self._study) and self._lacks_values(record):
