@@ -147,7 +147,10 @@ class DataConfig(_Frozen):
 
     source: str = Field("digits", description="'digits', 'voc:DIR' (several joined with '+') or 'coco:DIR'")
     train_split: str = Field("train", description="VOC: a list in ImageSets/Main; COCO: instances_NAME*.json")
-    val_split: str = "val"
+    val_split: str | None = Field("val", description="to choose by, as a search does; none: nothing chooses")
+    test_split: str | None = Field(
+        "auto", description="to judge by, once, after the last epoch; auto: 'test' where the data has it"
+    )
     short_side: int | None = Field(600, gt=0, description="resize the shorter side to this; none keeps it")
     long_side: int = Field(1000, gt=0, description="... unless the longer side would exceed this")
     train_short_sides: tuple[int, ...] | None = Field(
@@ -158,6 +161,7 @@ class DataConfig(_Frozen):
         None, gt=0, description="only the first N; none takes all ('digits': 500)"
     )
     val_images: int | None = Field(None, gt=0, description="likewise ('digits': 150)")
+    test_images: int | None = Field(None, gt=0, description="likewise ('digits': 300)")
     on_bad_data: Literal["fail", "skip"] = "fail"
 
     @model_validator(mode="after")
@@ -212,10 +216,16 @@ class TrainingConfig(_Frozen):
 
 
 class EvaluationConfig(_Frozen):
-    """Metric of the detections on the validation split."""
+    """How detections are made and judged."""
 
     metric: Literal["coco", "voc07"] = Field(
         "coco", description="voc07: 11 recall points, as in the paper's tables on VOC"
+    )
+    every: int | None = Field(
+        1, gt=0, description="epochs from one evaluation on val to the next; none: after the last one only"
+    )
+    amp: Literal["none", "bf16", "fp16"] = Field(
+        "none", description="precision of the network; not that of training unless it is asked for here"
     )
 
 
