@@ -185,7 +185,7 @@ def stub(config: Mapping[str, Any]) -> None:
         figures = {f"val/{name}": value for name in ("AP", "AP50", "AP80", "AP90", *map(str, range(20)))}
         history.append({"epoch": float(number), **figures, "perf/eval_seconds": 1.0})
         tune.report(history[-1])
-    write_finished(trial.folder, history, {}, 1.0)
+    write_finished(trial.folder, history, {}, 1.0, {})
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The ``drcnn`` command: train, evaluate, check data, count complexity and measure speed.
 
 drcnn train --data voc:VOC2007 --set training.epochs=4 --output runs/one
-drcnn evaluate runs/one/best.safetensors --data voc:VOC2007
+drcnn evaluate runs/one/last.safetensors --data voc:VOC2007
 drcnn data check coco:COCO
 drcnn complexity --set detector.variant=decoupled_cascade
 drcnn bench
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.set_defaults(run=_bench)
 
     data = commands.add_parser("data", help="inspect a data folder").add_subparsers(required=True)
-    check = data.add_parser("check", help="list every fault of both splits")
+    check = data.add_parser("check", help="list every fault of all splits")
     check.add_argument("data", help="voc:DIR or coco:DIR")
     _add_changes(check)
     check.add_argument("--json", action="store_true")
@@ -158,13 +158,16 @@ def _train(options: argparse.Namespace) -> int:
 
     fit(config, data, options.output, report=report, options=_run_options())
     if not options.json:
-        print(f"{options.output}: finished; model in best.safetensors, record in result.json")
+        print(f"{options.output}: finished; model in last.safetensors, record in result.json")
     return 0
 
 
 def _line(metrics: dict[str, float], epochs: int) -> str:
     figures = "  ".join(
-        f"{name} {100 * metrics.get(f'val/{name}', 0):.1f}" for name in ("AP", "AP50", "AP75", "AP90")
+        f"{split} {name} {100 * metrics[f'{split}/{name}']:.1f}"
+        for split in ("val", "test")
+        for name in ("AP", "AP50", "AP75", "AP90")
+        if f"{split}/{name}" in metrics
     )
     return (
         f"epoch {metrics['epoch']:.0f}/{epochs}  {figures}  loss {metrics['train/loss']:.3f}  "
@@ -181,7 +184,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     state = read_state(options.checkpoint)
     config = Config.from_yaml(state.config).with_changes(changes)
     with TemporaryDirectory(prefix="drcnn-") as spare:
-        split = _validation(config.data, options.checkpoint.parent / "data", Path(spare))
+        split = _judged(config.data, options.checkpoint.parent / "data", Path(spare))
         metrics = _metrics(options.checkpoint, config, state.classes, split)
     if options.json:
         print(json.dumps({"summary": metrics.summary, "per_class": metrics.per_class}))
@@ -191,14 +194,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _validation(data: DataConfig, cache: Path, spare: Path) -> str:
-    """Prepare the validation split in ``cache``, or in ``spare`` if ``cache`` cannot be written."""
-    from drcnn.data.prepare import prepare_validation
+def _judged(data: DataConfig, cache: Path, spare: Path) -> str:
+    """Prepare the split to judge by in ``cache``, or in ``spare`` if ``cache`` cannot be written."""
+    from drcnn.data.prepare import prepare_judged
 
     try:
-        return prepare_validation(data, cache)
+        return prepare_judged(data, cache)
     except OSError:
-        return prepare_validation(data, spare)
+        return prepare_judged(data, spare)
 
 
 def _metrics(checkpoint: Path, config: Config, classes: list[str], split: str) -> Metrics:
@@ -211,7 +214,7 @@ def _metrics(checkpoint: Path, config: Config, classes: list[str], split: str) -
             f"{checkpoint} was trained on the classes {', '.join(classes)}; "
             f"{config.data.source} has {', '.join(split_classes)}"
         )
-    return evaluate_checkpoint(checkpoint, config, split, _run_options()).metrics
+    return evaluate_checkpoint(checkpoint, config, {"judged": split}, _run_options())["judged"].metrics
 
 
 def _complexity(options: argparse.Namespace) -> int:

@@ -73,12 +73,16 @@ LAPTOP_PHOTOS: dict[str, Any] = {
 # The detector and the image size are the defaults of Config.
 PAPER_VOC: dict[str, Any] = {
     "data.train_split": "trainval",
-    "data.val_split": "test",
+    "data.val_split": None,
+    "data.test_split": "test",
     "training.schedule": "voc_12",
     "evaluation.metric": "voc07",
 }
 
 PAPER_COCO: dict[str, Any] = {
+    # The labels of COCO's own test split are not published.
+    "data.val_split": None,
+    "data.test_split": "val",
     "data.short_side": 800,
     "data.long_side": 1333,
     # The official code's λ for COCO, with or without a cascade; on VOC it is 1 (docs/detector.md, D2).
@@ -86,9 +90,20 @@ PAPER_COCO: dict[str, Any] = {
     "training.schedule": "coco_1x",
 }
 
+# A search needs images to choose by, apart from those that it is judged by. COCO has none to spare.
+SEARCH_SPLITS: dict[str, dict[str, Any]] = {
+    "voc": {"data.train_split": "train", "data.val_split": "val"},
+    "coco": {"data.val_split": "val", "data.test_split": None},
+}
 
-def recipe(profile: str, source: str) -> dict[str, Any]:
+
+def recipe(profile: str, source: str, *, chooses: bool = False) -> dict[str, Any]:
     """Return the dotted changes of ``profile`` for data of ``source`` ('digits', 'voc:DIR' or 'coco:DIR').
+
+    Args:
+        profile: one of ``PROFILES``.
+        source: of the data.
+        chooses: whether it is for a search, which needs a validation split.
 
     Raises:
         ConfigError: no such profile, or the paper's profile with the digits.
@@ -107,4 +122,5 @@ def recipe(profile: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"unknown data {source!r}; expected digits, voc:DIR or coco:DIR")
     if (profile, kind) not in recipes:
         raise ConfigError("the paper profile trains on photographs: give --data voc:DIR or --data coco:DIR")
-    return {**recipes[profile, kind], "data.source": source}
+    splits = SEARCH_SPLITS[kind] if chooses and profile == "paper" else {}
+    return {**recipes[profile, kind], **splits, "data.source": source}

@@ -29,7 +29,7 @@ def test_train_then_evaluate_give_the_same_figures(
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
     assert main(["evaluate", str(tmp_path / "last.safetensors"), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
-    assert evaluated["summary"]["AP"] == pytest.approx(epochs[-1]["val/AP"])
+    assert evaluated["summary"]["AP"] == pytest.approx(epochs[-1]["test/AP"])
     # The same command again has nothing left to do; another one does not overwrite the run.
     assert main(command) == 0
     assert capsys.readouterr().out == ""

@@ -29,12 +29,6 @@ def test_defaults_are_the_papers_voc_setting() -> None:
     assert (config.data.short_side, config.data.long_side) == (600, 1000)
 
 
-def test_leaf_names_are_unique() -> None:
-    """They name a run's parameters in the tracker."""
-    leaves = [key.rpartition(".")[2] for key, _ in Config().flat()]
-    assert len(leaves) == len(set(leaves))
-
-
 @pytest.mark.parametrize(
     ("profile", "source"),
     [("laptop", "digits"), ("laptop", "voc:x"), ("paper", "voc:x"), ("paper", "coco:x")],
@@ -122,7 +116,8 @@ def test_schedules_can_be_set_on_the_command_line(name: str) -> None:
 def test_the_papers_recipes_name_their_schedules_and_metrics() -> None:
     voc, coco = (Config().with_changes(recipe("paper", source)) for source in ("voc:x", "coco:x"))
     assert (voc.training, voc.evaluation.metric) == (Config().training, "voc07")
-    assert (voc.data.train_split, voc.data.val_split) == ("trainval", "test")
+    assert (voc.data.train_split, voc.data.val_split, voc.data.test_split) == ("trainval", None, "test")
+    assert (coco.data.train_split, coco.data.val_split, coco.data.test_split) == ("train", None, "val")
     assert (coco.training.milestones, coco.training.lr, coco.evaluation.metric) == ((8, 11), 0.01, "coco")
 
 

@@ -34,7 +34,7 @@ def example(language: str) -> str:
 def test_the_example_of_a_study_is_a_study(tmp_path: Path) -> None:
     path = tmp_path / "my_study.yaml"
     path.write_text(example("yaml"), encoding="utf-8")
-    inputs = Inputs(lambda data: PreparedData("train", "val", ("0",), "f" * 16, ()))
+    inputs = Inputs(lambda data: PreparedData("train", "val", None, ("0",), "f" * 16, ()))
     plan = Plan(*resolve(Request(str(path))), tmp_path, inputs)
     trials = expand(plan)
     assert len(trials) == 9, "three settings with three seeds"

@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("path", pa.string()),
         pa.field("image", pa.binary()),
+        pa.field("digest", pa.binary(32), nullable=False),  # SHA-256 of the encoded image
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("boxes", pa.list_(pa.list_(pa.float32(), 4)), nullable=False),
@@ -60,6 +61,7 @@ class Record:
         areas: [G], in square pixels; ``None`` means each box's own area.
         path: absolute path of the image file, or
         image: its encoded bytes.
+        digest: SHA-256 of the encoded image; ``None`` takes that of ``image``.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Record:
     areas: ArrayLike | None = None
     path: str | None = None
     image: bytes | None = None
+    digest: bytes | None = None
 
 
 class Annotations:
@@ -229,15 +232,14 @@ class Annotations:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of the content, independent of the folder."""
+        """16 hex digits of the content, pixels included, independent of the folder."""
         digest = hashlib.sha256(json.dumps([self.classes, self.ids]).encode())
         arrays: list[NDArray[Any]] = [self.widths, self.heights, self.offsets]
         arrays += [self.all_boxes, self.all_labels, self.all_ignore, self.all_areas]
         for array in arrays:
             digest.update(array.tobytes())
-        for image in self._table["image"]:
-            if image.is_valid:
-                digest.update(hashlib.sha256(image.as_buffer()).digest())
+        for image in self._table["digest"]:
+            digest.update(image.as_buffer())
         return digest.hexdigest()[:16]
 
     def _column(self, name: str) -> Any:
@@ -267,6 +269,7 @@ def _as_row(record: Record) -> dict[str, Any]:
         "id": record.id,
         "path": record.path,
         "image": record.image,
+        "digest": record.digest or hashlib.sha256(record.image or b"").digest(),
         "width": record.width,
         "height": record.height,
         "boxes": list(boxes),

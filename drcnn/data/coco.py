@@ -12,7 +12,7 @@ from typing import Any
 
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.faults import Box, DataFaults, checked_box
-from drcnn.data.images import decode, read_size
+from drcnn.data.images import decode, file_digest, read_size
 
 __all__ = ["find_files", "read_coco"]
 
@@ -171,7 +171,17 @@ def _read_image(
         labels.append(index[category])
         crowd.append(iscrowd)
         areas.append((box[2] - box[0]) * (box[3] - box[1]) if area is None else area)
-    record = Record(str(image_id), width, height, boxes, labels, crowd, areas, path=str(file))
+    record = Record(
+        str(image_id),
+        width,
+        height,
+        boxes,
+        labels,
+        crowd,
+        areas,
+        path=str(file),
+        digest=file_digest(str(file)),
+    )
     return record, faults, empty_boxes
 
 

@@ -6,6 +6,7 @@ Shapes: an image is uint8[3, H, W] in RGB; boxes are float32[G, 4], xyxy absolut
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import struct
 import zlib
@@ -22,7 +23,7 @@ from torchvision.transforms.v2 import functional
 
 from drcnn.data.annotations import DataError
 
-__all__ = ["decode", "flip", "read_size", "resize", "resized_sizes"]
+__all__ = ["decode", "file_digest", "flip", "read_size", "resize", "resized_sizes"]
 
 # What Pillow raises for files that are truncated, damaged, or no image at all.
 DECODE_ERRORS = (
@@ -94,6 +95,17 @@ def read_size(path: str) -> tuple[int, int]:
         # Truncated, or much was appended: decoding tells which.
         decode(path)
     return size
+
+
+def file_digest(path: str) -> bytes:
+    """Return the SHA-256 of an image file's bytes.
+
+    Raises:
+        DataError: the file is missing or may not be read.
+        OSError: the file system failed; the next time it may not.
+    """
+    with _explaining(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def resized_sizes(

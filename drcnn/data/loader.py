@@ -74,14 +74,14 @@ def make_loader(
 
     Training batches are shuffled and full. Their images are flipped with probability ``data.flip``, resized
     to one of ``data.train_short_sides`` if there are any (drawn for each image and epoch), and have the boxes
-    that are not ignored. Evaluation batches hold every image once and no boxes (G = 0): metrics read the
-    annotations.
+    that are not ignored. Evaluation batches hold every image once, padded no more than alone, and no boxes
+    (G = 0): metrics read the annotations.
 
     Args:
         path: an annotation table, as ``prepare`` wrote it.
         data: gives the image sizes and the flip probability.
         training: whether the batches are for training or for evaluation.
-        batch_size: images of a batch over all ranks.
+        batch_size: images of a batch: in training over all ranks, in evaluation of one rank.
         seed: with ``epoch``, determines order, sizes and flips.
         epoch: of the training.
         rank: of this worker among ``world_size``.

@@ -48,23 +48,28 @@ def plan_batches(
 ) -> list[BatchPlan]:
     """Plan one epoch.
 
-    A batch has either wide or tall images (w/h > 1 or not). In training the order depends on (seed, epoch)
-    and every batch is full: the last one of each group is filled from the group's beginning. In evaluation
-    each row occurs once, images of similar size are neighbours, and a last batch may be short.
+    In training a batch has either wide or tall images (w/h > 1 or not), the order depends on (seed, epoch),
+    and every batch is full: the last one of each group is filled from the group's beginning. Each rank takes
+    its share of each batch, in order.
+
+    In evaluation each row occurs once, and a batch has only images that are padded to the same size: padding
+    changes an image's features at its border, so its detections would depend on its batch. Ranks take whole
+    batches in turn.
 
     Args:
         sizes: int64[N, 2], (width, height) of every row after resizing in this epoch.
         rows: int64[M], the rows that take part.
-        batch_size: images of a batch over all ranks.
+        batch_size: images of a batch: in training over all ranks, in evaluation of one rank.
         training: whether the batches are for training or for evaluation.
-        rank: of ``world_size``; takes its share of each batch, in order. A rank that gets no image of a short
-            batch skips that batch.
+        rank: of ``world_size``.
 
     Raises:
         DataError: there are no rows, or the ranks cannot share a batch evenly.
     """
     if len(rows) == 0:
         raise DataError("no image is left to make batches of; check the split and its boxes")
+    if not training:
+        return _evaluation_batches(sizes, rows, batch_size)[rank::world_size]
     if batch_size < 1 or batch_size % world_size:
         raise DataError(
             f"batch_size {batch_size} cannot be shared by {world_size} workers; "
@@ -72,11 +77,10 @@ def plan_batches(
         )
     share = batch_size // world_size
     plans = []
-    for batch in _global_batches(sizes, rows, batch_size, training, np.random.default_rng([seed, epoch])):
+    for batch in _training_batches(sizes, rows, batch_size, np.random.default_rng([seed, epoch])):
+        width, height = _padded(sizes[batch].max(0)).tolist()
         own_rows = batch[rank * share : (rank + 1) * share]
-        if len(own_rows):
-            width, height = -(-sizes[batch].max(0) // STRIDE) * STRIDE
-            plans.append(BatchPlan(tuple(own_rows.tolist()), int(height), int(width)))
+        plans.append(BatchPlan(tuple(own_rows.tolist()), height, width))
     return plans
 
 
@@ -89,22 +93,32 @@ def image_key(seed: int, epoch: int, row: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _global_batches(
-    sizes: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    batch_size: int,
-    training: bool,
-    rng: np.random.Generator,
+def _training_batches(
+    sizes: NDArray[np.int64], rows: NDArray[np.int64], batch_size: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
     wide = sizes[rows, 0] > sizes[rows, 1]
     batches: list[NDArray[np.int64]] = []
     for group in (rows[wide], rows[~wide]):
-        if training:
-            # np.resize repeats from the beginning as often as necessary.
-            shuffled = rng.permutation(group)
-            full = np.resize(shuffled, -(-len(group) // batch_size) * batch_size)
-        else:
-            full = group[np.lexsort((group, sizes[group, 0], sizes[group, 1]))]
+        # np.resize repeats from the beginning as often as necessary.
+        shuffled = rng.permutation(group)
+        full = np.resize(shuffled, -(-len(group) // batch_size) * batch_size)
         batches += [full[start : start + batch_size] for start in range(0, len(full), batch_size)]
-    order = rng.permutation(len(batches)) if training else range(len(batches))
-    yield from (batches[index] for index in order)
+    yield from (batches[index] for index in rng.permutation(len(batches)))
+
+
+def _evaluation_batches(
+    sizes: NDArray[np.int64], rows: NDArray[np.int64], batch_size: int
+) -> list[BatchPlan]:
+    plans = []
+    padded = _padded(sizes[rows])
+    for width, height in np.unique(padded, axis=0).tolist():
+        group = rows[(padded == (width, height)).all(axis=1)].tolist()
+        for start in range(0, len(group), batch_size):
+            plans.append(BatchPlan(tuple(group[start : start + batch_size]), height, width))
+    return plans
+
+
+def _padded(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The next multiples of the stride."""
+    padded: NDArray[np.int64] = -(-sizes // STRIDE) * STRIDE
+    return padded

@@ -1,7 +1,7 @@
 """Turn ``data.source`` into annotation tables on disk, once; other calls and processes open the same files.
 
 >>> from tempfile import TemporaryDirectory
->>> data = DataConfig(source="digits", train_images=2, val_images=1)
+>>> data = DataConfig(source="digits", train_images=2, val_images=1, test_images=1)
 >>> with TemporaryDirectory() as cache:
 ...     prepared = prepare(data, Path(cache))
 ...     len(Annotations.load(prepared.train))
@@ -16,16 +16,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from drcnn.config import DataConfig
 from drcnn.data import coco, digits, voc
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import DataFaults
 
-__all__ = ["PreparedData", "check", "prepare", "prepare_validation"]
+__all__ = ["PreparedData", "check", "prepare", "prepare_judged"]
 
 # The modules that determine the content of a table.
 READERS = ("annotations", "coco", "digits", "faults", "images", "voc")
+DIGITS_COUNTS = {"train": 500, "val": 150, "test": 300}
 FORMATS = {
     "voc": "a VOCdevkit year folder (JPEGImages/, Annotations/, ImageSets/Main/)",
     "coco": "a COCO folder (annotations/instances_*.json)",
@@ -37,104 +39,148 @@ class PreparedData:
     """The paths of the prepared tables; a few strings, cheap to send to other processes.
 
     Attributes:
-        train: path of the training split's table, for ``Annotations.load``; ``val`` likewise.
+        train: path of the training split's table, for ``Annotations.load``.
+        val: likewise, of the split to choose by; none if the data has none.
+        test: likewise, of the split to judge by; none if the data has none.
         classes: names; a label is an index into them.
-        fingerprint: 16 hex digits of both splits' content, independent of their folder.
+        fingerprint: 16 hex digits of the splits' content, pixels included, independent of their folder.
         skipped: one message for everything left out, training split first.
     """
 
     train: str
-    val: str
+    val: str | None
+    test: str | None
     classes: tuple[str, ...]
     fingerprint: str
     skipped: tuple[str, ...]
 
+    @property
+    def judged(self) -> Literal["val", "test"]:
+        """The split that a trained detector is judged by: ``test`` where there is one."""
+        return "val" if self.test is None else "test"
+
+    @property
+    def judged_table(self) -> str:
+        """The path of that split's table."""
+        table = self.test or self.val
+        assert table is not None, "prepare gives at least one of both"
+        return table
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The path of each split's table, by the name of the split."""
+        paths = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: path for split, path in paths.items() if path is not None}
+
 
 @dataclass(frozen=True)
 class _Source:
-    """How to read a split, and the files whose change means reading it again."""
+    """How to read a split, the files whose change means reading it again, and which splits there are."""
 
     read: Callable[[str, DataFaults], Annotations]
     files: Callable[[str], list[Path]]
+    has: Callable[[str], bool]
     settings: tuple[object, ...]
 
 
 def prepare(data: DataConfig, cache: Path) -> PreparedData:
-    """Read both splits of ``data.source`` into ``cache``, or reuse what an earlier call left there.
+    """Read the splits of ``data.source`` into ``cache``, or reuse what an earlier call left there.
 
     A table is made again when a file it was made from has changed (name, size or time). Several processes may
-    prepare at once. ``data.train_split`` and ``data.val_split`` name the splits of a folder; ``digits`` has
-    splits of its own.
+    prepare at once. ``data.train_split``, ``val_split`` and ``test_split`` name the splits of a folder;
+    ``digits`` has splits of its own.
 
     Raises:
         DataError: the source is missing, empty, of another format or damaged; see ``read_voc``.
     """
-    source, splits = _open_source(data)
-    skip = data.on_bad_data == "skip"
-    counts = (data.train_images, data.val_images)
-    paths, tables = zip(
-        *(
-            _table(source, split, count, cache, skip=skip)
-            for split, count in zip(splits, counts, strict=True)
-        ),
-        strict=True,
+    source = _open_source(data)
+    names = _split_names(data, source)
+    made = {split: _table(source, name, split, data, cache) for split, name in names.items()}
+    tables = {split: table for split, (_, table) in made.items()}
+    for split, table in tables.items():
+        if table.classes != tables["train"].classes:
+            raise DataError(
+                f"{data.source}: the classes of {names['train']!r} and {names[split]!r} differ; "
+                "give splits with the same categories"
+            )
+    content = " ".join(f"{split} {table.fingerprint}" for split, table in tables.items())
+    return PreparedData(
+        train=made["train"][0],
+        val=made["val"][0] if "val" in made else None,
+        test=made["test"][0] if "test" in made else None,
+        classes=tables["train"].classes,
+        fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
+        skipped=tuple(message for table in tables.values() for message in table.skipped),
     )
-    train, val = tables
-    if train.classes != val.classes:
-        raise DataError(
-            f"{data.source}: the classes of {splits[0]!r} and {splits[1]!r} differ; "
-            "give splits with the same categories"
-        )
-    joint = hashlib.sha256(f"{train.fingerprint} {val.fingerprint}".encode()).hexdigest()[:16]
-    return PreparedData(paths[0], paths[1], train.classes, joint, (*train.skipped, *val.skipped))
 
 
-def prepare_validation(data: DataConfig, cache: Path) -> str:
-    """Prepare the validation split only, which is enough to evaluate; return the path of its table.
+def prepare_judged(data: DataConfig, cache: Path) -> str:
+    """Prepare only the split that a detector is judged by (``PreparedData.judged``); return its table's path.
 
     Raises:
         DataError: as ``prepare`` does.
     """
-    source, (_, split) = _open_source(data)
-    path, _ = _table(source, split, data.val_images, cache, skip=data.on_bad_data == "skip")
-    return path
+    source = _open_source(data)
+    names = _split_names(data, source)
+    split = "test" if "test" in names else "val"
+    return _table(source, names[split], split, data, cache)[0]
 
 
 def check(data: DataConfig) -> list[str]:
-    """Return one line for every fault in both splits; every image is decoded, nothing is written."""
+    """Return one line for every fault in the splits; every image is decoded, nothing is written."""
     faults = DataFaults(skip=True)
     try:
-        source, splits = _open_source(data)
+        source = _open_source(data)
+        names = _split_names(data, source)
     except DataError as error:
         return [str(error)]
-    for split in dict.fromkeys(splits):
+    for name in dict.fromkeys(names.values()):
         try:
-            source.read(split, faults)
+            source.read(name, faults)
         except DataError as error:
             faults.note(str(error))
     return faults.messages
 
 
-def _open_source(data: DataConfig) -> tuple[_Source, tuple[str, str]]:
-    scheme, _, where = data.source.partition(":")
-    splits = (data.train_split, data.val_split)
+def _split_names(data: DataConfig, source: _Source) -> dict[str, str]:
+    """What the data calls each of the splits ``train``, ``val`` and ``test`` that it has, in this order."""
     if data.source == "digits":
-        counts = {"train": data.train_images or 500, "val": data.val_images or 150}
-        return _digits_source(counts), ("train", "val")
+        wanted = {"train": "train", "val": data.val_split and "val", "test": data.test_split and "test"}
+    else:
+        test = data.test_split
+        if test == "auto":
+            test = "test" if source.has("test") else None
+        wanted = {"train": data.train_split, "val": data.val_split, "test": test}
+    names = {split: name for split, name in wanted.items() if name}
+    if len(names) == 1:
+        raise DataError(
+            f"{data.source}: there is neither a split to choose by nor one to judge by; "
+            "set data.val_split or data.test_split"
+        )
+    return names
+
+
+def _open_source(data: DataConfig) -> _Source:
+    scheme, _, where = data.source.partition(":")
+    if data.source == "digits":
+        counts = {
+            split: getattr(data, f"{split}_images") or number for split, number in DIGITS_COUNTS.items()
+        }
+        return _digits_source(counts)
     if scheme not in FORMATS or not where:
         raise DataError(
             f"--data {data.source}: expected 'digits', 'voc:DIR' or 'coco:DIR'{_hint(data.source)}"
         )
     if scheme == "voc":
-        folders = [_folder(part, "voc") for part in where.split("+")]
-        return _voc_source(folders), splits
-    return _coco_source(_folder(where, "coco")), splits
+        return _voc_source([_folder(part, "voc") for part in where.split("+")])
+    return _coco_source(_folder(where, "coco"))
 
 
 def _digits_source(counts: dict[str, int]) -> _Source:
     return _Source(
         read=lambda split, _: digits.make_digits(counts[split], split=split),  # type: ignore[arg-type]
         files=lambda split: [],
+        has=lambda split: split in counts,
         settings=("digits", digits.DIGITS_SEED, *counts.items()),
     )
 
@@ -144,6 +190,7 @@ def _voc_source(folders: list[Path]) -> _Source:
     return _Source(
         read=lambda split, faults: voc.read_voc(folders, split, faults),
         files=lambda split: [folder / part for folder in folders for part in parts],
+        has=lambda split: any((folder / f"ImageSets/Main/{split}.txt").is_file() for folder in folders),
         settings=("voc", *map(str, folders)),
     )
 
@@ -152,23 +199,32 @@ def _coco_source(folder: Path) -> _Source:
     return _Source(
         read=lambda split, faults: coco.read_coco(folder, split, faults),
         files=lambda split: list(coco.find_files(folder, split)),
+        has=lambda split: any(folder.glob(f"annotations/instances_{split}*.json")),
         settings=("coco", str(folder)),
     )
 
 
-def _table(
-    source: _Source, split: str, count: int | None, cache: Path, *, skip: bool
-) -> tuple[str, Annotations]:
-    """Return the path and the opened table of a split's first images; make it if it does not exist."""
-    content = [*map(str, source.settings), split, count, skip, _code_stamp(), *_stamps(source.files(split))]
+def _table(source: _Source, name: str, split: str, data: DataConfig, cache: Path) -> tuple[str, Annotations]:
+    """Return the path and the opened table of a split's first images; make it if it does not exist.
+
+    Args:
+        source: of the data.
+        name: what it calls the split.
+        split: ``train``, ``val`` or ``test``.
+        data: how many images, and whether bad ones are skipped.
+        cache: the folder of the tables.
+    """
+    count: int | None = getattr(data, f"{split}_images")
+    skip = data.on_bad_data == "skip"
+    content = [*map(str, source.settings), name, count, skip, _code_stamp(), *_stamps(source.files(name))]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    path = cache.absolute() / f"{source.settings[0]}-{split}-{key}.arrow"
+    path = cache.absolute() / f"{source.settings[0]}-{name}-{key}.arrow"
     if path.exists():
         try:
             return str(path), Annotations.load(path)
         except DataError:
             pass  # damaged, or of another version: made again below
-    table = source.read(split, DataFaults(skip=skip))
+    table = source.read(name, DataFaults(skip=skip))
     (table if count is None else table.first(count)).save(path)
     return str(path), Annotations.load(path)
 

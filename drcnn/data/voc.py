@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.faults import DataFaults, checked_box
-from drcnn.data.images import decode, read_size
+from drcnn.data.images import decode, file_digest, read_size
 
 __all__ = ["VOC_CLASSES", "read_voc"]
 
@@ -89,6 +89,7 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
                 labels=[index[class_name] for class_name in objects.names],
                 ignore=objects.difficult,
                 path=str(image),
+                digest=file_digest(str(image)),
             )
         )
     if not records:

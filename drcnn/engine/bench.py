@@ -12,8 +12,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.detector.pooling import pool
 from drcnn.detector.rpn import anchors_for, propose
 from drcnn.engine.bench_scenes import brief_weights, scenes
+from drcnn.engine.precision import autocast
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.torchvision_twin import torchvision_twin
-from drcnn.engine.train import AUTOCAST, make_optimizer
+from drcnn.engine.train import make_optimizer
 
 __all__ = ["BENCHED", "BenchOptions", "bench"]
 
@@ -124,16 +125,12 @@ class _Steps:
         # The rate 0 keeps the weights unchanged; the optimiser's work is the same.
         self.optimizer = make_optimizer(runner.model, config.training)
         self.optimizer.param_groups[0]["lr"] = 0.0
-        self.device = device.type
-        self.amp = AUTOCAST.get(config.training.amp)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device, self.amp) if self.amp else nullcontext()
+        self.autocast = partial(autocast, device, config.training.amp)
 
     def train(self) -> None:
         self.runner.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
+        with self.autocast():
             total = torch.stack(list(self.runner.losses().values())).sum()
         with record_function("backward"):
             total.backward()  # type: ignore[no-untyped-call]
@@ -143,7 +140,7 @@ class _Steps:
     @torch.inference_mode()
     def infer(self) -> None:
         self.runner.model.eval()
-        with self._autocast():
+        with self.autocast():
             self.runner.detect()
 
 

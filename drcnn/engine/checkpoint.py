@@ -20,7 +20,7 @@ from drcnn.config import Config, DetectorConfig
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.files import replacing
 
-__all__ = ["CheckpointError", "TrainingState", "keep_best", "load_detector", "read_state", "restore", "save"]
+__all__ = ["CheckpointError", "TrainingState", "load_detector", "read_state", "restore", "save"]
 
 
 class CheckpointError(ValueError):
@@ -36,7 +36,8 @@ class TrainingState:
         classes: names of the K foreground classes.
         epoch: the last finished epoch, 1-based; 0 before the first.
         history: the metrics of each finished epoch.
-        per_class: AP of each class after the last finished epoch.
+        per_class: AP of each class when the split that the trial is judged by was last evaluated.
+        made_by: with what the epochs so far were trained (``drcnn.engine.made_by``).
         scaler: state of the fp16 gradient scaler; empty otherwise.
     """
 
@@ -45,6 +46,7 @@ class TrainingState:
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     per_class: dict[str, float] = field(default_factory=dict)
+    made_by: dict[str, str] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
 
 
@@ -64,25 +66,6 @@ def save(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as draft:
         save_file(tensors, draft, metadata={"state": json.dumps(asdict(state))})
-
-
-def keep_best(path: Path, detector: nn.Module, state: TrainingState) -> None:
-    """Save the model if the last epoch is the best by AP; delete a best checkpoint of another history.
-
-    Such a file belongs to an epoch whose last checkpoint was lost in a kill; that epoch is trained again.
-    """
-    scores = [epoch.get("val/AP", 0.0) for epoch in state.history]
-    is_best = bool(scores) and scores[-1] >= max(scores)
-    try:
-        saved = read_state(path).history
-    except CheckpointError:
-        saved = []
-    # Compared as text, in which NaN equals itself.
-    belongs = json.dumps(saved) == json.dumps(state.history[: len(saved)])
-    if is_best and not (belongs and len(saved) == len(scores)):
-        save(path, detector, state)
-    elif not belongs:
-        path.unlink()
 
 
 def read_state(path: Path) -> TrainingState:
@@ -123,7 +106,7 @@ def load_detector(
     """Build the trained detector of a checkpoint, in evaluation mode.
 
     Args:
-        path: ``best.safetensors`` or ``last.safetensors`` of a trial.
+        path: ``last.safetensors`` of a trial.
         device: for the detector.
         config: settings of inference that replace those of training; the architecture must be the same.
 

@@ -4,8 +4,8 @@ Detections are an Arrow table with a row for each detection, in pixels of the or
 (string), ``label`` (int32, class 0..K-1), ``score`` and ``x1``, ``y1``, ``x2``, ``y2`` (float32). Statistics
 and test-time sweeps read it again from Parquet.
 
-    metric = make_metric(config.evaluation, annotations)
-    metric(detect_split(detector, loader, annotations, device)).summary["AP"]
+    metrics, detections = evaluate_split(detector, prepared.test, config, options)
+    metrics.summary["AP"]
 """
 
 from __future__ import annotations
@@ -20,17 +20,60 @@ import torch
 from numpy.typing import NDArray
 
 from drcnn.batch import Batch
-from drcnn.config import EvaluationConfig
+from drcnn.config import Config, EvaluationConfig
 from drcnn.data.annotations import Annotations
-from drcnn.data.loader import BatchLoader
+from drcnn.data.loader import BatchLoader, make_loader
 from drcnn.detector.detector import DecoupledRCNN
 from drcnn.engine.average_precision import coco_metrics, voc07_metrics
 from drcnn.engine.metrics import Metrics
-from drcnn.engine.workers import gather
+from drcnn.engine.precision import autocast
+from drcnn.engine.run_options import RunOptions
+from drcnn.engine.workers import from_first, gather, rank, world_size
 
-__all__ = ["Metric", "Metrics", "coco_metrics", "detect_split", "make_metric", "voc07_metrics"]
+__all__ = [
+    "Metric",
+    "Metrics",
+    "coco_metrics",
+    "detect_split",
+    "evaluate_split",
+    "make_metric",
+    "voc07_metrics",
+]
 
 Metric = Callable[[pa.Table], Metrics]
+
+# Images of a batch. Detections do not depend on it, nor on the batches of training.
+BATCH = 8
+
+
+def evaluate_split(
+    detector: DecoupledRCNN, split: str, config: Config, options: RunOptions
+) -> tuple[Metrics, pa.Table]:
+    """Detect on a whole split and judge the detections; every worker calls it and gets the same.
+
+    Args:
+        detector: on the device of ``options``.
+        split: path of the prepared table.
+        config: gives image sizes, precision and metric.
+        options: how to run.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    annotations = Annotations.load(split)
+    loader = make_loader(
+        split,
+        config.data,
+        training=False,
+        batch_size=BATCH,
+        rank=rank(),
+        world_size=world_size(),
+        num_workers=options.loader_workers,
+        pin_memory=options.device == "cuda",
+    )
+    device = torch.device(options.device)
+    detections = detect_split(detector, loader, annotations, device, config.evaluation.amp)
+    return from_first(lambda: make_metric(config.evaluation, annotations)(detections)), detections
 
 
 def make_metric(config: EvaluationConfig, annotations: Annotations) -> Metric:
@@ -40,15 +83,20 @@ def make_metric(config: EvaluationConfig, annotations: Annotations) -> Metric:
 
 @torch.inference_mode()
 def detect_split(
-    detector: DecoupledRCNN, loader: BatchLoader, annotations: Annotations, device: torch.device
+    detector: DecoupledRCNN,
+    loader: BatchLoader,
+    annotations: Annotations,
+    device: torch.device,
+    amp: str = "none",
 ) -> pa.Table:
     """Return a split's detections, by row and falling score; the same on every worker.
 
-    Each worker detects on its own share of every batch (``loader`` knows which).
+    Each worker detects on its own batches (``loader`` knows which), in the precision ``amp``.
     """
     was_training = detector.training
     detector.eval()
-    parts = [_detect_batch(detector, batch.to(device)) for batch in loader]
+    with autocast(device, amp):
+        parts = [_detect_batch(detector, batch.to(device)) for batch in loader]
     detector.train(was_training)
     # A worker may have had no image at all.
     parts = [part for parts in gather(parts) for part in parts]

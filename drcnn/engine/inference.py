@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,12 +16,12 @@ from filelock import FileLock
 
 from drcnn.batch import Batch
 from drcnn.config import Config
-from drcnn.data.annotations import Annotations
-from drcnn.data.loader import BatchLoader, make_loader
+from drcnn.data.loader import make_loader
 from drcnn.detector.detector import DecoupledRCNN
 from drcnn.engine.checkpoint import load_detector
-from drcnn.engine.evaluate import detect_split, make_metric
+from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.metrics import Metrics
+from drcnn.engine.precision import require_precision
 from drcnn.engine.run_options import RunOptions
 
 __all__ = ["Evaluation", "evaluate_checkpoint", "measure_latency"]
@@ -39,25 +40,28 @@ class Evaluation:
     epoch: int
 
 
-def evaluate_checkpoint(checkpoint: Path, config: Config, split: str, options: RunOptions) -> Evaluation:
-    """Detect on a whole split and judge the detections.
+def evaluate_checkpoint(
+    checkpoint: Path, config: Config, tables: Mapping[str, str], options: RunOptions
+) -> dict[str, Evaluation]:
+    """Detect on whole splits and judge the detections, by split.
 
     Args:
         checkpoint: of a trained detector.
         config: how to detect; the architecture must be the checkpoint's.
-        split: path of the prepared table.
+        tables: path of the prepared table of each split.
         options: how to run.
 
     Raises:
         CheckpointError: the file is no checkpoint, or of another architecture.
+        ConfigError: fp16 is asked for without a GPU.
     """
+    require_precision(config, options.device)
     options.apply()
-    device = torch.device(options.device)
-    detector, state = load_detector(checkpoint, device, config.detector)
-    annotations = Annotations.load(split)
-    loader = _loader(split, config, options, config.training.batch_size)
-    detections = detect_split(detector, loader, annotations, device)
-    return Evaluation(make_metric(config.evaluation, annotations)(detections), detections, state.epoch)
+    detector, state = load_detector(checkpoint, options.device, config.detector)
+    return {
+        split: Evaluation(*evaluate_split(detector, table, config, options), state.epoch)
+        for split, table in tables.items()
+    }
 
 
 def measure_latency(checkpoint: Path, config: Config, split: str, options: RunOptions) -> float:
@@ -69,7 +73,7 @@ def measure_latency(checkpoint: Path, config: Config, split: str, options: RunOp
     options.apply()
     device = torch.device(options.device)
     detector, _ = load_detector(checkpoint, device)
-    loader = _loader(split, config, options, batch_size=1)
+    loader = make_loader(split, config.data, training=False, batch_size=1, num_workers=options.loader_workers)
     batches = [batch.to(device) for batch in islice(loader, TIMED_IMAGES)]
     with FileLock(Path(tempfile.gettempdir()) / f"drcnn-latency-{os.getuid()}.lock"):
         seconds = min(_pass(detector, batches, device) for _ in range(1 + REPEATS))
@@ -84,14 +88,3 @@ def _pass(detector: DecoupledRCNN, batches: list[Batch], device: torch.device) -
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
-
-
-def _loader(split: str, config: Config, options: RunOptions, batch_size: int) -> BatchLoader:
-    return make_loader(
-        split,
-        config.data,
-        training=False,
-        batch_size=batch_size,
-        num_workers=options.loader_workers,
-        pin_memory=options.device == "cuda",
-    )

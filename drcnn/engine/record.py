@@ -65,6 +65,7 @@ class TrialRecord:
         seconds: of training and evaluation; none if the trial did not finish.
         error: why it failed, in one line; none if it did not.
         latency: milliseconds an image at inference; none if nobody measured it.
+        made_by: torch, device, workers and commit that made it, each by its name; empty if it did not finish.
     """
 
     status: Status
@@ -73,6 +74,7 @@ class TrialRecord:
     seconds: float | None = None
     error: str | None = None
     latency: float | None = None
+    made_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -112,7 +114,7 @@ class TrialRecord:
         return {**self.history[-1], **({} if self.latency is None else {LATENCY: self.latency})}
 
     def metric(self, name: str) -> float:
-        """A metric of the last epoch, such as ``val/AP``; nan where the trial has none."""
+        """A metric of the last epoch, such as ``test/AP``; nan where the trial has none."""
         return self.metrics.get(name, math.nan)
 
 
@@ -126,6 +128,7 @@ def read_record(folder: Path) -> TrialRecord:
             result.get("per_class", {}),
             result.get("seconds"),
             latency=(_read_json(folder / "latency.json") or {}).get(LATENCY),
+            made_by=result.get("made_by", {}),
         )
     history = _history_of_checkpoint(folder / "last.safetensors")
     error = _read_json(folder / "error.json")
@@ -139,9 +142,11 @@ def write_finished(
     history: Sequence[Mapping[str, float]],
     per_class: Mapping[str, float],
     seconds: float,
+    made_by: Mapping[str, str],
 ) -> None:
     """Mark a trial as finished; to be called when all its other files are written."""
-    _write_result(folder, Status.FINISHED, history, per_class=per_class, seconds=seconds)
+    more = {"per_class": per_class, "seconds": seconds, "made_by": made_by}
+    _write_result(folder, Status.FINISHED, history, **more)
 
 
 def write_pruned(folder: Path) -> None:

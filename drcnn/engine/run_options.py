@@ -19,12 +19,14 @@ class RunOptions:
         threads: of torch on the CPU; 0 leaves torch's own choice.
         loader_workers: processes that decode images.
         gpu_share: of the GPU's memory, the part that this process may take; other trials have the rest.
+        commit: of the code, to be recorded with the result; empty if it is not known.
     """
 
     device: str = "cpu"
     threads: int = 0
     loader_workers: int = 0
     gpu_share: float = 1.0
+    commit: str = ""
 
     @property
     def gpus(self) -> float:

@@ -5,10 +5,12 @@
 The folder of a trial then holds::
 
     config.yaml          the whole configuration
-    last.safetensors     model, momentum and history after the last epoch; training resumes from here
-    best.safetensors     model of the best epoch by AP, for inference
-    detections.parquet   detections on the validation split after the last epoch
+    last.safetensors     model, momentum and history after the last epoch; training resumes from here. Of a
+                         finished trial it is the trained model, without momentum
+    detections.parquet   its detections on the split that it is judged by: test, or val if there is no test
     result.json          written last: the trial is finished
+
+The validation split is evaluated every ``evaluation.every`` epochs, the test split once, after the last one.
 
 Started again on the same folder, it resumes after the last finished epoch: on a CPU with identical results,
 on a GPU up to its atomic additions, whose order is random.
@@ -28,24 +30,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from drcnn.config import Config, ConfigError, TrainingConfig
-from drcnn.data.annotations import Annotations
+from drcnn.config import Config, TrainingConfig
 from drcnn.data.loader import make_loader
 from drcnn.data.prepare import PreparedData
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine import checkpoint, record
 from drcnn.engine.checkpoint import TrainingState
-from drcnn.engine.evaluate import detect_split, make_metric
+from drcnn.engine.evaluate import evaluate_split
+from drcnn.engine.made_by import made_by, merged
+from drcnn.engine.precision import autocast, require_precision
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate
-from drcnn.engine.workers import from_first, rank, sum_, world_size
+from drcnn.engine.workers import rank, sum_, world_size
 from drcnn.files import replacing, write_text
 
-__all__ = ["AUTOCAST", "Report", "TrainingDiverged", "fit", "make_optimizer"]
+__all__ = ["Report", "TrainingDiverged", "fit", "make_optimizer"]
 
 Report = Callable[[dict[str, float]], None]
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Reading a loss back waits for the device; on a GPU it is checked only every so many steps.
 CHECK_EVERY = 20
 
@@ -71,7 +73,7 @@ def fit(
         data: the prepared splits.
         folder: of the trial, shared by its workers.
         report: called on every worker after each epoch, with the same metrics, once that epoch's checkpoint
-            (and after the last epoch ``result.json``) is on disk.
+            (and after the last epoch ``result.json``) is on disk. A metric's name begins with its split.
         options: how to run.
 
     Raises:
@@ -81,8 +83,7 @@ def fit(
         CheckpointError: ``last.safetensors`` is damaged, or of another model.
         OSError: storage or the download of the weights failed; a later attempt may succeed.
     """
-    if config.training.amp == "fp16" and options.device == "cpu":
-        raise ConfigError("training.amp = 'fp16' needs a GPU; on a CPU use 'bf16' or 'none'")
+    require_precision(config, options.device)
     options.apply()
     folder.mkdir(parents=True, exist_ok=True)
     trial = _Trial(config, data, folder, options)
@@ -113,9 +114,7 @@ class _Trial:
     def __init__(self, config: Config, data: PreparedData, folder: Path, options: RunOptions) -> None:
         self.config, self.data, self.folder, self.options = config, data, folder, options
         self.device = torch.device(options.device)
-        self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
-        self.val = Annotations.load(data.val)
-        self.metric = make_metric(config.evaluation, self.val)
+        self.last = folder / "last.safetensors"
         # The random start depends on the seed only, and leaves the caller's generator unchanged.
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -128,8 +127,6 @@ class _Trial:
         self.optimizer = make_optimizer(self.detector, config.training)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.training.amp == "fp16")
         self.state = self._resume()
-        if rank() == 0:
-            checkpoint.keep_best(self.best, self.detector, self.state)
         self.model = self._distribute(self.detector)
 
     def _resume(self) -> TrainingState:
@@ -158,11 +155,11 @@ class _Trial:
         started = time.perf_counter()
         losses, images, rate = self._train(epoch)
         trained = time.perf_counter()
-        validation = self._evaluate()
+        figures = self._evaluate(epoch)
         evaluated = time.perf_counter()
         metrics = {
             "epoch": float(epoch),
-            **validation,
+            **figures,
             **losses,
             "train/lr": rate,
             "perf/images_per_s": images / (trained - started),
@@ -172,6 +169,7 @@ class _Trial:
             "perf/workers": float(world_size()),
             "perf/gpus": world_size() * self.options.gpus,
         }
+        self.state.made_by = merged(self.state.made_by, made_by(self.options))
         self.state.epoch = epoch
         self.state.history.append(metrics)
         self.state.scaler = self.scaler.state_dict()
@@ -203,9 +201,7 @@ class _Trial:
             rate = learning_rate(training, (epoch - 1) * len(loader) + number, len(loader))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            with torch.autocast(
-                self.device.type, AUTOCAST.get(training.amp, torch.bfloat16), enabled=training.amp != "none"
-            ):
+            with autocast(self.device, training.amp):
                 losses = self.model(batch.to(self.device))
                 losses["loss"] = torch.stack(list(losses.values())).sum()
             self._step(losses["loss"])
@@ -226,38 +222,39 @@ class _Trial:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _evaluate(self) -> dict[str, float]:
-        """Return the metrics of the validation split, the same on every worker; write its detections."""
-        loader = make_loader(
-            self.data.val,
-            self.config.data,
-            training=False,
-            batch_size=self.config.training.batch_size,
-            rank=rank(),
-            world_size=world_size(),
-            num_workers=self.options.loader_workers,
-            pin_memory=self.device.type == "cuda",
-        )
-        detections = detect_split(self.detector, loader, self.val, self.device)
-        metrics = from_first(lambda: self.metric(detections))
-        self.state.per_class = metrics.per_class
-        if rank() == 0:
-            with replacing(self.folder / "detections.parquet") as draft:
-                pq.write_table(detections, draft)
-        return {f"val/{name}": value for name, value in metrics.summary.items()}
+    def _evaluate(self, epoch: int) -> dict[str, float]:
+        """Return the metrics of the splits that are due, the same on every worker."""
+        is_last = epoch == self.config.training.epochs
+        every = self.config.evaluation.every
+        splits = {
+            "val": self.data.val if is_last or (every and epoch % every == 0) else None,
+            "test": self.data.test if is_last else None,
+        }
+        figures: dict[str, float] = {}
+        for split, table in splits.items():
+            if table is None:
+                continue
+            metrics, detections = evaluate_split(self.detector, table, self.config, self.options)
+            figures |= {f"{split}/{name}": value for name, value in metrics.summary.items()}
+            if split == self.data.judged:
+                self.state.per_class = metrics.per_class
+                if rank() == 0:
+                    with replacing(self.folder / "detections.parquet") as draft:
+                        pq.write_table(detections, draft)
+        return figures
 
     def _save(self) -> None:
-        # In this order: after a kill in between, the best one can still be made from the last one.
-        checkpoint.save(self.last, self.detector, self.state, self.optimizer)
-        checkpoint.keep_best(self.best, self.detector, self.state)
-        if self.state.epoch == self.config.training.epochs:
+        is_last = self.state.epoch == self.config.training.epochs
+        # Nothing goes on from the last epoch: its file is the trained model.
+        checkpoint.save(self.last, self.detector, self.state, None if is_last else self.optimizer)
+        if is_last:
             self.write_result()
 
     def write_result(self) -> None:
         """Write ``result.json``, which marks the trial as finished."""
         history = self.state.history
         seconds = sum(past["perf/epoch_seconds"] + past["perf/eval_seconds"] for past in history)
-        record.write_finished(self.folder, history, self.state.per_class, seconds)
+        record.write_finished(self.folder, history, self.state.per_class, seconds, self.state.made_by)
 
     def _peak_memory(self) -> float:
         """GiB: on a GPU the peak of this trial's tensors, on a CPU that of the whole process."""

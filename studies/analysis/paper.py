@@ -15,7 +15,6 @@ from drcnn.engine.average_precision import METRICS
 from studies.analysis.bootstrap import LEVEL, Difference, paired_bootstrap
 from studies.analysis.comparisons import Agreement, holm, kendall
 from studies.analysis.replicates import Setting, setting_labels
-from studies.definition.metrics import key_of
 from studies.definition.paper_tables import PaperRow, paper_rows, row_of
 from studies.definition.plan import Plan
 
@@ -128,11 +127,10 @@ def agreements(comparison: PaperComparison, metrics: Sequence[str]) -> dict[str,
 
 
 def _agreement(comparison: PaperComparison, metric: str) -> Agreement | None:
-    key = key_of(metric)
     pairs = [
-        (setting.mean(key), row.figures[metric])
+        (setting.mean(metric), row.figures[metric])
         for row, setting in comparison.rows
-        if setting.values(key) and metric in row.figures
+        if setting.values(metric) and metric in row.figures
     ]
     if len(pairs) < 3:
         return None

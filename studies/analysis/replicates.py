@@ -1,7 +1,7 @@
 """The results of a study's trials so far, grouped by setting.
 
 Resampling a trial's detections takes seconds, so the result is cached beside them (``.resamples.npz``; a dot
-file, which no store uploads) and computed again when the detections, the validation images or the code that
+file, which no store uploads) and computed again when the detections, the judged images or the code that
 evaluates them change.
 """
 
@@ -24,6 +24,7 @@ from drcnn.files import replacing
 from studies.analysis import bootstrap
 from studies.analysis.bootstrap import Resampled, resample
 from studies.definition.labels import labels
+from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
 
 __all__ = ["Replicate", "Setting", "group_by_setting", "load_annotations", "setting_labels"]
@@ -44,6 +45,10 @@ class Replicate:
         """Whether the trial was trained to its end."""
         return self.record.is_finished
 
+    def figure(self, name: str) -> float:
+        """A metric of the last epoch, nan if it has none; ``AP50`` is of the split that is judged."""
+        return self.record.metric(name if "/" in name else key_of(name, self.trial.data.judged))
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -62,27 +67,27 @@ class Setting:
         """The resampled metrics of the replicates that have them."""
         return [replicate.resampled for replicate in self.replicates if replicate.resampled is not None]
 
-    def values(self, key: str) -> list[float]:
-        """The last epoch's value of a metric such as 'val/AP', of each finished replicate that has it."""
-        values = [replicate.record.metric(key) for replicate in self.replicates if replicate.is_finished]
+    def values(self, name: str) -> list[float]:
+        """A metric's ``Replicate.figure`` of each finished replicate that has it."""
+        values = [replicate.figure(name) for replicate in self.replicates if replicate.is_finished]
         return [value for value in values if not math.isnan(value)]
 
-    def mean(self, key: str) -> float:
+    def mean(self, name: str) -> float:
         """The mean of ``values``; nan if there are none."""
-        values = self.values(key)
+        values = self.values(name)
         return float(np.mean(values)) if values else math.nan
 
 
 def group_by_setting(trials: Sequence[Trial]) -> list[Setting]:
     """Read the folder of every trial and group trials that differ only in their seed, in order."""
     # Only detectors that were evaluated on the same images can be compared.
-    split = trials[0].data.val if trials else ""
+    split = trials[0].data.judged_table if trials else ""
     annotations = load_annotations(split)
     groups: dict[str, list[Replicate]] = {}
     for trial in {trial.id: trial for trial in trials}.values():
         record = read_record(trial.folder)
         resampled = None
-        if record.is_finished and trial.data.val == split and annotations is not None:
+        if record.is_finished and trial.data.judged_table == split and annotations is not None:
             resampled = _resample_detections(trial, annotations)
         groups.setdefault(trial.setting_key, []).append(Replicate(trial, record, resampled))
     group_labels = _labels([replicates[0].trial for replicates in groups.values()])
@@ -90,7 +95,7 @@ def group_by_setting(trials: Sequence[Trial]) -> list[Setting]:
 
 
 def load_annotations(path: str) -> Annotations | None:
-    """The annotations of the validation images; none if the data was moved: then nothing can be compared."""
+    """The annotations of a split; none if the data was moved: then nothing can be compared."""
     try:
         return Annotations.load(path)
     except DataError:
@@ -118,7 +123,7 @@ def _resample_detections(trial: Trial, annotations: Annotations) -> Resampled | 
         split = score_split(annotations, pq.read_table(detections), trial.config.evaluation.metric)
         resampled = resample(split, RESAMPLES)
         _save(cache, stamp, resampled)
-    # The AP of validation images without objects is undefined: there is nothing to compare.
+    # The AP of images without objects is undefined: there is nothing to compare.
     if math.isnan(resampled.whole["AP"]):
         return None
     return replace(resampled, training=(trial.model or trial).id)

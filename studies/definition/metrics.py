@@ -1,4 +1,8 @@
-"""Names and units of metrics: records hold ``val/AP`` as a fraction, people read AP in points (× 100)."""
+"""Names and units of metrics: records hold ``test/AP`` as a fraction, people read AP in points (× 100).
+
+A key is the split and the name. What a study chooses by is always of ``val``; what it is judged by is of
+``test`` where the data has such a split (``PreparedData.judged``).
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,22 @@ import math
 
 from drcnn.engine.metrics import AT_IOU
 
-__all__ = ["AP_KEY", "METRICS", "MISSING", "key_of", "name_of", "points"]
+__all__ = ["METRICS", "MISSING", "SPLITS", "key_of", "points"]
 
 MISSING = "–"
-SPLIT = "val/"
+# The images that a figure is of, in words.
+SPLITS = {"val": "validation images", "test": "test images"}
+# What a study may be judged by: metrics that every split has, and of which the statistics know the spread.
+METRICS = ("AP", *AT_IOU)
 
 
-def key_of(name: str) -> str:
-    """The key under which records and MLflow keep a metric: ``AP50`` is ``val/AP50``."""
-    return f"{SPLIT}{name}"
+def key_of(name: str, split: str) -> str:
+    """The key under which records and MLflow keep a metric.
 
-
-def name_of(key: str) -> str:
-    """A metric as people say it: ``val/AP50`` is ``AP50``."""
-    return key.removeprefix(SPLIT)
+    >>> key_of("AP50", "test")
+    'test/AP50'
+    """
+    return f"{split}/{name}"
 
 
 def points(value: float, *, signed: bool = False) -> str:
@@ -31,8 +37,3 @@ def points(value: float, *, signed: bool = False) -> str:
     if math.isnan(value):
         return MISSING
     return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
-
-
-AP_KEY = key_of("AP")
-# What a study may be judged by: metrics that every split has, and of which the statistics know the spread.
-METRICS = tuple(key_of(name) for name in ("AP", *AT_IOU))

@@ -16,10 +16,11 @@ from typing import Any, Self
 from drcnn import presets
 from drcnn.assignments import parse_assignments
 from drcnn.config import Config
+from drcnn.identity import EVALUATION
 from drcnn.recipes import recipe
 from studies.definition.errors import StudyError
 from studies.definition.settings import Changes, resolve_multiples
-from studies.definition.study import INFERENCE, Study
+from studies.definition.study import SearchStudy, Study
 
 __all__ = ["Overrides", "check_assignments"]
 
@@ -54,8 +55,10 @@ class Overrides:
         """
         fixed = _absolute_weights(fixed)
         # The recipe first: a named variant brings settings that its recipe must not undo.
-        defaults = Config().with_changes(recipe(profile, source))
+        defaults = Config().with_changes(recipe(profile, source, chooses=isinstance(study, SearchStudy)))
         own = resolve_multiples(study.substituted(study.base, profile), defaults)
+        if isinstance(study, SearchStudy) and study.prune is not None:
+            own = {"evaluation.every": 1, **own}
         return cls(study, profile, defaults.with_changes(_absolute_weights({**own, **fixed})), fixed)
 
     def changes(self, setting: Mapping[str, Any]) -> Changes:
@@ -71,21 +74,20 @@ class Overrides:
         return self._config(self.changes(setting), seed)
 
     def training_config(self, setting: Mapping[str, Any], seed: int) -> Config:
-        """The configuration that trains the detector which a setting of an evaluate study tries.
+        """The configuration that trains the detector which a setting tries.
 
-        Its settings of inference are the recipe's. A trained detector does not depend on them, so this is
-        the very trial that another study may have trained already.
+        Its settings of inference and evaluation are the recipe's. A trained detector does not depend on them,
+        so this is the very trial that another study may have trained already.
         """
-        named = [key for key in self.changes(self.study.base) if key in INFERENCE]
         defaults = dict(Config().with_changes(recipe(self.profile, self.base.data.source)).flat())
-        usual = {key: defaults[key] for key in named}
-        own = {key: value for key, value in self.changes(setting).items() if key not in INFERENCE}
-        return self._config({**usual, **own}, seed)
+        usual = {key: defaults[key] for key in EVALUATION}
+        own = {key: value for key, value in self.changes(setting).items() if key not in EVALUATION}
+        return self._config({**own, **usual}, seed, EVALUATION)
 
-    def _config(self, own: Changes, seed: int) -> Config:
+    def _config(self, own: Changes, seed: int, not_fixed: Sequence[str] = ()) -> Config:
         # The names themselves are in the base: again here, they would undo the study's own settings. And
         # weights given with --set fit no substitute backbone, which starts from scratch.
-        kept = {*NAMED, *({"detector.weights"} & own.keys())}
+        kept = {*NAMED, *({"detector.weights"} & own.keys()), *not_fixed}
         fixed = {key: value for key, value in self.fixed.items() if key not in kept}
         return self.base.with_changes({**presets.expand(own), **fixed, "seed": seed})
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.config import Config, ConfigError
+from drcnn.identity import EVALUATION
 from studies.definition.labels import distinguishing_keys, trial_name
 from studies.definition.overrides import Overrides
-from studies.definition.study import INFERENCE, EvaluateStudy, SearchStudy, Study
+from studies.definition.study import SearchStudy, Study
 from studies.definition.trial import Inputs, Trial, evaluation_id, training_id
 
 __all__ = ["Plan", "Trial", "expand", "search_points", "trained_models"]
@@ -75,15 +76,15 @@ class Plan:
         return distinguishing_keys(study.varied(), [dict(config.flat()) for config in configs])
 
     def trial(self, setting: Mapping[str, Any], seed: int) -> Trial:
-        """The trial of one setting and seed; in an evaluate study, with the trial that trains its detector.
+        """The trial of one setting and seed, with the trial that trains its detector where that is another.
 
         Raises:
             ConfigError: a value is not allowed, or a weights file does not exist.
         """
         trial = self.trial_of_config(self.overrides.config(setting, seed))
-        if not isinstance(self.study, EvaluateStudy):
+        if isinstance(self.study, SearchStudy):
             return trial
-        keys = [key for key in self.naming_keys if key not in INFERENCE]
+        keys = [key for key in self.naming_keys if key not in EVALUATION]
         model = self._training(self.overrides.training_config(setting, seed), keys)
         if model.id == trial.id:
             return trial

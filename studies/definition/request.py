@@ -20,6 +20,7 @@ SMOKE: Changes = {
     "training.milestones": (),
     "data.train_images": 32,
     "data.val_images": 16,
+    "data.test_images": 16,
 }
 
 

@@ -1,8 +1,8 @@
 """What a study file may say: what it varies, over which base, and how it is judged.
 
-A **grid** study trains every setting that it lists (``rows``), or a product of values (``grid``), or both.
-An **evaluate** study lists settings in the same way, but those of inference (``INFERENCE``) are tried on a
-detector that is trained once for all of them. A **search** study names a space and lets Optuna choose::
+A **grid** study lists settings one by one (``rows``), or as a product of values (``grid``), or both. Settings
+of inference and evaluation are tried on a detector that is trained once for all of them; all others are
+trained. A **search** study names a space and lets Optuna choose::
 
     title: Stages of the box regressor
     answers: Table IV
@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from studies.definition.metrics import AP_KEY, METRICS
+from studies.definition.metrics import METRICS, key_of
 from studies.definition.settings import (
     Changes,
     Confirm,
@@ -44,20 +44,7 @@ from studies.definition.settings import (
     check_values,
 )
 
-__all__ = ["INFERENCE", "EvaluateStudy", "GridStudy", "PaperTable", "SearchStudy", "Study"]
-
-# Settings that a trained detector does not depend on.
-INFERENCE = (
-    "detector.rpn_pre_nms_test",
-    "detector.rpn_post_nms_test",
-    "detector.nms_test",
-    "detector.test_stage",
-    "detector.test_classifier",
-    "detector.score_thr",
-    "detector.nms_final",
-    "detector.soft_nms",
-    "detector.max_detections",
-)
+__all__ = ["GridStudy", "PaperTable", "SearchStudy", "Study"]
 
 
 class PaperTable(Frozen):
@@ -70,7 +57,7 @@ class PaperTable(Frozen):
 class _Base(Frozen):
     title: str
     answers: str = Field("", description="the paper's table, or the question")
-    metric: str = AP_KEY
+    metric: str = Field("AP", description="its settings are judged by; AP, AP50 ... AP90")
     base: Settings = Field({}, description="settings of all its trials")
     paper: tuple[PaperTable, ...] = ()
     laptop: dict[Key, dict[bool | int | float | str, Settings]] = Field(
@@ -83,6 +70,11 @@ class _Base(Frozen):
         if metric not in METRICS:
             raise ValueError(f"{metric!r} is none of {', '.join(METRICS)}")
         return metric
+
+    @property
+    def chosen_by(self) -> str:
+        """The key of the metric that a search, pruning and the best trial go by: ``val/AP``."""
+        return key_of(self.metric, "val")
 
     @model_validator(mode="after")
     def _has_allowed_values(self) -> Self:
@@ -150,23 +142,9 @@ class _Listed(_Base):
 
 
 class GridStudy(_Listed):
-    """Settings listed one by one, or as a product of values; each is trained to its end."""
+    """Settings listed one by one, or as a product of values; none is pruned."""
 
     kind: Literal["grid"]
-
-
-class EvaluateStudy(_Listed):
-    """Settings of inference, tried on detectors that are trained once: no training for each setting."""
-
-    kind: Literal["evaluate"]
-
-    @model_validator(mode="after")
-    def _varies_inference(self) -> Self:
-        if not set(self.varied()) & set(INFERENCE):
-            raise Misplaced(
-                ("kind",), f"a study of kind evaluate varies at least one of {', '.join(INFERENCE)}"
-            )
-        return self
 
 
 class SearchStudy(_Base):
@@ -209,7 +187,7 @@ class SearchStudy(_Base):
     @property
     def objectives(self) -> list[str]:
         """The metrics that Optuna is told: one to maximise, or two to trade (the second is minimised)."""
-        return [self.metric, *([self.minimise] if self.minimise else [])]
+        return [self.chosen_by, *([self.minimise] if self.minimise else [])]
 
     @property
     def middle(self) -> Changes:
@@ -236,7 +214,7 @@ class SearchStudy(_Base):
         return self.trials + ((self.confirm.top + 1) * self.confirm.seeds if self.confirm else 0)
 
 
-Study = GridStudy | EvaluateStudy | SearchStudy
+Study = GridStudy | SearchStudy
 
 
 def _placed(place: Place, changes: Changes) -> Iterator[tuple[Place, str, Any]]:

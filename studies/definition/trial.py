@@ -1,9 +1,9 @@
 """A trial: one complete configuration and its seed, known by a hash of all that decides its result.
 
-That is the whole configuration, with the content of data and weights in place of their paths. A trial's
-folder, ``OUTPUT/trials/<id>``, is shared by all studies of that OUTPUT: what one has trained, no other trains
-again. An evaluation of a trained trial with other settings of inference is a trial too; its identity is that
-of the trained one and those settings.
+That is every setting that has an effect, the content of data and weights, the seed, and the version of the
+numerics (``drcnn.identity``). A trial's folder, ``OUTPUT/trials/<id>``, is shared by all studies of that
+OUTPUT: what one has trained, no other trains again. An evaluation of a trained trial with other settings of
+inference or evaluation is a trial too; its identity is that of the trained one and those settings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from drcnn.config import Config, ConfigError, DataConfig
-from studies.definition.study import INFERENCE
+from drcnn.identity import EVALUATION, NUMERICS, effective_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +36,8 @@ class Trial:
         varied: the settings that tell its study's trials apart.
         data: its prepared splits.
         folder: its own; that of an evaluation lies inside its model's.
-        model: the trained trial whose last epoch this one evaluates with other settings of inference; none if
-            it trains its own.
+        model: the trained trial whose last epoch this one evaluates with other settings of inference or
+            evaluation; none if it trains its own.
     """
 
     id: str
@@ -103,16 +103,18 @@ class Inputs:
 
 def training_id(config: Config, inputs: Inputs) -> str:
     """The identity of a trial that trains: 16 hex digits."""
-    tree = config.model_dump(mode="json")
-    tree["data"]["source"] = inputs.data(config.data).fingerprint
-    tree["detector"]["weights"] = inputs.weights_digest(config.detector.weights)
-    return _digest(json.dumps(tree, sort_keys=True))
+    content = {
+        "data": inputs.data(config.data).fingerprint,
+        "weights": inputs.weights_digest(config.detector.weights),
+        "numerics": NUMERICS,
+    }
+    return _digest(json.dumps([effective_settings(config), content], sort_keys=True))
 
 
 def evaluation_id(model_id: str, config: Config) -> str:
-    """The identity of an evaluation: the trained trial's and the settings of inference."""
-    settings = dict(config.flat())
-    return _digest(json.dumps([model_id, *(settings[key] for key in INFERENCE)]))
+    """The identity of an evaluation: the trained trial's, and the settings of inference and evaluation."""
+    settings = effective_settings(config)
+    return _digest(json.dumps([model_id, *(settings[key] for key in EVALUATION)]))
 
 
 def _digest(text: str) -> str:

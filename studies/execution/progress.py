@@ -38,7 +38,10 @@ class _Row:
 
     @property
     def values(self) -> list[str]:
-        return [points(self.metrics.get(key_of(name), math.nan)) for name in SHOWN]
+        splits = (self.trial.data.judged, "val")  # until it is judged, what it is chosen by
+        keys = [[key_of(name, split) for split in splits] for name in SHOWN]
+        found = [next((self.metrics[key] for key in both if key in self.metrics), math.nan) for both in keys]
+        return list(map(points, found))
 
     @property
     def speed(self) -> str:

@@ -231,7 +231,7 @@ class StudyRun:
             self._folders.store.upload(self._plan.folder)
         except OSError as error:
             logger.warning("--storage: the study's tables cannot be uploaded: %s", error)
-        best = ranked(self._shown(), self._plan.study.metric)[:1]
+        best = ranked(self._shown(), self._plan.study.chosen_by)[:1]
         tracker.close(status, self._all(), best[0] if best else None, files)
 
     def _write_results(self) -> list[Path]:

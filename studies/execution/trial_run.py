@@ -66,9 +66,6 @@ def train_or_evaluate(trial: Trial, options: RunOptions, report: Report) -> None
 def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
     """Evaluate a trained trial with other settings of inference; leave detections and ``result.json``.
 
-    It takes the detector of the last epoch, whose figures the trained trial's record shows too; the best
-    epoch was chosen by the very images that it would be judged on.
-
     Args:
         trial: the evaluation; its ``model`` has finished.
         options: how to run.
@@ -77,24 +74,24 @@ def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
         The metrics, with the epoch of the detector.
     """
     from drcnn.engine.inference import evaluate_checkpoint
+    from drcnn.engine.made_by import made_by
 
     assert trial.model is not None
     started = time.perf_counter()
-    evaluation = evaluate_checkpoint(
-        trial.model.folder / "last.safetensors", trial.config, trial.data.val, options
-    )
+    tables = {split: path for split, path in trial.data.tables.items() if split != "train"}
+    checkpoint = trial.model.folder / "last.safetensors"
+    evaluations = evaluate_checkpoint(checkpoint, trial.config, tables, options)
+    judged = evaluations[trial.data.judged]
     trial.folder.mkdir(parents=True, exist_ok=True)
     with replacing(trial.folder / "detections.parquet") as draft:
-        pq.write_table(evaluation.detections, draft)
+        pq.write_table(judged.detections, draft)
     write_text(trial.folder / "config.yaml", trial.config.to_yaml())
     seconds = time.perf_counter() - started
-    metrics = {
-        "epoch": float(evaluation.epoch),
-        **{key_of(name): value for name, value in evaluation.metrics.summary.items()},
-        "perf/eval_seconds": seconds,
-    }
+    metrics = {"epoch": float(judged.epoch), "perf/eval_seconds": seconds}
+    for split, evaluation in evaluations.items():
+        metrics |= {key_of(name, split): value for name, value in evaluation.metrics.summary.items()}
     # Last: the mark of a finished evaluation.
-    write_finished(trial.folder, [metrics], evaluation.metrics.per_class, seconds)
+    write_finished(trial.folder, [metrics], judged.metrics.per_class, seconds, made_by(options))
     return metrics
 
 
@@ -104,7 +101,7 @@ def time_inference(trial: Trial, options: RunOptions) -> None:
 
     if read_record(trial.folder).latency is None:
         checkpoint = trial.folder / "last.safetensors"
-        milliseconds = measure_latency(checkpoint, trial.config, trial.data.val, options)
+        milliseconds = measure_latency(checkpoint, trial.config, trial.data.judged_table, options)
         write_latency(trial.folder, milliseconds, options.device)
 
 

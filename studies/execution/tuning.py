@@ -34,7 +34,7 @@ __all__ = ["TuneRun", "run_trials"]
 
 logger = logging.getLogger(__name__)
 
-METRIC_FAMILIES = ("val/", "train/", "perf/")
+METRIC_FAMILIES = ("val/", "test/", "train/", "perf/")
 # How often a trial goes on after a killed process; machines of a spot market are taken away often.
 RETRIES, CLUSTER_RETRIES = 2, 10
 

@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
@@ -183,7 +184,7 @@ class Tracker:
                 continue
             usable = {k: value for k, value in metrics.items() if k != "epoch" and not math.isnan(value)}
             # The compare page plots the metric that was stored first: AP, not a loss.
-            keys = sorted(usable, key=lambda key: not key.startswith(key_of("")))[:MAX_METRICS]
+            keys = sorted(usable, key=lambda key: not key.startswith(("val/", "test/")))[:MAX_METRICS]
             self._client.log_batch(run_id, metrics=[Metric(key, usable[key], now, step) for key in keys])
             logged.add(step)
         self._steps[trial.id] = logged
@@ -225,11 +226,12 @@ class Tracker:
             self._client.log_artifact(self._parent, str(path))
         if best is not None:
             record, now = read_record(best.folder), _now()
-            values = [Metric(f"best/{name}", record.metrics[key_of(name)], now, 0) for name in BEST_METRICS]
+            figures = {name: record.metric(key_of(name, best.data.judged)) for name in BEST_METRICS}
+            values = [Metric(f"best/{name}", value, now, 0) for name, value in figures.items()]
             tags = [RunTag("drcnn.best_trial", best.name), RunTag("drcnn.best_trial_id", best.id)]
             self._client.log_batch(self._parent, metrics=values, tags=tags)
-            if (best.folder / "best.safetensors").exists():
-                self._client.log_artifact(self._parent, str(best.folder / "best.safetensors"), "best")
+            if (best.folder / "last.safetensors").exists():
+                self._client.log_artifact(self._parent, str(best.folder / "last.safetensors"), "best")
         self._client.set_terminated(self._parent, status)
 
     def _close_killed_runs(self) -> None:
@@ -253,8 +255,15 @@ class Tracker:
 
 def _params(trial: Trial) -> list[Param]:
     """Every setting under its short name, which the compare page shows without any configuration."""
-    settings = [(key.rpartition(".")[2], value) for key, value in trial.config.flat()]
-    return [Param(key, f"{value:.6g}" if isinstance(value, float) else str(value)) for key, value in settings]
+    settings: dict[str, Any] = {}
+    for key, value in trial.config.flat():
+        # Two sections have an ``amp``: the first keeps the short name.
+        short = key.rpartition(".")[2]
+        settings[key if short in settings else short] = value
+    return [
+        Param(key, f"{value:.6g}" if isinstance(value, float) else str(value))
+        for key, value in settings.items()
+    ]
 
 
 def _now() -> int:

@@ -12,7 +12,7 @@ from studies.analysis.paper import PaperComparison, join_paper
 from studies.analysis.replicates import Replicate, Setting, group_by_setting
 from studies.analysis.search_summary import pareto_front
 from studies.definition.labels import parameter_name, value_text
-from studies.definition.metrics import name_of
+from studies.definition.metrics import SPLITS
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.study import SearchStudy
 
@@ -45,14 +45,19 @@ class ReportFacts:
     baseline: Setting | None
 
     @property
-    def metric_key(self) -> str:
-        """The metric that the study is judged by, as a trial's record has it: ``val/AP``."""
+    def metric(self) -> str:
+        """The metric that the study is judged by: ``AP``."""
         return self.plan.study.metric
 
     @property
-    def metric(self) -> str:
-        """The same in words: ``AP``."""
-        return name_of(self.metric_key)
+    def chosen_by(self) -> str:
+        """The key of the metric that a search chose by: ``val/AP``."""
+        return self.plan.study.chosen_by
+
+    @property
+    def judged(self) -> str:
+        """The images that settings are judged by, in words."""
+        return SPLITS[self.settings[0].first.data.judged]
 
     @cached_property
     def best_comparisons(self) -> list[Comparison]:
@@ -97,25 +102,25 @@ class ReportFacts:
     @property
     def scored(self) -> list[Setting]:
         """The compared settings that have a figure."""
-        return [setting for setting in self.compared if setting.values(self.metric_key)]
+        return [setting for setting in self.compared if setting.values(self.metric)]
 
     @property
     def best(self) -> Setting | None:
         """The compared setting of the highest mean; none before a trial has finished."""
-        return max(self.scored, key=lambda setting: setting.mean(self.metric_key), default=None)
+        return max(self.scored, key=lambda setting: setting.mean(self.metric), default=None)
 
     @property
     def scored_trials(self) -> list[Replicate]:
         """Of a search, its own finished trials that have a figure."""
-        values = [(trial, trial.record.metric(self.metric_key)) for trial in self.searched]
+        values = [(trial, trial.record.metric(self.chosen_by)) for trial in self.searched]
         return [trial for trial, value in values if trial.is_finished and not math.isnan(value)]
 
     @property
     def best_trials(self) -> list[Replicate]:
         """Of a search with two objectives its Pareto front, else the trials of the highest figure."""
         if self.cost_key:
-            return pareto_front(self.searched, self.metric_key, self.cost_key)
-        return sorted(self.scored_trials, key=lambda trial: -trial.record.metric(self.metric_key))[:MAX_BEST]
+            return pareto_front(self.searched, self.chosen_by, self.cost_key)
+        return sorted(self.scored_trials, key=lambda trial: -trial.record.metric(self.chosen_by))[:MAX_BEST]
 
     @property
     def varied(self) -> list[str]:

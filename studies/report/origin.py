@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from studies.analysis.replicates import Replicate
-from studies.definition.metrics import MISSING, name_of, points
+from studies.definition.metrics import MISSING, points
 from studies.definition.plan import Plan
 from studies.record import provenance
 from studies.record.launch_request import as_typed, launch_command
@@ -38,12 +38,12 @@ def _trials_table(replicates: Sequence[Replicate], metric: str) -> Table:
     rows = [
         [
             replicate.trial.name,
-            points(replicate.record.metric(metric)),
+            points(replicate.figure(metric)),
             Cell(replicate.trial.id, is_code=True),
             Cell(replicate.trial.model.id, is_code=True) if replicate.trial.model else MISSING,
         ]
         for replicate in replicates
     ]
     caption = "Every trial with its figure after its last epoch, finished or not, and its id."
-    columns = ("trial", f"{name_of(metric)} × 100", "id", "trained by")
+    columns = ("trial", f"{metric} × 100", "id", "trained by")
     return Table(caption, columns, rows, words=("id", "trained by")).without_empty_columns()

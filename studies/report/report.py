@@ -21,7 +21,7 @@ from studies.analysis.paper import PaperComparison, agreements, effects, effects
 from studies.analysis.replicates import load_annotations, setting_labels
 from studies.analysis.search_summary import importances
 from studies.definition.labels import value_text
-from studies.definition.metrics import AP_KEY
+from studies.definition.metrics import SPLITS
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.report import result_tables
@@ -89,12 +89,11 @@ def _data(trial: Trial) -> str:
     """The data of a study and how much of it, in words."""
     source = trial.config.data.source
     name = "handwritten digits on cluttered canvases (digits)" if source == "digits" else source
-    train, val = load_annotations(trial.data.train), load_annotations(trial.data.val)
-    if train is None or val is None:
-        return name
-    return (
-        f"{name}: {len(train):,} training images, {len(val):,} validation images, {len(val.classes)} classes"
-    )
+    tables = {split: load_annotations(path) for split, path in trial.data.tables.items()}
+    counts = [
+        f"{len(table):,} {SPLITS.get(split, 'training images')}" for split, table in tables.items() if table
+    ]
+    return ", ".join([f"{name}: {counts[0]}", *counts[1:], f"{len(trial.data.classes)} classes"])
 
 
 def _result_tables(facts: ReportFacts) -> list[Table]:
@@ -115,9 +114,9 @@ def _paper(comparison: PaperComparison) -> dict[str, object]:
     # Labels that tell these settings apart are shorter than those that tell all of the study's apart.
     labels = dict(zip((setting.label for setting in settings), setting_labels(settings), strict=True))
     best = [labels[setting.label] for _, setting in comparison.best]
-    scored = [setting for setting in settings if setting.values(AP_KEY)]
-    scored.sort(key=lambda setting: -setting.mean(AP_KEY))
-    ranked = [(labels[setting.label], setting.mean(AP_KEY)) for setting in scored]
+    scored = [setting for setting in settings if setting.values("AP")]
+    scored.sort(key=lambda setting: -setting.mean("AP"))
+    ranked = [(labels[setting.label], setting.mean("AP")) for setting in scored]
     by_metric = agreements(comparison, result_tables.QUALITY)
     tables = [result_tables.agreement_table(by_metric, len(ranked))] if by_metric else []
     panels = {name: changes for name in ("AP", "AP90") if (changes := effects(comparison, name))}
@@ -140,7 +139,7 @@ def _curves(facts: ReportFacts) -> list[Picture]:
         baseline = facts.baseline if facts.baseline and facts.baseline.resampled else resampled[0]
         charts.append(result_charts.ap_over_iou(facts.compared, baseline))
     histories = [replicate.record.history for setting in facts.compared for replicate in setting.replicates]
-    key = facts.metric_key
+    key = facts.chosen_by
     if any(sum(not math.isnan(epoch.get(key, math.nan)) for epoch in history) > 1 for history in histories):
         charts.append(result_charts.ap_by_epoch(facts.compared, key))
     return charts
@@ -148,7 +147,7 @@ def _curves(facts: ReportFacts) -> list[Picture]:
 
 def _search(facts: ReportFacts) -> dict[str, object]:
     """How a search went; without a finished trial there is nothing to draw."""
-    metric, finished, best = facts.metric_key, facts.scored_trials, facts.best_trials
+    metric, finished, best = facts.chosen_by, facts.scored_trials, facts.best_trials
     if not finished:
         return {}
     keys = [key for key in finished[0].trial.varied if key != "seed"]
@@ -174,7 +173,7 @@ def _samples(facts: ReportFacts) -> dict[str, object]:
     """Images that the best setting's detector did best, and worst, on; none without its detections."""
     replicates = facts.best.replicates if facts.best else ()
     replicate = next((replicate for replicate in replicates if replicate.resampled), None)
-    annotations = load_annotations(replicate.trial.data.val) if replicate else None
+    annotations = load_annotations(replicate.trial.data.judged_table) if replicate else None
     if replicate is None or annotations is None:
         return {}
     best, worst = samples(replicate, annotations)

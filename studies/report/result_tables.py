@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from drcnn.engine.record import LATENCY, TrialRecord
+from drcnn.engine.record import LATENCY
 from studies.analysis.bootstrap import Difference, mean_interval
 from studies.analysis.claims import agreement_claim
 from studies.analysis.comparisons import Agreement, Comparison
 from studies.analysis.paper import Effect, PaperComparison
 from studies.analysis.replicates import Replicate, Setting
-from studies.definition.metrics import AP_KEY, MISSING, key_of, points
+from studies.definition.metrics import MISSING, SPLITS, points
 from studies.definition.paper_tables import FIGURES, PaperRow
 from studies.report.blocks import Cell, Table, number
 from studies.report.facts import ReportFacts
@@ -57,9 +57,10 @@ def settings_table(
         finished = sum(replicate.is_finished for replicate in setting.replicates)
         seeds = f"{finished} of {len(setting.replicates)}"
         rows.append(_row(setting.label, seeds, setting.values, metrics, paper.get(setting.label)))
-    has_intervals = any(len(setting.values(AP_KEY)) > 1 for setting in settings)
+    has_intervals = any(len(setting.values("AP")) > 1 for setting in settings)
     half = " ± half of the 95 % interval over seeds" if has_intervals else ""
-    caption = f"AP × 100 on the validation images after the last epoch{half}{IN_BRACKETS if paper else ''}."
+    judged = SPLITS[settings[0].first.data.judged]
+    caption = f"AP × 100 on the {judged} after the last epoch{half}{IN_BRACKETS if paper else ''}."
     if any(str(row[-1]) != MISSING for row in rows):
         where = " (the paper's on its TITAN X)" if "seconds_per_image" in in_paper else ""
         caption += f" s/image: seconds of inference for an image{where}; {MISSING} where none were measured."
@@ -74,7 +75,7 @@ def trials_table(settings: Sequence[Setting], tables: Sequence[PaperComparison])
     rows = []
     for setting in settings:
         for replicate in setting.replicates:
-            values = _last_values(replicate.record)
+            values = _last_values(replicate)
             row = paper.get(setting.label)
             rows.append(_row(replicate.trial.name, replicate.record.status, values, FEW, row))
     caption = f"Results, AP × 100{IN_BRACKETS if paper else ''}."
@@ -82,8 +83,8 @@ def trials_table(settings: Sequence[Setting], tables: Sequence[PaperComparison])
     return Table(caption, columns, rows, words=("status",)).without_empty_columns()
 
 
-def _last_values(record: TrialRecord) -> Callable[[str], list[float]]:
-    return lambda key: [] if math.isnan(record.metric(key)) else [record.metric(key)]
+def _last_values(replicate: Replicate) -> Callable[[str], list[float]]:
+    return lambda name: [] if math.isnan(replicate.figure(name)) else [replicate.figure(name)]
 
 
 def _paper_rows(tables: Sequence[PaperComparison]) -> dict[str, PaperRow]:
@@ -104,7 +105,7 @@ def _row(
 ) -> list[Cell]:
     """A name, a state, a figure a metric, and the seconds of inference for an image."""
     figures = paper.figures if paper else {}
-    cells = [_figure(values(key_of(metric)), figures.get(metric)) for metric in metrics]
+    cells = [_figure(values(metric), figures.get(metric)) for metric in metrics]
     latency, in_paper = values(LATENCY), figures.get("seconds_per_image")
     # Without a difference: what can be compared is how time changes from setting to setting.
     seconds = number(sum(latency) / len(latency) / 1000, 3) if latency else MISSING
@@ -187,13 +188,13 @@ def best_trials_table(facts: ReportFacts) -> Table:
     rows: list[Sequence[Cell | str]] = [
         [
             trial.trial.name,
-            points(trial.record.metric(facts.metric_key)),
+            points(trial.record.metric(facts.chosen_by)),
             number(trial.record.metric(LATENCY)),
             Cell(trial.trial.id, is_code=True),
         ]
         for trial in facts.best_trials
     ]
-    caption = f"The trials of the search with the highest {facts.metric}, a single run each."
+    caption = f"The trials of the search with the highest {facts.metric} on val, a single run each."
     if facts.cost_key:
         caption = "The Pareto front: no other trial is both faster and better than one of these."
     columns = ("trial", f"{facts.metric} × 100", "ms/image", "id")

@@ -154,7 +154,7 @@ def _check_store(requirements: NodeRequirements, report: NodeReport) -> None:
 def _check_data(requirements: NodeRequirements, report: NodeReport) -> None:
     # Only checked: to download everything may take long, and the first trial on the node does.
     check_datasets(requirements.datasets)
-    for path in (requirements.data.train, requirements.data.val):
+    for path in requirements.data.tables.values():
         requirements.store.download_file(Path(path))
     if all(dataset.folder.exists() for dataset in requirements.datasets):
         fault = unreadable_image(requirements.data)

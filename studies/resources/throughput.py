@@ -103,8 +103,13 @@ def estimate_remaining(
     remaining = list({trial.id: trial for trial in trials}.values())
     if not whole:
         remaining = [trial for trial in remaining if not read_record(trial.folder).is_finished]
-    val_images = {trial.config.data: image_count(trial.data.val) for trial in remaining}
-    throughputs = _recorded(output, val_images)
+    judged_last = {
+        trial.config.data: sum(
+            image_count(path) for split, path in trial.data.tables.items() if split != "train"
+        )
+        for trial in remaining
+    }
+    throughputs = _recorded(output, judged_last)
     seconds: dict[str, float] = {}
     sources: dict[str, None] = {}
     worker_seconds = 0.0
@@ -117,23 +122,27 @@ def estimate_remaining(
         trial_workers = 1 if trial.is_evaluation else workers
         # One of several workers is only a little slower than one alone.
         throughput = by_workers[min(by_workers, key=lambda number: abs(number - trial_workers))]
-        work = val_images[trial.config.data] * throughput.inference
+        work = judged_last[trial.config.data] * throughput.inference
         if not trial.is_evaluation:
-            epochs_done = 0 if whole else len(read_record(trial.folder).history)
-            work += image_count(trial.data.train) * throughput.training
-            work *= trial.config.training.epochs - epochs_done
+            epochs = trial.config.training.epochs
+            epochs_left = range(1 if whole else len(read_record(trial.folder).history) + 1, epochs + 1)
+            work += len(epochs_left) * image_count(trial.data.train) * throughput.training
+            if trial.data.val is not None and trial.config.evaluation.every:
+                looks = sum(epoch % trial.config.evaluation.every == 0 for epoch in epochs_left[:-1])
+                work += looks * image_count(trial.data.val) * throughput.inference
         seconds[trial.id] = work / trial_workers
         sources[throughput.source] = None
         worker_seconds += work
     return Estimate(seconds, worker_seconds, tuple(sources), len(remaining) - len(seconds))
 
 
-def _recorded(output: Path, val_images: Mapping[DataConfig, int]) -> Throughputs:
+def _recorded(output: Path, judged_last: Mapping[DataConfig, int]) -> Throughputs:
     """The throughputs that trials have recorded; of similar trials that of the newest.
 
     Args:
         output: the folder with the trials.
-        val_images: the number of validation images of each data set; trials of others are ignored.
+        judged_last: how many images of each data set are evaluated after the last epoch; trials of others are
+            ignored.
     """
     throughputs: Throughputs = defaultdict(dict)
     results = sorted(output.glob("trials/*/result.json"), key=lambda path: path.stat().st_mtime)
@@ -146,7 +155,7 @@ def _recorded(output: Path, val_images: Mapping[DataConfig, int]) -> Throughputs
             workers = int(metrics.get("perf/workers", max(1.0, gpus)))
             # The figures are of all workers together.
             training = workers / metrics["perf/images_per_s"]
-            inference = workers * metrics["perf/eval_seconds"] / val_images[config.data]
+            inference = workers * metrics["perf/eval_seconds"] / judged_last[config.data]
         except (OSError, ConfigError, KeyError):
             continue  # of an earlier version, or of other data
         throughput = ImageTime(training, inference, "finished trials of this output folder")
@@ -183,7 +192,7 @@ def measure_image_time(trial: Trial, device: str) -> ImageTime:
     if target.type == "cpu":
         batch_size = min(batch_size, IMAGES_ON_CPU)
     training = make_loader(trial.data.train, config.data, training=True, batch_size=batch_size)
-    validation = make_loader(trial.data.val, config.data, training=False, batch_size=batch_size)
+    validation = make_loader(trial.data.judged_table, config.data, training=False, batch_size=batch_size)
     detector.train()
     seconds_training = _seconds_per_image(training, train, TRAINING_STEPS, target)
     detector.eval()

@@ -26,7 +26,7 @@ def confirming_trials(plan: Plan, searched: Sequence[Trial], seeds: int | None) 
     study = plan.study
     if not isinstance(study, SearchStudy) or study.confirm is None:
         return []
-    best = ranked(searched, study.metric)[: study.confirm.top]
+    best = ranked(searched, study.chosen_by)[: study.confirm.top]
     if not best:
         return []
     baseline = plan.trial(study.confirm.against, plan.base.seed)

@@ -32,7 +32,7 @@ def make_scheduler(plan: Plan, ended: Sequence[Trial]) -> ASHAScheduler | None:
     epochs = plan.base.training.epochs
     scheduler = ASHAScheduler(
         time_attr="epoch",
-        metric=study.metric,
+        metric=study.chosen_by,
         mode="max",
         max_t=epochs,
         grace_period=min(study.prune.grace_epochs, epochs),
@@ -45,7 +45,7 @@ def make_scheduler(plan: Plan, ended: Sequence[Trial]) -> ASHAScheduler | None:
         tune_trial: Any = SimpleNamespace(trial_id=trial.id)
         scheduler.on_trial_add(controller, tune_trial)
         for metrics in read_record(trial.folder).history:
-            if not math.isnan(metrics.get(study.metric, math.nan)):
+            if not math.isnan(metrics.get(study.chosen_by, math.nan)):
                 scheduler.on_trial_result(controller, tune_trial, dict(metrics))
         scheduler.on_trial_remove(controller, tune_trial)
     return scheduler

@@ -104,7 +104,7 @@ class StudySearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch's metric on; its step is our own epoch, which goes on when a trial is resumed."""
-        value = result.get(self._study.metric, math.nan)
+        value = result.get(self._study.chosen_by, math.nan)
         # Optuna takes no values of epochs where there are two objectives.
         if not math.isnan(value) and self._study.minimise is None:
             self._running[trial_id][1].report(value, int(result["epoch"]))
@@ -149,7 +149,7 @@ class StudySearcher(Searcher):
 
     def _report_once(self, asked: optuna.Trial, metrics: Mapping[str, float]) -> None:
         reported = self._optuna.get_trials(deepcopy=False)[asked.number].intermediate_values
-        value = metrics.get(self._study.metric, math.nan)
+        value = metrics.get(self._study.chosen_by, math.nan)
         if int(metrics["epoch"]) not in reported and not math.isnan(value):
             asked.report(value, int(metrics["epoch"]))
 

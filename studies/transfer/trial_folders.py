@@ -114,7 +114,7 @@ class TrialFolders:
 
 def unreadable_image(data: PreparedData) -> str | None:
     """What is wrong here with the first or the last image of a split; none if they can be read."""
-    for path in (data.train, data.val):
+    for path in data.tables.values():
         table = Annotations.load(path)
         for row in (0, len(table) - 1):
             source = table.source(row)
@@ -127,4 +127,4 @@ def unreadable_image(data: PreparedData) -> str | None:
 
 
 def _tables(trial: Trial) -> list[Path]:
-    return [Path(trial.data.train), Path(trial.data.val)]
+    return list(map(Path, trial.data.tables.values()))

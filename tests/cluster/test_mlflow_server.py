@@ -147,7 +147,7 @@ def trials_of(name: str, output: Path) -> list[Trial]:
     """Two trials of a study whose data need not exist."""
 
     def prepare(data: DataConfig) -> PreparedData:
-        return PreparedData("train.arrow", "val.arrow", ("0", "1"), "f" * 16, ())
+        return PreparedData("train.arrow", "val.arrow", None, ("0", "1"), "f" * 16, ())
 
     overrides = Overrides.resolve(parse(STUDY, "mine.yaml"), "laptop", "digits", {})
     return expand(Plan(name, overrides, output, Inputs(prepare)))
@@ -216,8 +216,8 @@ class Kept:
             for name in ("last.safetensors", "result.json"):
                 assert self._file(run, name, folder) == (trial.folder / name).read_bytes(), name
         trial = self._trials[self._parent.data.tags["drcnn.best_trial_id"]]
-        best = (trial.folder / "best.safetensors").read_bytes()
-        assert self._file(self._parent, "best/best.safetensors", folder) == best
+        best = (trial.folder / "last.safetensors").read_bytes()
+        assert self._file(self._parent, "best/last.safetensors", folder) == best
 
     def _file(self, run: Run, name: str, folder: Path) -> bytes:
         return Path(self._client.download_artifacts(run.info.run_id, name, str(folder))).read_bytes()

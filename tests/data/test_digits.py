@@ -73,12 +73,15 @@ def test_the_same_call_gives_the_same_bytes(made: Annotations) -> None:
     assert again.fingerprint != make_digits(20, split="val").fingerprint
 
 
-def test_training_and_validation_share_no_handwriting() -> None:
-    train, val = (digits.HANDWRITING[split] for split in ("train", "val"))
+def test_the_splits_share_no_handwriting() -> None:
     rows = np.arange(len(load_digits().target))
-    assert not set(rows[train]) & set(rows[val])
-    assert len(rows[train]) + len(rows[val]) == 1797
-    assert set(load_digits().target[val]) == set(range(10))
+    parts = [rows[digits.HANDWRITING[split]] for split in ("train", "val", "test")]
+    assert np.array_equal(np.concatenate(parts), rows)
+    for part in parts:
+        labels = load_digits().target[part]
+        assert set(labels) == set(range(10))
+        # Every form begins with the digits in their order, twice.
+        assert labels[:20].tolist()[:9] == list(range(9))
 
 
 def test_backgrounds_are_neither_flat_nor_noiseless(made: Annotations) -> None:
@@ -91,5 +94,5 @@ def test_backgrounds_are_neither_flat_nor_noiseless(made: Annotations) -> None:
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(DataError, match="cannot make 0 images"):
         make_digits(0)
-    with pytest.raises(DataError, match="unknown split 'test'"):
-        make_digits(1, split="test")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="unknown split 'dev'"):
+        make_digits(1, split="dev")  # type: ignore[arg-type]

@@ -51,6 +51,14 @@ def test_padding_is_the_least_multiple_of_32_that_holds_the_batch(
         assert 0 <= batch.height - height < STRIDE
 
 
+@given(SIZES, st.integers(1, 8))
+def test_in_evaluation_no_image_is_padded_for_another(sizes: np.ndarray, batch_size: int) -> None:
+    alone = {batch.rows[0]: batch for batch in plan(sizes, batch_size=1, training=False)}
+    for batch in plan(sizes, batch_size=batch_size, training=False):
+        for row in batch.rows:
+            assert (batch.height, batch.width) == (alone[row].height, alone[row].width)
+
+
 @given(SIZES, st.integers(1, 4), st.sampled_from([2, 3, 4]), st.booleans())
 def test_ranks_share_the_batches_of_one_worker(
     sizes: np.ndarray, share: int, world_size: int, training: bool

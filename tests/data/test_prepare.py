@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.prepare import PreparedData, check, prepare, prepare_validation
+from drcnn.data.prepare import PreparedData, check, prepare, prepare_judged
 
 Configure = Callable[..., DataConfig]
 Make = Callable[..., Path]
@@ -41,11 +42,11 @@ def test_a_damaged_table_is_made_again(tmp_path: Path, config: Configure) -> Non
 
 
 def test_two_may_prepare_at_once(tmp_path: Path, config: Configure) -> None:
-    data = config(train_images=4, val_images=2)
+    data = config(train_images=4, val_images=2, test_images=2)
     with ThreadPoolExecutor(4) as pool:
         results: list[PreparedData] = list(pool.map(lambda _: prepare(data, tmp_path), range(4)))
     assert len(set(results)) == 1
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_folders_are_read_again_when_they_change(tmp_path: Path, make_voc: Make, config: Configure) -> None:
@@ -153,12 +154,52 @@ def test_check_tells_of_pixels_without_a_range(make_voc: Make, config: Configure
     assert all("000001.jpg: cannot be decoded (pixels of 32 bits" in fault for fault in faults)
 
 
-def test_the_validation_split_is_prepared_alone(tmp_path: Path, make_coco: Make, config: Configure) -> None:
+def test_the_judged_split_is_prepared_alone(tmp_path: Path, make_coco: Make, config: Configure) -> None:
     data = config(source=f"coco:{make_coco()}")
     both = prepare(data, tmp_path / "cache")
     (tmp_path / "coco" / "annotations" / "instances_train2017.json").unlink()
-    assert prepare_validation(data, tmp_path / "cache") == both.val
-    assert len(Annotations.load(prepare_validation(data, tmp_path / "other"))) == 2
+    assert prepare_judged(data, tmp_path / "cache") == both.val
+    assert len(Annotations.load(prepare_judged(data, tmp_path / "other"))) == 2
+
+
+def test_settings_are_judged_by_the_test_split_where_there_is_one(
+    tmp_path: Path, make_voc: Make, config: Configure
+) -> None:
+    folder = make_voc()
+    source = f"voc:{folder}"
+    without = prepare(config(source=source), tmp_path)
+    assert (without.judged, without.test, without.judged_table) == ("val", None, without.val)
+    lists = folder / "ImageSets" / "Main"
+    shutil.copy(lists / "val.txt", lists / "test.txt")
+    found = prepare(config(source=source), tmp_path)
+    assert (found.judged, found.judged_table) == ("test", found.test)
+    assert list(found.tables) == ["train", "val", "test"]
+    assert prepare_judged(config(source=source), tmp_path) == found.test
+    assert prepare(config(source=source, test_split="test"), tmp_path) == found
+    unjudged = prepare(config(source=source, test_split=None), tmp_path)
+    assert (unjudged.judged, unjudged.fingerprint) == ("val", without.fingerprint)
+    alone = prepare(config(source=source, val_split=None), tmp_path)
+    assert (alone.judged, alone.val) == ("test", None)
+    with pytest.raises(DataError, match=r"set data\.val_split or data\.test_split"):
+        prepare(config(source=source, val_split=None, test_split=None), tmp_path)
+    with pytest.raises(DataError, match=r"exam\.txt: no such list"):
+        prepare(config(source=source, test_split="exam"), tmp_path)
+
+
+@pytest.mark.parametrize("form", ["voc", "coco"])
+def test_other_pixels_are_other_data(
+    form: str, tmp_path: Path, make_voc: Make, make_coco: Make, config: Configure
+) -> None:
+    folder = {"voc": make_voc, "coco": make_coco}[form]()
+    data = config(source=f"{form}:{folder}")
+    first = prepare(data, tmp_path / "cache")
+    image = next(path for path in sorted(folder.rglob("*.jpg")) if "val" not in str(path.parent))
+    with Image.open(image) as picture:
+        Image.new("RGB", picture.size).save(image)
+    second = prepare(data, tmp_path / "cache")
+    assert second.fingerprint != first.fingerprint
+    tables = [Annotations.load(each.train) for each in (first, second)]
+    assert (tables[0].all_boxes == tables[1].all_boxes).all()
 
 
 def test_only_the_first_images_of_a_folder_are_used(

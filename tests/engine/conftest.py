@@ -18,6 +18,7 @@ TINY = {
     "detector.rpn_post_nms_test": 50,
     "data.train_images": 8,
     "data.val_images": 4,
+    "data.test_images": 4,
     "training.epochs": 3,
     "training.batch_size": 4,
 }

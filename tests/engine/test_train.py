@@ -4,6 +4,7 @@ import json
 import math
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from drcnn.data.annotations import Annotations
 from drcnn.data.prepare import PreparedData
 from drcnn.detector.backbones import build_body
 from drcnn.detector.detector import DecoupledRCNN
-from drcnn.engine import checkpoint
+from drcnn.engine import evaluate
 from drcnn.engine.checkpoint import CheckpointError, load_detector, read_state
-from drcnn.engine.evaluate import coco_metrics, voc07_metrics
+from drcnn.engine.evaluate import coco_metrics, evaluate_split, voc07_metrics
+from drcnn.engine.record import read_record
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate
 from drcnn.engine.train import TrainingDiverged, fit
@@ -67,12 +69,12 @@ def test_a_trial_leaves_its_whole_record(
     assert result["status"] == "finished"
     assert [entry["epoch"] for entry in result["history"]] == [1, 2, 3]
     assert result["metrics"] == result["history"][-1]
-    assert {"val/AP", "val/AP90", "train/loss_cls", "perf/images_per_s"} <= set(result["metrics"])
+    assert {"val/AP", "test/AP", "test/AP90", "train/loss_cls", "perf/images_per_s"} <= set(result["metrics"])
     state = read_state(finished / "last.safetensors")
     assert (state.epoch, state.history) == (3, result["history"])
     # The stored detections give the reported figures again.
-    metrics = coco_metrics(Annotations.load(tiny_data.val), pq.read_table(finished / "detections.parquet"))
-    assert metrics.summary["AP"] == result["metrics"]["val/AP"]
+    metrics = coco_metrics(Annotations.load(tiny_data.test), pq.read_table(finished / "detections.parquet"))
+    assert metrics.summary["AP"] == result["metrics"]["test/AP"]
     assert not [path.name for path in finished.iterdir() if path.name.startswith(".")]
 
 
@@ -92,7 +94,7 @@ def test_resuming_gives_the_same_curve(
 def test_killed_before_the_result_only_the_result_is_written(
     finished: Path, tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
 ) -> None:
-    for name in ("last.safetensors", "best.safetensors", "detections.parquet"):
+    for name in ("last.safetensors", "detections.parquet"):
         (tmp_path / name).write_bytes((finished / name).read_bytes())
     assert run(tiny_config, tiny_data, tmp_path) == []
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(
@@ -116,55 +118,82 @@ def test_going_on_needs_no_pretrained_weights(
     assert comparable(history) == comparable(unbroken)
 
 
-@pytest.mark.parametrize(
-    ("of_best", "of_last", "kept"),
-    [
-        ([0.1], [0.1, 0.2], [0.1, 0.2]),  # killed before the best one was written
-        ([], [0.1, 0.2], [0.1, 0.2]),
-        ([0.1, 0.2], [0.1, 0.2, 0.15], [0.1, 0.2]),
-        ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]),
-        ([0.2, 0.3], [0.2], [0.2]),  # of an epoch whose last checkpoint was lost
-        ([0.2, 0.1, 0.3], [0.2, 0.1], None),
-        ([0.2, 0.4], [0.2, 0.3, 0.1], None),  # of an epoch that was trained again
-        ([0.2], [], None),
-    ],
-)
-def test_the_best_checkpoint_is_one_of_the_history(
-    of_best: list[float], of_last: list[float], kept: list[float] | None, tmp_path: Path
+def test_val_is_looked_at_as_often_as_asked_and_test_once(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
 ) -> None:
-    def state_of(scores: list[float]) -> checkpoint.TrainingState:
-        history = [{"epoch": number, "val/AP": score} for number, score in enumerate(scores, start=1)]
-        return checkpoint.TrainingState("", [], len(scores), history)
+    def splits(metrics: dict[str, float]) -> set[str]:
+        return {name.partition("/")[0] for name in metrics} & {"val", "test"}
 
-    path, model = tmp_path / "best.safetensors", torch.nn.Linear(1, 1)
-    if of_best:
-        checkpoint.save(path, model, state_of(of_best))
-    checkpoint.keep_best(path, model, state_of(of_last))
-    found = [epoch["val/AP"] for epoch in read_state(path).history] if path.exists() else None
-    assert found == kept
+    for every, expected in ((1, [{"val"}, {"val"}]), (2, [set(), {"val"}]), (None, [set(), set()])):
+        history = run(tiny_config.with_changes({"evaluation.every": every}), tiny_data, tmp_path / str(every))
+        assert [splits(epoch) for epoch in history] == [*expected, {"val", "test"}]
+    first, *others = (comparable(run_again) for run_again in map(last_epochs, tmp_path.iterdir()))
+    assert all(other == first for other in others), "looking changes nothing"
 
 
-def test_a_kill_between_the_two_checkpoints_is_mended(
-    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def last_epochs(folder: Path) -> list[dict[str, float]]:
+    return read_state(folder / "last.safetensors").history[-1:]
+
+
+def test_without_a_test_split_val_is_judged(
+    finished: Path, tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
 ) -> None:
-    class Killed(BaseException):
-        pass
+    (*_, last) = run(tiny_config, replace(tiny_data, test=None), tmp_path)
+    assert not [name for name in last if name.startswith("test/")]
+    metrics = coco_metrics(Annotations.load(tiny_data.val), pq.read_table(tmp_path / "detections.parquet"))
+    assert metrics.summary["AP"] == last["val/AP"] == last_epochs(finished)[0]["val/AP"]
+    assert read_state(tmp_path / "last.safetensors").per_class == metrics.per_class
 
-    def save_last_only(path: Path, *rest: object) -> None:
-        if path.name == "best.safetensors":
-            raise Killed
-        save(path, *rest)
 
-    save = checkpoint.save
-    config = tiny_config.with_changes({"training.epochs": 1})
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_last_only)
-        with pytest.raises(Killed):
-            run(config, tiny_data, tmp_path)
-    assert run(config, tiny_data, tmp_path) == []
-    best, last = (load_file(tmp_path / f"{name}.safetensors") for name in ("best", "last"))
-    assert all(torch.equal(tensor, last[name]) for name, tensor in best.items())
-    assert (tmp_path / "result.json").exists()
+def test_a_finished_trial_keeps_its_model_and_no_momentum(
+    finished: Path, tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_config, tiny_data, tmp_path, report=StopAfter(1), options=ONE_THREAD)
+    begun, ended = (set(load_file(folder / "last.safetensors")) for folder in (tmp_path, finished))
+    assert {name.partition(".")[0] for name in begun} == {"model", "optimizer"}
+    assert ended == {name for name in begun if name.startswith("model.")}
+
+
+def test_neither_the_batch_nor_the_precision_of_training_moves_the_ruler(
+    finished: Path, tiny_config: Config, tiny_data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def detections(**changes: object) -> dict[str, np.ndarray]:
+        config = tiny_config.with_changes({key.replace("__", "."): value for key, value in changes.items()})
+        detector, _ = load_detector(finished / "last.safetensors", config=config.detector)
+        assert tiny_data.test is not None
+        table = evaluate_split(detector, tiny_data.test, config, ONE_THREAD)[1]
+        return {name: np.asarray(table[name].to_pylist()) for name in table.column_names}
+
+    usual = detections()
+    assert len(usual["score"]) > 0
+    amp = detections(training__amp="bf16", training__batch_size=1)
+    assert all(np.array_equal(usual[name], amp[name]) for name in usual)
+    lower = detections(evaluation__amp="bf16")
+    assert not np.array_equal(usual["score"][:4], lower["score"][:4])
+    monkeypatch.setattr(evaluate, "BATCH", 1)
+    alone = detections()
+    for name in usual:
+        if usual[name].dtype.kind == "f":
+            np.testing.assert_allclose(alone[name], usual[name], atol=1e-3)
+        else:
+            assert np.array_equal(alone[name], usual[name])
+
+
+def test_a_trial_records_with_what_it_was_made(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    first = RunOptions(threads=1, commit="abc")
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_config, tiny_data, tmp_path, report=StopAfter(1), options=first)
+    fit(tiny_config, tiny_data, tmp_path, report=StopAfter(), options=RunOptions(threads=1, commit="def"))
+    assert read_record(tmp_path).made_by == {
+        "torch": torch.__version__,
+        "device": "CPU",
+        "workers": "1",
+        "threads": "1",
+        "commit": "abc, then def",
+    }
 
 
 def test_the_global_generator_does_not_matter(
@@ -194,7 +223,7 @@ def test_another_seed_is_another_trial(
 
 
 def test_a_checkpoint_is_a_loadable_model(finished: Path, tiny_data: PreparedData) -> None:
-    detector, state = load_detector(finished / "best.safetensors")
+    detector, state = load_detector(finished / "last.safetensors")
     assert state.classes == list(tiny_data.classes)
     assert not detector.training
 
@@ -212,9 +241,9 @@ def test_the_configured_metric_makes_the_figures(
     changes = {"evaluation.metric": "voc07", "training.epochs": 1}
     (metrics,) = run(tiny_config.with_changes(changes), tiny_data, tmp_path)
     detections = pq.read_table(tmp_path / "detections.parquet")
-    expected = voc07_metrics(Annotations.load(tiny_data.val), detections)
-    assert {name: metrics[f"val/{name}"] for name in expected.summary} == expected.summary
-    assert {name for name in metrics if name.startswith("val/")} == {f"val/{n}" for n in expected.summary}
+    expected = voc07_metrics(Annotations.load(tiny_data.test), detections)
+    assert {name: metrics[f"test/{name}"] for name in expected.summary} == expected.summary
+    assert {name for name in metrics if name.startswith("test/")} == {f"test/{n}" for n in expected.summary}
     assert read_state(tmp_path / "last.safetensors").per_class == expected.per_class
 
 
@@ -254,9 +283,17 @@ def start_two(worker: Callable[..., None], *arguments: object) -> None:
     mp.start_processes(worker, (port, *arguments), nprocs=2, start_method="spawn")
 
 
+def run_first_epoch(config: Config, data: PreparedData, folder: Path) -> list[dict[str, float]]:
+    """After the last epoch there would be no momentum to look at."""
+    report = StopAfter(1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data, folder, report=report, options=ONE_THREAD)
+    return report.reports
+
+
 def _worker(rank: int, port: int, config: Config, data: PreparedData, folder: Path) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    history = run(config, data, folder)
+    history = run_first_epoch(config, data, folder)
     (folder / f"rank{rank}.json").write_text(json.dumps(history))
     dist.destroy_process_group()
 
@@ -274,7 +311,7 @@ def test_two_workers_train_as_one(
         {
             "detector.norm": norm,
             "detector.stages": 2,
-            "training.epochs": 1,
+            "training.epochs": 2,
             "training.batch_size": 8,
             "training.lr": 1e-4,
             "training.warmup_iterations": 0,
@@ -287,7 +324,7 @@ def test_two_workers_train_as_one(
             "detector.cls_positive_fraction": 1.0,
         }
     )
-    alone = comparable(run(config, tiny_data, tmp_path / "one"))
+    alone = comparable(run_first_epoch(config, tiny_data, tmp_path / "one"))
     (tmp_path / "two").mkdir()
     start_two(_worker, config, tiny_data, tmp_path / "two")
     ranks = [comparable(json.loads((tmp_path / "two" / f"rank{rank}.json").read_text())) for rank in (0, 1)]

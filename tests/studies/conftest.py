@@ -61,7 +61,7 @@ def make_plan(tmp_path: Path) -> Callable[..., Plan]:
         overrides = replace(overrides, base=base)
 
         def prepare(data: DataConfig) -> PreparedData:
-            return PreparedData("train.arrow", "val.arrow", ("0", "1"), fingerprint, ())
+            return PreparedData("train.arrow", "val.arrow", None, ("0", "1"), fingerprint, ())
 
         return Plan(name, overrides, tmp_path / "runs", Inputs(prepare))
 

@@ -8,6 +8,7 @@ from typing import Any
 TINY: dict[str, Any] = {
     "data.train_images": 8,
     "data.val_images": 4,
+    "data.test_images": 4,
     "training.batch_size": 4,
     "detector.backbone_width": 0.25,
     "detector.fpn_channels": 16,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from drcnn.engine.metrics import IOU_THRESHOLDS, mean_of_present
 from studies.analysis.paper import Effect
 from studies.analysis.replicates import Setting
-from studies.definition.metrics import AP_KEY, name_of, points
+from studies.definition.metrics import points
 from studies.report.blocks import Picture
 from studies.report.charts.style import MARKERS, MAX_CURVES, Theme, draw, draw_legend, in_points
 
@@ -75,7 +75,7 @@ def ap_by_epoch(settings: Sequence[Setting], key: str) -> Picture:
     curves = {setting.label: _curve_by_epoch(setting, key) for setting in settings}
     curves = {label: curve for label, curve in curves.items() if not np.isnan(curve).all()}
     coloured = _coloured(curves, settings)
-    metric = name_of(key)
+    metric = key.rpartition("/")[2]
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
@@ -184,7 +184,7 @@ def _draw_arrows(axes: Axes, end: float, marker: str, rows: NDArray[np.float64])
 
 def _coloured(curves: Curves, settings: Sequence[Setting], *first: Setting) -> list[str]:
     """The labels of the curves with a colour of their own: ``first``, then those of the highest AP."""
-    best = sorted(settings, key=lambda setting: -np.nan_to_num(setting.mean(AP_KEY)))
+    best = sorted(settings, key=lambda setting: -np.nan_to_num(setting.mean("AP")))
     ranked = dict.fromkeys(setting.label for setting in (*first, *best) if setting.label in curves)
     chosen = list(ranked)[:MAX_CURVES]
     return [label for label in curves if label in chosen]

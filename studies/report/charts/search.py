@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from studies.analysis.replicates import Replicate
 from studies.definition.labels import parameter_name, value_text
-from studies.definition.metrics import name_of, points
+from studies.definition.metrics import points
 from studies.report.blocks import Picture
 from studies.report.charts.style import Theme, draw, draw_legend, in_points
 
@@ -31,7 +31,7 @@ def history_chart(replicates: Sequence[Replicate], key: str) -> Picture:
     values = np.array([replicate.record.metric(key) for replicate in replicates])
     is_finished = np.array([replicate.is_finished for replicate in replicates])
     finished = np.where(is_finished, values, math.nan)
-    metric = name_of(key)
+    metric = key.rpartition("/")[2]
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
@@ -74,7 +74,7 @@ def parallel_chart(replicates: Sequence[Replicate], keys: Sequence[str], metric_
     columns.append(
         (shades, [(0.0, points(low)), (1.0, points(high))] if high > low else [(1.0, points(high))])
     )
-    metric, names = name_of(metric_key), [parameter_name(key) for key in keys]
+    metric, names = metric_key.rpartition("/")[2], [parameter_name(key) for key in keys]
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
@@ -169,7 +169,7 @@ def front_chart(
         metric_key: such as 'val/AP'.
         cost_key: of milliseconds an image at inference.
     """
-    metric = name_of(metric_key)
+    metric = metric_key.rpartition("/")[2]
     finished = [replicate for replicate in replicates if replicate.is_finished]
 
     def coordinates(trials: Sequence[Replicate]) -> tuple[list[float], list[float]]:

@@ -42,7 +42,7 @@ def planned(make_plan: Callable[..., Plan], tmp_path: Path, annotations: Annotat
     annotations.save(path)
 
     def prepare(data: DataConfig) -> PreparedData:
-        return PreparedData(str(path), str(path), annotations.classes, "f" * 16, ())
+        return PreparedData(str(path), str(path), None, annotations.classes, "f" * 16, ())
 
     return lambda study: replace(make_plan(study), inputs=Inputs(prepare))
 

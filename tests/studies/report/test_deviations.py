@@ -34,7 +34,7 @@ def told(tmp_path: Path) -> Callable[..., list[tuple[str, str, str]]]:
 
 def plan_of(folder: Path, name: str, **asked: object) -> Plan:
     request = Request(study=name, output=folder, **asked)  # type: ignore[arg-type]
-    prepared = PreparedData("train.arrow", "val.arrow", ("0", "1"), "f" * 16, ())
+    prepared = PreparedData("train.arrow", "val.arrow", None, ("0", "1"), "f" * 16, ())
     return Plan(*resolve(request), folder, Inputs(lambda _: prepared))
 
 

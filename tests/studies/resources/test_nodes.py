@@ -27,7 +27,7 @@ def requirements(tmp_path: Path) -> NodeRequirements:
     image.touch()
     Annotations.from_records([_record(image)], ["thing"]).save(table)
     (tmp_path / ".shared").touch()
-    data = PreparedData(str(table), str(table), ("thing",), "f" * 16, ())
+    data = PreparedData(str(table), str(table), None, ("thing",), "f" * 16, ())
     return NodeRequirements(tmp_path, ".shared", TrialStore(), (), data, ())
 
 

@@ -39,7 +39,7 @@ def trials(tmp_path: Path) -> list[Trial]:
     (model,) = trained_models(trials)
     fit(model.config, model.data, model.folder, report=lambda metrics: None, options=RunOptions(threads=1))
     for trial in trials:
-        write_finished(trial.folder, [{"epoch": 2.0}], {}, seconds=1.0)
+        write_finished(trial.folder, [{"epoch": 2.0}], {}, seconds=1.0, made_by={})
     return trials
 
 
