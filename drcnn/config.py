@@ -23,6 +23,9 @@ from drcnn.variants import VARIANTS
 
 __all__ = ["Config", "ConfigError", "DataConfig", "DetectorConfig", "EvaluationConfig", "TrainingConfig"]
 
+# Safe, and with libyaml ten times as fast.
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 IoU = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -298,7 +301,7 @@ class Config(_Frozen):
         Raises:
             ConfigError: the text is no mapping, or a key or value in it is not allowed.
         """
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, Loader=SAFE_LOADER)
         if not isinstance(tree, dict):
             raise ConfigError(f"a configuration is a mapping of keys to values, got {type(tree).__name__}")
         return cls.from_tree(tree)

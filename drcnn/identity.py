@@ -12,7 +12,7 @@ from typing import Any
 from drcnn.config import Config
 from drcnn.variants import VARIANTS
 
-__all__ = ["EVALUATION", "INFERENCE", "NUMERICS", "effective_settings"]
+__all__ = ["EVALUATION", "INFERENCE", "NUMERICS", "WITHOUT_EFFECT", "effective_settings"]
 
 # Raise it with every change after which the same settings give other figures than rounding explains.
 NUMERICS = 2

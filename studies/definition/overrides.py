@@ -57,8 +57,9 @@ class Overrides:
         # The recipe first: a named variant brings settings that its recipe must not undo.
         defaults = Config().with_changes(recipe(profile, source, chooses=isinstance(study, SearchStudy)))
         own = resolve_multiples(study.substituted(study.base, profile), defaults)
-        if isinstance(study, SearchStudy) and study.prune is not None:
-            own = {"evaluation.every": 1, **own}
+        # Only pruning looks at val after each epoch.
+        prunes = isinstance(study, SearchStudy) and study.prune is not None
+        own = {"evaluation.every": 1 if prunes else None, **own}
         return cls(study, profile, defaults.with_changes(_absolute_weights({**own, **fixed})), fixed)
 
     def changes(self, setting: Mapping[str, Any]) -> Changes:

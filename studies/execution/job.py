@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drcnn.engine.run_options import RunOptions
+from studies.record import provenance
 from studies.resources.slots import Allocation
 from studies.transfer.trial_folders import TrialFolders
 
@@ -52,7 +53,9 @@ class Job:
 
 def run_options(allocation: Allocation) -> RunOptions:
     """How each worker runs on what it is allocated."""
+    commit = provenance.commit()
     if not allocation.gpus:
-        return RunOptions(device="cpu", threads=1)
+        return RunOptions(device="cpu", threads=1, commit=commit)
     loaders = max(0, min(allocation.cpus - 1, MOST_LOADERS))
-    return RunOptions(device="cuda", threads=1, loader_workers=loaders, gpu_share=min(allocation.gpus, 1.0))
+    share = min(allocation.gpus, 1.0)
+    return RunOptions(device="cuda", threads=1, loader_workers=loaders, gpu_share=share, commit=commit)

@@ -26,6 +26,7 @@ from studies.execution.progress import Progress
 from studies.execution.report_command import try_report
 from studies.record import provenance
 from studies.record.completion import is_complete
+from studies.record.other_identities import find_other_identities
 from studies.record.output_folder import archive
 from studies.record.results import ranked, write_results
 from studies.search.confirmation import confirming_trials
@@ -80,6 +81,7 @@ class StudyRun:
         try:
             self._open(tracker)
             self._find_earlier_work()
+            self._tell_of_other_identities()
             self._note_complete(self._all(), tracker)
             self._work(tracker)
             self._write_results()
@@ -146,6 +148,18 @@ class StudyRun:
             self._archive()
             if self._search is not None:
                 self._open_search(ended)
+
+    def _tell_of_other_identities(self) -> None:
+        if all(map(self._is_complete, self._all())):
+            return
+        others = find_other_identities(self._plan.output, self._all())
+        if others:
+            self._console.out(
+                f"{len(others)} trials of the same settings in {self._plan.output / 'trials'} are not used: "
+                "they were made of other data or weights, or before a change of the numerics "
+                f"({', '.join(folder.name for folder in others[:3])}{', …' if len(others) > 3 else ''})",
+                highlight=False,
+            )
 
     def _archive(self) -> None:
         stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from drcnn.files import write_text
 
-__all__ = ["code", "environment", "git_diff", "installed_versions", "keep", "tags"]
+__all__ = ["code", "commit", "environment", "git_diff", "installed_versions", "keep", "tags"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Not hidden from `git status`: what git ignores is not sent to a cluster.
@@ -30,6 +30,12 @@ def tags() -> dict[str, str]:
     """What the code is, and its commit, as MLflow's pages show it, if that is known."""
     commit = _commit()
     return {"drcnn.code": code(), **({"mlflow.source.git.commit": commit} if commit else {})}
+
+
+def commit() -> str:
+    """The commit, and whether the code differs from it; empty if it is not known."""
+    known = _commit()[:10]
+    return f"{known} with changes (code {code()})" if known and git_diff() else known
 
 
 def git_diff() -> str:

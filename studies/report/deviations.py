@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from drcnn.config import Config
+from drcnn.identity import WITHOUT_EFFECT
 from drcnn.presets import expand
 from drcnn.recipes import recipe
 from studies.definition.labels import label, value_text
@@ -19,10 +20,11 @@ from studies.report.blocks import Cell, Table
 
 __all__ = ["deviations"]
 
-# These say where the data lies, how much of it is used (said in words), and how damaged files are treated.
-NOT_COMPARED = {"seed", "data.source", "data.on_bad_data", "data.train_images", "data.val_images"}
 # The digits have no lists of images to choose from.
-SPLITS = {"data.train_split", "data.val_split"}
+SPLITS = {"data.train_split", "data.val_split", "data.test_split"}
+# What has no effect says where the data lies, how much of it is used (said in words), how damaged files are
+# treated, and how often somebody looks.
+NOT_COMPARED = ({"seed"} | set(WITHOUT_EFFECT)) - SPLITS
 IMAGES = {"VOC07+12": "16,551 training images", "COCO": "about 118,000 training images"}
 
 

@@ -93,7 +93,7 @@ def _data(trial: Trial) -> str:
     counts = [
         f"{len(table):,} {SPLITS.get(split, 'training images')}" for split, table in tables.items() if table
     ]
-    return ", ".join([f"{name}: {counts[0]}", *counts[1:], f"{len(trial.data.classes)} classes"])
+    return f"{name}: {', '.join([*counts, f'{len(trial.data.classes)} classes'])}"
 
 
 def _result_tables(facts: ReportFacts) -> list[Table]:

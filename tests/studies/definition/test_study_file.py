@@ -15,7 +15,6 @@ from studies.definition.study_file import catalogue, load, parse
 
 GRID = "title: t\nkind: grid\n"
 SEARCH = "title: t\nkind: search\ntrials: 3\n"
-EVALUATE = "title: t\nkind: evaluate\n"
 
 
 @pytest.mark.parametrize("name", catalogue())
@@ -61,7 +60,7 @@ def test_a_product_is_appended_to_the_rows_without_repeats() -> None:
         ("title: t\nkind: gird\n", ["mine.yaml", "grid"]),
         ("title: t\nkind: gird\n", ["mine.yaml:2: kind"]),
         (GRID, ["mine.yaml:2: kind", "rows", "grid"]),
-        (GRID + "rows: []\nmetrics: val/AP\n", ["mine.yaml:4", "metrics"]),
+        (GRID + "rows: []\nmetrics: AP\n", ["mine.yaml:4", "metrics"]),
         (
             GRID + "base: {}\ngrid:\n  detector.nms_rg: [0.7]\n",
             ["mine.yaml:5: grid.detector.nms_rg", "did you mean 'detector.nms_reg'"],
@@ -83,8 +82,8 @@ def test_a_product_is_appended_to_the_rows_without_repeats() -> None:
             ["mine.yaml:5: base.detector.backbone", "resnet50"],
         ),
         (GRID + "grid: {detector.backbone: [2x]}\n", ["mine.yaml:3: grid.detector.backbone.0", "'2x'"]),
-        (GRID + "grid: {seed: [1]}\nmetric: val/AP_75\n", ["mine.yaml:4: metric", "val/AP75"]),
-        (GRID + "grid: {seed: [1]}\nmetric: val/AP_small\n", ["mine.yaml:4: metric", "val/AP, val/AP50"]),
+        (GRID + "grid: {seed: [1]}\nmetric: AP_75\n", ["mine.yaml:4: metric", "AP75"]),
+        (GRID + "grid: {seed: [1]}\nmetric: AP_small\n", ["mine.yaml:4: metric", "AP, AP50"]),
         (
             SEARCH + "space:\n  detector.lambda_reg: {low: 0, high: 1, step: 2}\n",
             ["mine.yaml:5: space.detector.lambda_reg", "step 2"],
@@ -108,7 +107,6 @@ def test_a_product_is_appended_to_the_rows_without_repeats() -> None:
             SEARCH + "space: {seed: {low: 1, high: 4}}\nconfirm:\n  against: {detector.stage: 1}\n",
             ["mine.yaml:6: confirm.against.detector.stage", "detector.stages"],
         ),
-        (EVALUATE + "rows: [{detector.stages: 1}]\n", ["evaluate", "detector.nms_test"]),
         (GRID + "replicates: 0\ngrid: {seed: [1]}\n", ["mine.yaml:3", "replicates"]),
         (
             GRID + "grid: {seed: [1]}\nlaptop:\n  detector.stages:\n    2: {detector.stage: 1}\n",
@@ -167,7 +165,7 @@ def test_every_shipped_study_says_what_it_answers(name: str) -> None:
 
 
 def test_a_study_is_judged_by_what_the_statistics_know() -> None:
-    assert [f"val/{name}" for name in MEASURED] == list(METRICS)
+    assert list(MEASURED) == list(METRICS)
 
 
 def test_a_merged_row_may_say_again_what_it_takes_over() -> None:

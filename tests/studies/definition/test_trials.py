@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from drcnn.config import Config, ConfigError, DataConfig
+from drcnn.config import ConfigError, DataConfig
 from drcnn.data.prepare import PreparedData
 from drcnn.engine.record import read_record, reopen, write_failed, write_pruned
+from studies.definition import trial as trial_module
 from studies.definition.plan import Plan, expand, search_points, trained_models
 from studies.definition.trial import Inputs
 
@@ -30,7 +31,7 @@ def test_every_setting_gets_every_seed(make_plan: Callable[..., Plan]) -> None:
 
 def test_identity_is_the_same_for_equal_configurations(make_plan: Callable[..., Plan]) -> None:
     one = make_plan(STAGES).trial({"detector.stages": 1, "detector.nms_reg": 0.7}, 1)
-    same = make_plan(STAGES, data__source="voc:elsewhere").trial({"detector.nms_reg": 7e-1}, 1)
+    same = make_plan(STAGES, data__val_split="elsewhere").trial({"detector.nms_reg": 7e-1}, 1)
     assert one.id == same.id
 
 
@@ -38,7 +39,7 @@ def test_identity_is_the_same_for_equal_configurations(make_plan: Callable[..., 
     "change",
     [
         {"detector.nms_reg": 0.71},
-        {"detector.stage_weights": (1.0, 1.0, 1.0, 1.0)},
+        {"detector.stage_weights": (0.5, 0.5, 0.25, 0.125)},
         {"training.epochs": 9},
         {"data.flip": 0.25},
     ],
@@ -46,6 +47,48 @@ def test_identity_is_the_same_for_equal_configurations(make_plan: Callable[..., 
 def test_identity_changes_with_every_setting(make_plan: Callable[..., Plan], change: dict[str, Any]) -> None:
     plan = make_plan(STAGES)
     assert plan.trial(change, 1).id != plan.trial({}, 1).id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"detector.stage_weights": (1.0, 1.0, 1.0, 1.0)},  # of stages that there are not
+        {"training.milestones": (2,)},  # under cosine
+        {"data.long_side": 900},  # where images keep their size
+        {"data.train_split": "other"},
+        {"data.on_bad_data": "skip"},
+        {"evaluation.every": None},
+        {"detector.test_stage": 1},  # the only one
+        {"detector.test_classifier": 1},
+    ],
+)
+def test_what_has_no_effect_makes_no_other_trial(
+    make_plan: Callable[..., Plan], change: dict[str, Any]
+) -> None:
+    plan = make_plan(STAGES)
+    assert plan.trial(change, 1).id == plan.trial({}, 1).id
+
+
+@pytest.mark.parametrize(
+    "change", [{"evaluation.metric": "voc07"}, {"evaluation.amp": "bf16"}, {"detector.score_thr": 0.01}]
+)
+def test_settings_of_evaluation_do_not_retrain(
+    make_plan: Callable[..., Plan], change: dict[str, Any]
+) -> None:
+    usual, plan = make_plan(STAGES).trial({}, 1), make_plan(STAGES)
+    in_study = plan.trial(change, 1)
+    on_the_command_line = make_plan(STAGES, **{key.replace(".", "__"): v for key, v in change.items()})
+    assert in_study.id == on_the_command_line.trial({}, 1).id != usual.id
+    assert in_study.model is not None
+    assert in_study.model.id == usual.id
+
+
+def test_identity_has_the_version_of_the_numerics(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make_plan(STAGES).trial({}, 1).id
+    monkeypatch.setattr(trial_module, "NUMERICS", 99)
+    assert make_plan(STAGES).trial({}, 1).id != before
 
 
 def test_identity_changes_with_seed_and_data(make_plan: Callable[..., Plan]) -> None:
@@ -62,11 +105,6 @@ def test_identity_knows_a_weights_file_by_content(make_plan: Callable[..., Plan]
     assert ids[0] == ids[1] != ids[2]
     with pytest.raises(ConfigError, match=r"detector\.weights .*No such file"):
         plan.trial({"detector.weights": str(tmp_path / "absent")}, 1)
-
-
-def test_short_names_of_settings_are_unique() -> None:
-    names = [key.rpartition(".")[2] for key, _ in Config().flat()]
-    assert len(names) == len(set(names)), "MLflow's parameters go by short names"
 
 
 def test_a_bad_setting_is_told_before_anything_runs(make_plan: Callable[..., Plan]) -> None:
@@ -103,7 +141,7 @@ def test_the_studys_own_settings_of_inference_train_no_detector_anew(
     trained = expand(make_plan(base + "}\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"))
     plan = make_plan(
         base + ", detector.nms_reg: 0.7, detector.score_thr: 0.001}\n"
-        "kind: evaluate\ngrid: {detector.nms_test: [0.6, 0.7]}\n"
+        "kind: grid\ngrid: {detector.nms_test: [0.6, 0.7]}\n"
     )
     trials = expand(plan)
     assert [model.id for model in trained_models(trials)] == [trained[0].id]

@@ -37,12 +37,12 @@ Show = Callable[..., str]
 
 @pytest.fixture
 def plan_of(make_plan: Make, tmp_path: Path) -> Make:
-    """Plans with eight and four real images."""
+    """Plans with eight and four real images; the four are looked at after each epoch."""
     known: list[PreparedData] = []
 
     def make(study: str, **changes: Any) -> Plan:
-        plan = make_plan(study, **changes)
-        known[:] = known or [prepare(plan.base.data, tmp_path / "data")]
+        plan = make_plan(study, **{"evaluation__every": 1, **changes})
+        known[:] = known or [replace(prepare(plan.base.data, tmp_path / "data"), test=None)]
         assert plan.base.training.epochs == EPOCHS
         return replace(plan, inputs=Inputs(lambda data: known[0]))
 
@@ -153,7 +153,7 @@ def test_a_pace_is_of_its_machine_alone(plan_of: Make, show: Show) -> None:
 
 def test_detectors_are_trained_before_they_are_evaluated_by_one_worker(plan_of: Make, show: Show) -> None:
     base = "base: {detector.variant: decoupled_cascade}"
-    plan = plan_of(f"title: t\nkind: evaluate\n{base}\ngrid: {{detector.nms_test: [0.5, 0.6]}}\n")
+    plan = plan_of(f"title: t\nkind: grid\n{base}\ngrid: {{detector.nms_test: [0.5, 0.6]}}\n")
     # Four epochs of 8 + 4 images, then twice 4 images.
     text = show(plan, concurrent=2)
     assert "0 of 3 finished" in text

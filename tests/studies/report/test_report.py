@@ -265,7 +265,9 @@ def test_a_search_with_one_objective_lists_its_best_trials(
     plan, trials = searched
     study = plan.study.model_copy(update={"minimise": None})
     text = write(replace(plan, overrides=replace(plan.overrides, study=study)), trials)
-    rows = text.partition("The trials of the search with the highest AP, a single run each.")[2].splitlines()
+    rows = text.partition("The trials of the search with the highest AP on val, a single run each.")[
+        2
+    ].splitlines()
     assert rows[2] == "| trial | AP × 100 | ms/image | id |"
     assert [row.split(" | ")[0] for row in rows[4:6]] == [
         "| NMS_reg=0.85 stages=3 seed=1",

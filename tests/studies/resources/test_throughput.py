@@ -21,7 +21,7 @@ from studies.resources.throughput import estimate_remaining, measure_image_time
 
 STUDY = """\
 title: t
-kind: evaluate
+kind: grid
 base: {detector.variant: decoupled_cascade}
 rows:
   - {detector.test_stage: 3, detector.score_thr: 0.0}
@@ -55,5 +55,11 @@ def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Tri
     assert estimate.sources == ("finished trials of this output folder", "a few steps measured now")
     metrics = read_record(model.folder).metrics
     assert metrics["perf/workers"] == 1
-    epoch = 8 / metrics["perf/images_per_s"] + metrics["perf/eval_seconds"]
-    assert estimate.seconds["recorded"] == pytest.approx(2 * epoch)
+    epochs = 2 * 8 / metrics["perf/images_per_s"]
+    # Val and test are evaluated after the last epoch only.
+    assert estimate.seconds["recorded"] == pytest.approx(epochs + metrics["perf/eval_seconds"])
+    looking = replace(
+        recorded, config=recorded.config.with_changes({"evaluation.every": 1}), folder=tmp_path / "x"
+    )
+    more = estimate_remaining([looking], tmp_path, None).seconds["recorded"]
+    assert more == pytest.approx(epochs + 1.5 * metrics["perf/eval_seconds"])
