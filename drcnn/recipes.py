@@ -118,7 +118,7 @@ def start_of(profile: str, source: str, backbone: str, width: float) -> dict[str
     """Return the settings of ``START``: what a backbone of this width starts from on a profile and data.
 
     The recipe's own weights where there are such for the backbone; else a laptop trains it from scratch. On
-    the paper's profile, and for a backbone of full width that torchvision has no weights for, the recipe's are
+    the paper's profile, and for a backbone of full width without weights of torchvision, the recipe's are
     returned all the same: somebody has to give a file.
 
     >>> start_of("laptop", "voc:DIR", "mobilenet_v2", 0.35)["detector.weights"]

@@ -188,8 +188,8 @@ def test_both_branches_of_the_shared_head_train_its_stem() -> None:
 
 
 def test_only_the_regressor_of_a_double_head_pools_enlarged_rois() -> None:
-    """And so its batch norm sees the regressor's RoIs and no others."""
-    heads, features = make_heads("double_head", roi_samples=PLENTY).train(), make_features(2)
+    """With group norm, which looks at each RoI alone, only those that it regresses."""
+    heads, features = make_heads("double_head", roi_samples=PLENTY, norm="group"), make_features(2)
     to_classifier, to_regressor = watch(heads.stage(1).classifier), watch(heads.stage(1).regressor)
     heads.losses(features, CLS, REG, BATCH)
     found = positives(assigned(listed(REG), BATCH, 0.5))
