@@ -61,7 +61,7 @@ def official_losses(
     *,
     pads: bool = True,
 ) -> dict[str, Tensor]:
-    """Losses with λ = 0.5, where there is room for all candidates; without ``pads`` only positives regress."""
+    """Losses with λ = 0.5, with room for all candidates; without ``pads`` only positives regress."""
     losses, images = {}, range(len(batch))
     for_cls = assigned(listed(cls) + objects(batch), batch, 0.5)
     for_reg = assigned(listed(reg), batch, 0.5)
@@ -103,8 +103,8 @@ def trained(heads: RoIHeads, losses: dict[str, Tensor], features: list[Tensor]) 
 def test_a_step_is_that_of_the_official_code(stages: int) -> None:
     heads = make_heads("double_head", stages=stages, roi_samples=PLENTY, lambda_reg=0.5).train()
     for number in range(1, stages + 1):  # small steps: positives stay positive
-        heads.stage(number).regressor.predictor.weight.data *= 0.1
-        heads.stage(number).regressor.predictor.bias.data *= 0.1
+        heads.stage(number).regressor.predictor.weight.data *= 0.3
+        heads.stage(number).regressor.predictor.bias.data *= 0.3
     other, positive_only = copy.deepcopy(heads), copy.deepcopy(heads)
     features = [feature.requires_grad_() for feature in make_features(2)]
     features_too = [feature.requires_grad_() for feature in make_features(2)]
@@ -119,7 +119,8 @@ def test_a_step_is_that_of_the_official_code(stages: int) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
     # What the norm sees matters: with the positives alone the losses are others.
     wrong = official_losses(positive_only, make_features(2), CLS, REG, BATCH, pads=False)
-    assert not torch.isclose(wrong["loss_reg_1"], expected["loss_reg_1"], rtol=0.01)
+    for number in range(1, stages + 1):
+        assert not torch.isclose(wrong[f"loss_reg_{number}"], expected[f"loss_reg_{number}"], rtol=0.02)
 
 
 @pytest.mark.parametrize(("norm", "pads"), [("batch", True), ("frozen", True), ("group", False)])
