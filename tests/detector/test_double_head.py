@@ -116,7 +116,7 @@ def test_a_step_is_that_of_the_official_code(stages: int) -> None:
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6, msg=name)
     steps = trained(heads, losses, features), trained(other, expected, features_too)
     for mine, theirs in zip(*steps, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
     # What the norm sees matters: with the positives alone the losses are others.
     wrong = official_losses(positive_only, make_features(2), CLS, REG, BATCH, pads=False)
     for number in range(1, stages + 1):
