@@ -227,6 +227,21 @@ def test_a_double_head_with_batch_norm_survives_a_batch_without_positives(varian
     assert not any(torch.equal(value, after[name]) for name, value in before.items())
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("variant", DETECTORS)
+def test_an_image_without_objects_trains_beside_others_and_alone(variant: str, norm: str) -> None:
+    """As one whose objects are all difficult: all its anchors and RoIs are negatives."""
+    torch.manual_seed(0)
+    detector = build_detector(small(variant=variant, norm=norm), 3).train()
+    for objects in ([[[8.0, 8.0, 40.0, 40.0]], []], [[], []]):
+        losses = detector(make_batch(objects, 64, 64))
+        total = torch.stack(list(losses.values())).sum()
+        total.backward()
+        assert torch.isfinite(total)
+        assert losses["loss_cls"] > 0
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in detector.parameters())
+
+
 @pytest.mark.parametrize("variant", DETECTORS)
 def test_the_sum_of_losses_has_the_expected_parts(variant: str) -> None:
     detector = build_detector(small(variant=variant), 3).train()
