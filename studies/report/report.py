@@ -120,6 +120,7 @@ def _paper(comparison: PaperComparison) -> dict[str, object]:
     ranked = [(labels[setting.label], setting.mean(AP_KEY)) for setting in scored]
     by_metric = agreements(comparison, result_tables.QUALITY)
     tables = [result_tables.agreement_table(by_metric, len(ranked))] if by_metric else []
+    times = result_tables.times_table(comparison)
     panels = {name: changes for name in ("AP", "AP90") if (changes := effects(comparison, name))}
     has_chart = len(panels.get("AP", ())) > 1
     return {
@@ -127,7 +128,11 @@ def _paper(comparison: PaperComparison) -> dict[str, object]:
         "best": best,
         "ranked": ranked,  # label and mean AP here, highest first
         "place": next((place for place, (label, _) in enumerate(ranked, 1) if label in best), 0),
-        "tables": tables + [result_tables.effects_table(changes) for changes in effects_of_best(comparison)],
+        "tables": [
+            *tables,
+            *(result_tables.effects_table(changes) for changes in effects_of_best(comparison)),
+            *([times] if times else []),
+        ],
         "chart": result_charts.effects_chart(comparison.table, panels) if has_chart else None,
     }
 

@@ -132,6 +132,12 @@ def test_the_papers_times_are_beside_ours(
     assert "| 0.031 *(paper 0.270)* |" in text
     assert "| – *(paper 0.625)* |" in text
     assert "the paper's on its TITAN X" in text
+    assert "paper's ratio" not in text, "a single time has no ratio"
+    (trials[0].folder / "latency.json").write_text(json.dumps({"perf/ms_per_image": 62.0}))
+    text = write(plan, trials)
+    assert "| setting | s/image | ratio | paper's s/image | paper's ratio |" in text
+    assert "| 0.062 | 1.00 | 0.125 | 1.00 |" in text
+    assert "| 0.031 | 0.50 | 0.270 | 2.16 |" in text
 
 
 def unpaired(setting: Setting) -> Setting:
