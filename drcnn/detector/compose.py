@@ -13,7 +13,7 @@ from drcnn.detector.decoupled_heads import DecoupledHeads
 from drcnn.detector.norms import NORM_LAYERS, GlobalBatchNorm2d
 from drcnn.detector.roi_heads import Inference, RoIHeads
 from drcnn.detector.roi_sampling import (
-    RandomPositives,
+    PURPOSE_REG,
     RandomSampler,
     RegressionSampler,
     sample_padded,
@@ -69,7 +69,7 @@ def build_heads(config: DetectorConfig, classes: int) -> RoIHeads:
 
 def _regression_sampler(config: DetectorConfig, *, pads: bool) -> RegressionSampler:
     if VARIANTS[config.variant].regressor_sampling == "random":
-        return RandomPositives(config.roi_samples, config.cls_positive_fraction)
+        return RandomSampler(config.roi_samples, config.cls_positive_fraction, purpose=PURPOSE_REG)
     return partial(sample_padded if pads else sample_positives_only, samples=config.roi_samples)
 
 

@@ -33,7 +33,7 @@ class DecoupledHeads(RoIHeads):
         stages: the first with a classifier.
         inference: thresholds and stages of inference.
         cls_sampler: for the stages that have a classifier.
-        reg_sampler: for the first stage's regressor.
+        reg_sampler: for the first stage's regressor; of Table I's random one only the positives are kept.
         pads: the regressors have a batch norm, which sees all RoIs that the official code shows it: the
             classifier's, and the negatives that ``reg_sampler`` then pads with. Only positives have a loss.
         samples: RoIs per image and branch, 512 in the paper; N times this divides the regression losses.
@@ -67,13 +67,15 @@ class DecoupledHeads(RoIHeads):
         only, with a divisor that does not depend on their number (docs/detector.md, D3).
         """
         losses = {}
-        reg = self.reg_sampler(proposals_reg, batch, iou=self.stage(1).iou)
+        reg = self._regression_samples(proposals_reg, batch)
         for number in range(1, len(self.stages) + 1):
             stage = self.stage(number)
             if stage.classifier is None:
                 hidden_reg = stage.stem(pool(features, reg.image, reg.boxes, stage.regressor.enlarge))
             else:
                 cls = self.cls_sampler(proposals_cls, batch, iou=stage.iou, stage=number)
+                if number == 1:
+                    self.note_unfilled("cls", cls, len(batch), self.samples)
                 hidden_cls, hidden_reg = self._both_hidden(features, cls, reg, stage)
                 loss_cls = classification_loss(stage.classify(hidden_cls), cls)
                 losses["loss_cls" if number == 1 else f"loss_cls_{number}"] = stage.weight * loss_cls
@@ -88,6 +90,14 @@ class DecoupledHeads(RoIHeads):
             if number < len(self.stages):
                 reg = self._moved_regression(reg, deltas, stage, batch, iou=self.stage(number + 1).iou)
         return losses
+
+    def _regression_samples(self, proposals: Proposals, batch: Batch) -> RoIs:
+        """Return the first regressor's RoIs: positives, with ``pads`` negatives too."""
+        reg = self.reg_sampler(proposals, batch, iou=self.stage(1).iou)
+        if self.pads or isinstance(self.reg_sampler, RandomSampler):
+            self.note_unfilled("reg", reg, len(batch), self.samples)
+            return reg if self.pads else reg.at(reg.positives())
+        return reg
 
     def _both_hidden(
         self, features: list[Tensor], cls: RoIs, reg: RoIs, stage: Stage

@@ -19,7 +19,7 @@ from drcnn.detector.rpn import Proposals
 from drcnn.detector.sampling import Sample, sample_positives, sample_random
 
 __all__ = [
-    "RandomPositives",
+    "PURPOSE_REG",
     "RandomSampler",
     "RegressionSampler",
     "RoIs",
@@ -65,7 +65,7 @@ class RoIs(NamedTuple):
 
 
 class RegressionSampler(Protocol):
-    """Chooses the first regression stage's RoIs, all of them positive but those of ``sample_padded``."""
+    """Chooses the first regression stage's RoIs."""
 
     def __call__(self, proposals: Proposals, batch: Batch, *, iou: float) -> RoIs:
         """Sample RoIs; positive are those with an IoU of at least ``iou``."""
@@ -107,23 +107,6 @@ class RandomSampler:
             positive_fraction=self.positive_fraction,
         )
         return _gather(chosen, candidates, matches, batch, first_gt=first_gt)
-
-
-class RandomPositives:
-    """Table I's regressor: samples at random with ground truth, as the classifier does; keeps the positives.
-
-    Args:
-        samples: RoIs per image before negatives are dropped.
-        positive_fraction: the largest share of positives among them.
-    """
-
-    def __init__(self, samples: int, positive_fraction: float) -> None:
-        self._sampler = RandomSampler(samples, positive_fraction, purpose=PURPOSE_REG)
-
-    def __call__(self, proposals: Proposals, batch: Batch, *, iou: float) -> RoIs:
-        """Sample RoIs; positive are those with an IoU of at least ``iou``."""
-        rois = self._sampler(proposals, batch, iou=iou)
-        return rois.at(rois.positives())
 
 
 @torch.no_grad()

@@ -36,6 +36,9 @@ from studies.report.rendering import render_markdown, render_page
 
 __all__ = ["write_report"]
 
+# The share of training images with too few RoIs above which the report says so.
+MOST_UNFILLED = 0.05
+
 
 def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path]:
     """Write the report of a study's trials, whatever state they are in.
@@ -75,6 +78,7 @@ def _sections(facts: ReportFacts) -> dict[str, object]:
         "data": data,
         "effects_of_best": effects_of_best(facts.tables[0]) if facts.tables else [],
         "result_tables": _result_tables(facts),
+        "unfilled": _unfilled(facts),
         "papers": [_paper(table) for table in facts.tables],
         "curves": _curves(facts),
         "search": _search(facts) if isinstance(plan.study, SearchStudy) else None,
@@ -107,6 +111,17 @@ def _result_tables(facts: ReportFacts) -> list[Table]:
         if facts.baseline_comparisons and not is_best:
             tables.append(result_tables.comparison_table(facts.baseline_comparisons, of_best=False))
     return tables
+
+
+def _unfilled(facts: ReportFacts) -> list[str]:
+    """Settings whose samplers often found too few RoIs in the last epoch, each in words."""
+    told = []
+    for setting in facts.finished or facts.compared:
+        for name, branch in (("cls", "classifier"), ("reg", "regressor")):
+            share = setting.mean(f"train/unfilled_{name}")
+            if share > MOST_UNFILLED:
+                told.append(f"{setting.label} ({branch}: {100 * share:.0f} %)")
+    return told
 
 
 def _paper(comparison: PaperComparison) -> dict[str, object]:

@@ -140,6 +140,25 @@ def test_the_papers_times_are_beside_ours(
     assert "| 0.031 | 0.50 | 0.270 | 2.16 |" in text
 
 
+def test_samplers_that_do_not_fill_are_told(
+    planned: Callable[..., Plan], annotations: Annotations, write: Write
+) -> None:
+    plan = planned("table_01")
+    trials = expand(plan, 1)
+    for trial, shares in zip(trials, [(0.0, 0.04), (0.0, 0.17), (0.2, 0.4), (0.05, 0.0), ()], strict=True):
+        finish_detector(trial, annotations, blur=2.0)
+        record = json.loads((trial.folder / "result.json").read_text())
+        keys = ("train/unfilled_cls", "train/unfilled_reg")
+        record["history"][-1] |= dict(zip(keys, shares, strict=False))
+        (trial.folder / "result.json").write_text(json.dumps(record))
+    (line,) = [line for line in write(plan, trials).splitlines() if "found fewer RoIs" in line]
+    told = line.partition("in the last epoch: ")[2]
+    assert told == (
+        "NMS_reg=0.8 NMS_cls=0.7 (regressor: 17 %), NMS_reg=0.9 NMS_cls=0.7 (classifier: 20 %) "
+        "and NMS_reg=0.9 NMS_cls=0.7 (regressor: 40 %)."
+    )
+
+
 def unpaired(setting: Setting) -> Setting:
     """The same without what tells that two detectors are one."""
     replicates = [
