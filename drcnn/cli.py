@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from drcnn.assignments import parse_assignments
 from drcnn.config import Config, ConfigError, DataConfig
-from drcnn.recipes import PROFILES, recipe
+from drcnn.recipes import PROFILES, configured
 
 if TYPE_CHECKING:
     from drcnn.engine.metrics import Metrics
@@ -124,9 +124,7 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
 
 
 def _configuration(options: argparse.Namespace) -> Config:
-    # The recipe comes first, because it must not undo the settings that a named variant brings.
-    base = Config().with_changes(recipe(options.profile, options.data))
-    return base.with_changes(parse_assignments(options.changes))
+    return configured(options.profile, options.data, parse_assignments(options.changes))
 
 
 def _run_options() -> RunOptions:

@@ -29,6 +29,7 @@ from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.recipes import PROFILES
 from studies.definition.errors import FetchError, StudyError
+from studies.definition.overrides import check_weights
 from studies.definition.request import Request, resolve
 from studies.definition.study_file import catalogue, load
 
@@ -92,6 +93,7 @@ def _run(options: argparse.Namespace) -> int:
     given = {field.name for field in fields(Request)} & vars(options).keys()
     request = Request(options.names[0], **{name: getattr(options, name) for name in given})
     name, overrides = resolve(request)
+    check_weights(name, overrides)
     # Loads torch: not before the request is known to make sense.
     from studies.execution.launch import execute
 
@@ -131,6 +133,13 @@ def _study_parser() -> _Parser:
         action=_Extend,
         metavar="KEY=VALUE",
         help="change settings of every trial",
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        action=_Extend,
+        metavar="BACKBONE=FILE",
+        help="pretrained weights of a backbone, wherever a trial has it",
     )
     parser.add_argument("--seeds", type=_count, metavar="N", help="replicates of each setting")
     _add_machine_options(parser)
@@ -209,7 +218,7 @@ def _report_parser() -> _Parser:
 
 
 class _Extend(argparse.Action):
-    """Collect the words of several ``--set`` in one tuple."""
+    """Collect the words of an option that is given several times in one tuple."""
 
     def __call__(self, parser: object, namespace: object, values: object, option: object = None) -> None:
         assert isinstance(values, list)

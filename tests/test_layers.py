@@ -108,6 +108,7 @@ def test_definition_loads_nothing_heavy() -> None:
         ["nms_sweep", "--set", "detector.nms_tst=0.7"],
         ["nms_sweep", "--set", "training.epochs=-1"],
         ["nms_sweep", "--data", "imagenet"],
+        ["table_08", "--profile", "paper", "--data", "coco:absent"],
         ["nms_sweep", "--workers-per-trial", "10000"],
     ],
     ids=" ".join,

@@ -94,7 +94,7 @@ def make_loader(
     annotations = Annotations.load(path)
     if training:
         rows = trainable_rows(annotations)
-        if len(rows) == 0:
+        if not annotations.trainable_counts[rows].any():
             raise DataError(
                 f"{path}: none of its {len(annotations)} images can be trained on "
                 f"(a box that is not ignored, sides of at least {SMALLEST_SIDE} px); check the training split"
@@ -126,9 +126,13 @@ def make_loader(
 
 
 def trainable_rows(annotations: Annotations) -> NDArray[np.int64]:
-    """Return int64[M], the images with a box that is not ignored and no side below 32 pixels."""
+    """Return int64[M], the images with a box and no side below 32 pixels.
+
+    As MMDetection does, an image whose boxes are all ignored (VOC's difficult, COCO's crowd) is kept: all its
+    proposals are negatives.
+    """
     large = np.minimum(annotations.widths, annotations.heights) >= SMALLEST_SIDE
-    return np.flatnonzero((annotations.trainable_counts > 0) & large)
+    return np.flatnonzero((np.diff(annotations.offsets) > 0) & large)
 
 
 class _Images(Dataset[Any]):

@@ -10,12 +10,13 @@ from drcnn.config import DetectorConfig
 from drcnn.detector.box_heads import STAGE_STDS, Classifier, ConvTrunk, Regressor, Stage, TwoFC
 from drcnn.detector.coupled_heads import CoupledHeads
 from drcnn.detector.decoupled_heads import DecoupledHeads
-from drcnn.detector.norms import NORM_LAYERS
+from drcnn.detector.norms import NORM_LAYERS, GlobalBatchNorm2d
 from drcnn.detector.roi_heads import Inference, RoIHeads
 from drcnn.detector.roi_sampling import (
-    RandomPositives,
+    PURPOSE_REG,
     RandomSampler,
     RegressionSampler,
+    sample_padded,
     sample_positives_only,
 )
 from drcnn.detector.rpn import RPNHead
@@ -52,20 +53,24 @@ def build_heads(config: DetectorConfig, classes: int) -> RoIHeads:
         return CoupledHeads(
             stages, inference, sampler=sampler, lambda_reg=config.lambda_reg, beta=variant.beta
         )
+    pads = any(
+        isinstance(layer, GlobalBatchNorm2d) for stage in stages for layer in stage.regressor.modules()
+    )
     return DecoupledHeads(
         stages,
         inference,
         cls_sampler=sampler,
-        reg_sampler=_regression_sampler(config),
+        reg_sampler=_regression_sampler(config, pads=pads),
+        pads=pads,
         samples=config.roi_samples,
         lambda_reg=config.lambda_reg,
     )
 
 
-def _regression_sampler(config: DetectorConfig) -> RegressionSampler:
+def _regression_sampler(config: DetectorConfig, *, pads: bool) -> RegressionSampler:
     if VARIANTS[config.variant].regressor_sampling == "random":
-        return RandomPositives(config.roi_samples, config.cls_positive_fraction)
-    return partial(sample_positives_only, samples=config.roi_samples)
+        return RandomSampler(config.roi_samples, config.cls_positive_fraction, purpose=PURPOSE_REG)
+    return partial(sample_padded if pads else sample_positives_only, samples=config.roi_samples)
 
 
 class _StageBuilder:

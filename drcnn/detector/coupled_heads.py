@@ -58,6 +58,8 @@ class CoupledHeads(RoIHeads):
         for number in range(1, len(self.stages) + 1):
             stage = self.stage(number)
             rois = self.sampler(proposals, batch, iou=stage.iou, stage=number)
+            if number == 1:
+                self.note_unfilled("cls", rois, len(batch), self.sampler.samples)
             hidden = stage.stem(pool(features, rois.image, rois.boxes))
             loss_cls = classification_loss(stage.classify(hidden), rois)
             losses["loss_cls" if number == 1 else f"loss_cls_{number}"] = stage.weight * loss_cls

@@ -53,6 +53,7 @@ class RoIHeads(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.inference = inference
+        self._unfilled: dict[str, Tensor] = {}
 
     def stage(self, number: int) -> Stage:
         """Return a stage, counted from 1."""
@@ -70,6 +71,19 @@ class RoIHeads(nn.Module):
             batch: images with their ground truth.
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def note_unfilled(self, branch: str, rois: RoIs, images: int, samples: int) -> None:
+        """Add the share of a step's images that have fewer RoIs than ``samples``; waits for no device."""
+        counts = torch.zeros(images, device=rois.image.device)
+        counts = counts.index_add(0, rois.image, torch.ones_like(rois.image, dtype=counts.dtype))
+        share = (counts < samples).float().mean()
+        self._unfilled[f"unfilled_{branch}"] = self._unfilled.get(f"unfilled_{branch}", 0) + share
+
+    def take_unfilled(self) -> dict[str, Tensor]:
+        """Return the sums of what was noted, ``unfilled_cls`` and perhaps ``unfilled_reg``; begin anew."""
+        noted, self._unfilled = self._unfilled, {}
+        return noted
 
     @torch.no_grad()
     def detect(self, features: list[Tensor], proposals: Proposals, sizes: Tensor) -> Detections:

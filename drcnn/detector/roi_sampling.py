@@ -19,13 +19,14 @@ from drcnn.detector.rpn import Proposals
 from drcnn.detector.sampling import Sample, sample_positives, sample_random
 
 __all__ = [
-    "RandomPositives",
+    "PURPOSE_REG",
     "RandomSampler",
     "RegressionSampler",
     "RoIs",
     "move",
     "own_class",
     "rematch",
+    "sample_padded",
     "sample_positives_only",
     "to_proposals",
 ]
@@ -64,7 +65,7 @@ class RoIs(NamedTuple):
 
 
 class RegressionSampler(Protocol):
-    """Chooses the first regression stage's RoIs, all of them positive."""
+    """Chooses the first regression stage's RoIs."""
 
     def __call__(self, proposals: Proposals, batch: Batch, *, iou: float) -> RoIs:
         """Sample RoIs; positive are those with an IoU of at least ``iou``."""
@@ -108,29 +109,24 @@ class RandomSampler:
         return _gather(chosen, candidates, matches, batch, first_gt=first_gt)
 
 
-class RandomPositives:
-    """Table I's regressor: samples at random with ground truth, as the classifier does; keeps the positives.
-
-    Args:
-        samples: RoIs per image before negatives are dropped.
-        positive_fraction: the largest share of positives among them.
-    """
-
-    def __init__(self, samples: int, positive_fraction: float) -> None:
-        self._sampler = RandomSampler(samples, positive_fraction, purpose=PURPOSE_REG)
-
-    def __call__(self, proposals: Proposals, batch: Batch, *, iou: float) -> RoIs:
-        """Sample RoIs; positive are those with an IoU of at least ``iou``."""
-        rois = self._sampler(proposals, batch, iou=iou)
-        return rois.at(rois.positives())
-
-
 @torch.no_grad()
 def sample_positives_only(proposals: Proposals, batch: Batch, *, samples: int, iou: float) -> RoIs:
     """Return all positive proposals, at most ``samples`` in an image, without ground truth (D9)."""
     matches = match_proposals(proposals.boxes, proposals.valid, batch.boxes, batch.labels >= 0, iou)
     keys = random_keys(batch.keys, PURPOSE_REG, proposals.boxes.shape[1])
     chosen = sample_positives(matches.positive, keys, count=samples)
+    return _gather(chosen, proposals, matches, batch, first_gt=proposals.boxes.shape[1])
+
+
+@torch.no_grad()
+def sample_padded(proposals: Proposals, batch: Batch, *, samples: int, iou: float) -> RoIs:
+    """Return the RoIs of ``sample_positives_only``, padded with random negatives as in the official code.
+
+    Negatives have no loss, but a batch norm sees them (docs/detector.md, 5).
+    """
+    matches = match_proposals(proposals.boxes, proposals.valid, batch.boxes, batch.labels >= 0, iou)
+    keys = random_keys(batch.keys, PURPOSE_REG, proposals.boxes.shape[1])
+    chosen = sample_random(matches.positive, matches.negative, keys, count=samples, positive_fraction=1.0)
     return _gather(chosen, proposals, matches, batch, first_gt=proposals.boxes.shape[1])
 
 
@@ -156,19 +152,23 @@ def move(rois: RoIs, deltas: Tensor, stds: tuple[float, ...], batch: Batch) -> T
 
 @torch.no_grad()
 def rematch(rois: RoIs, boxes: Tensor, batch: Batch, *, iou: float) -> RoIs:
-    """Assign moved regression samples again and drop those no longer positive (Eq. 7; docs/detector.md, D8).
+    """Assign moved regression samples again (Eq. 7; docs/detector.md, D8): some may become negative.
 
-    The official code also keeps its padding of negatives, unmoved. They stay negative and have no loss, so
-    they are left out here.
+    Args:
+        rois: R RoIs.
+        boxes: float32[R, 4], where they are now.
+        batch: images with their ground truth.
+        iou: overlap from which a RoI is positive.
     """
-    if len(rois.image) == 0:
-        return rois
+    if len(rois.image) == 0 or batch.boxes.shape[1] == 0:
+        return rois._replace(boxes=boxes)
     gt, labels = batch.boxes[rois.image], batch.labels[rois.image]
     valid = torch.ones_like(rois.image, dtype=torch.bool)[:, None]
     matches = match_proposals(boxes[:, None], valid, gt, labels >= 0, iou)
-    keep = matches.positive.squeeze(1).nonzero().squeeze(1)
-    matched = matches.gt[keep, 0]
-    return rois.at(keep)._replace(boxes=boxes[keep], gt=gt[keep, matched], labels=labels[keep, matched])
+    matched = matches.gt
+    labels = labels.gather(1, matched).masked_fill(~matches.positive, -1).squeeze(1)
+    gt = gt.gather(1, matched[:, :, None].expand(-1, 1, 4)).squeeze(1)
+    return rois._replace(boxes=boxes, gt=gt, labels=labels)
 
 
 @torch.no_grad()

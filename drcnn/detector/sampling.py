@@ -54,7 +54,7 @@ def sample_positives(positive: Tensor, keys: Tensor, *, count: int) -> Sample:
     """Choose up to ``count`` positives per image, uniformly where there are more: the regressors' sampler.
 
     The official sampler pads with negatives up to ``count``. They have no loss and the divisor is constant,
-    so leaving them out only saves time.
+    so leaving them out only saves time, unless a batch norm sees them (``roi_sampling.sample_padded``).
 
     Args:
         positive: bool[N, M].

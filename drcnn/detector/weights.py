@@ -13,18 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision import models
 
+from drcnn.backbone_weights import IMAGENET_BACKBONES
 from drcnn.config import ConfigError
 from drcnn.detector.backbones import Body
 
 __all__ = ["load_backbone"]
 
 IMAGENET: dict[str, models.WeightsEnum] = {
-    "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
-    "resnet34": models.ResNet34_Weights.IMAGENET1K_V1,
-    "resnet50": models.ResNet50_Weights.IMAGENET1K_V1,
-    "resnet101": models.ResNet101_Weights.IMAGENET1K_V1,
-    "resnext101_64x4d": models.ResNeXt101_64X4D_Weights.IMAGENET1K_V1,
-    "mobilenet_v2": models.MobileNet_V2_Weights.IMAGENET1K_V1,
+    name: models.get_model_weights(name)["IMAGENET1K_V1"] for name in IMAGENET_BACKBONES
 }
 
 

@@ -69,10 +69,16 @@ def measure_latency(checkpoint: Path, config: Config, split: str, options: RunOp
 
     This is the fastest of several passes over the same images, since other load on the machine can only make
     a pass slower. Processes of one machine take turns to measure, though not to train.
+
+    Args:
+        checkpoint: of a trained detector.
+        config: how to detect; the architecture must be the checkpoint's.
+        split: path of the prepared table whose first images it runs on.
+        options: how to run.
     """
     options.apply()
     device = torch.device(options.device)
-    detector, _ = load_detector(checkpoint, device)
+    detector, _ = load_detector(checkpoint, device, config.detector)
     loader = make_loader(split, config.data, training=False, batch_size=1, num_workers=options.loader_workers)
     batches = [batch.to(device) for batch in islice(loader, TIMED_IMAGES)]
     with FileLock(Path(tempfile.gettempdir()) / f"drcnn-latency-{os.getuid()}.lock"):

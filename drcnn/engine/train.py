@@ -180,7 +180,7 @@ class _Trial:
         return metrics
 
     def _train(self, epoch: int) -> tuple[dict[str, float], int, float]:
-        """Train one epoch; return mean losses, the number of images, and the last learning rate."""
+        """Train one epoch; return means over its steps, the number of images, and the last learning rate."""
         training = self.config.training
         loader = make_loader(
             self.data.train,
@@ -209,6 +209,7 @@ class _Trial:
                 sums[name] = sums.get(name, 0) + value.detach()
             if number % check_every == 0 or number == len(loader) - 1:
                 _require_finite(sums, epoch, number + 1)
+        sums |= self.detector.heads.take_unfilled()  # added up over the steps, like the losses
         totals = sum_(torch.stack(list(sums.values()))) / (len(loader) * world_size())
         means = dict(zip((f"train/{name}" for name in sums), totals.tolist(), strict=True))
         return means, len(loader) * training.batch_size, rate

@@ -54,6 +54,11 @@ class PaperRow:
     settings: dict[str, Any]
     figures: dict[str, float]
 
+    @property
+    def seconds(self) -> float | None:
+        """Of inference for an image, if the paper has them."""
+        return self.figures.get("seconds_per_image")
+
     def is_for(self, config: Config) -> bool:
         """Whether this configuration has all the row's settings."""
         settings = dict(config.flat())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.definition.errors import StudyError
-from studies.definition.overrides import Overrides, check_assignments
+from studies.definition.overrides import Overrides, check_assignments, parse_weights
 from studies.definition.paper_tables import paper_rows
 from studies.definition.settings import Changes
 from studies.definition.study import SearchStudy, Study
@@ -48,6 +48,7 @@ class Request:
     profile: str = "laptop"
     source: str = "digits"
     assignments: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
     seeds: int | None = None
     on_bad_data: str = "fail"
     workers: int = 1
@@ -80,7 +81,8 @@ def resolve(request: Request) -> tuple[str, Overrides]:
         name, study = f"{name}-smoke", _shortened(study)
     fixed = {**(SMOKE if request.smoke else {}), "data.on_bad_data": request.on_bad_data}
     fixed |= check_assignments(request.assignments, study, request.profile)
-    overrides = Overrides.resolve(study, request.profile, request.source, fixed)
+    weights = parse_weights(request.weights, study)
+    overrides = Overrides.resolve(study, request.profile, request.source, fixed, weights)
     paper_rows(study.paper)
     _check_study_options(study, request)
     _check_machine_options(request)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.identity import EVALUATION, NUMERICS, effective_settings
 
@@ -87,7 +88,7 @@ class Inputs:
         Raises:
             ConfigError: the file cannot be read.
         """
-        if weights in {"imagenet", "none"}:
+        if weights in WEIGHT_NAMES:
             return weights
         if weights not in self._weights:
             try:

@@ -16,7 +16,7 @@ from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
-from studies.record.completion import is_complete
+from studies.record.completion import is_complete, to_time
 from studies.resources.slots import Allocation, NodeShape, allocate
 from studies.resources.throughput import Estimate, ImageTime, estimate_remaining, measure_image_time
 from studies.search.confirmation import confirming_trials
@@ -68,7 +68,10 @@ def print_preview(plan: Plan, trials: Sequence[Trial], request: Request, folders
     if remaining.unknown:
         print(f"No time is known for {remaining.unknown} trials: no node is up to measure it on.")
     if not any(remaining.batches):
-        print(f"{allocation.concurrent} trials at once." if remaining.unknown else "Nothing is left to do.")
+        untimed = 0 if isinstance(plan.study, SearchStudy) else len(to_time(plan, trials))
+        left = f"Left is to time inference: of {untimed} finished trials, seconds each."
+        nothing = left if untimed else "Nothing is left to do."
+        print(f"{allocation.concurrent} trials at once." if remaining.unknown else nothing)
         return
     where = f"{allocation.concurrent} trials at once, {request.workers} worker(s) each"
     clock = sum(_makespan(batch, allocation.concurrent) for batch in remaining.batches)

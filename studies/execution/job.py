@@ -42,7 +42,7 @@ class Job:
         folders: where a trial's files and data come from and go to.
         options: of each worker.
         group: the workers of a trial that has several.
-        measures_latency: whether a trained detector's inference is timed as well.
+        measures_latency: whether a finished trial's inference is timed as well.
     """
 
     folders: TrialFolders

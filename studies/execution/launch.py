@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from drcnn.backbone_weights import WEIGHT_NAMES
 from studies.definition.errors import StudyError
 from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand, search_points
@@ -90,7 +91,7 @@ def _cluster(
     from studies.resources.node_probe import NodeRequirements
     from studies.resources.nodes import check_nodes
 
-    weights = {trial.config.detector.weights for trial in trials} - {"imagenet", "none"}
+    weights = {trial.config.detector.weights for trial in trials} - {*WEIGHT_NAMES}
     with connect(request.machines) as allocation:
         folders.offer(trials[:1])
         requirements = NodeRequirements(

@@ -25,7 +25,7 @@ from studies.definition.study import SearchStudy
 from studies.execution.progress import Progress
 from studies.execution.report_command import try_report
 from studies.record import provenance
-from studies.record.completion import is_complete
+from studies.record.completion import is_complete, to_time
 from studies.record.other_identities import find_other_identities
 from studies.record.output_folder import archive
 from studies.record.results import ranked, write_results
@@ -219,7 +219,7 @@ class StudyRun:
         check_gpu_memory([*self._models, *self._expected], allocation, attempt)
 
     def _batches(self, tracker: Tracker) -> Iterator[list[Trial] | StudySearcher]:
-        """What can be done next, one batch after another: detectors are trained before they are evaluated."""
+        """What can be done next, batch after batch: detectors are trained, then evaluated, then timed."""
         listed = self._all()
         if self._searcher is not None:
             if self._searcher.remaining() > 0:
@@ -232,6 +232,10 @@ class StudyRun:
             remaining = [trial for trial in remaining if not self._is_complete(trial)]
             if remaining:
                 yield remaining
+        # Last, when nothing else runs; a search that trades time for AP has timed its own.
+        timed = [] if self._search else to_time(self._plan, self._trials)
+        if timed:
+            yield timed
 
     def _is_complete(self, trial: Trial) -> bool:
         """Whether nothing is left to do; a trial that confirms a search runs to its end."""

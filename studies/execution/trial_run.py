@@ -100,7 +100,7 @@ def time_inference(trial: Trial, options: RunOptions) -> None:
     from drcnn.engine.inference import measure_latency
 
     if read_record(trial.folder).latency is None:
-        checkpoint = trial.folder / "last.safetensors"
+        checkpoint = (trial.model or trial).folder / "last.safetensors"
         milliseconds = measure_latency(checkpoint, trial.config, trial.data.judged_table, options)
         write_latency(trial.folder, milliseconds, options.device)
 

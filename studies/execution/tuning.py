@@ -70,27 +70,33 @@ def run_trials(
 
     Args:
         run: what to work with.
-        remaining: trials that all train or all evaluate; or a search, which gives one after another.
+        remaining: trials that all train, or all evaluate, or have all finished and are timed; or a search,
+            which gives one after another.
         ended: trials of earlier launches, for a search's pruning.
         trainable: what a trial does in place of training; for benchmarks of all the rest.
     """
     retries = CLUSTER_RETRIES if run.machines.is_cluster else RETRIES
     storage = run.plan.folder.resolve() / "ray"
-    param_space: dict[str, Any] = {"job": _job(run, storage, retries)}
+    study = run.plan.study
+    if isinstance(remaining, StudySearcher):
+        times = isinstance(study, SearchStudy) and study.minimise is not None
+    else:
+        times = all(read_record(trial.folder).is_finished for trial in remaining)
+    param_space: dict[str, Any] = {"job": _job(run, storage, retries, measures_latency=times)}
     if isinstance(remaining, StudySearcher):
         searcher, scheduler = remaining, make_scheduler(run.plan, ended)
         # Not those that were pruned: a search does not run them again.
         reopened: Sequence[Trial] = [t for t in remaining.trials() if read_record(t.folder).is_failed]
-        evaluates = False
+        trains = True
     else:
         # What is listed, or confirms a search, runs to its end.
         searcher, scheduler = None, None
         reopened = remaining
-        evaluates = remaining[0].is_evaluation
+        trains = not times and not remaining[0].is_evaluation
         param_space["trial"] = tune.grid_search(list(remaining))
     for trial in reopened:
         run.folders.reopen(trial)
-    in_group = run.machines.workers > 1 and not evaluates
+    in_group = run.machines.workers > 1 and trains
     tuner = tune.Tuner(
         _with_resources(trainable, run.allocation, in_group=in_group),
         param_space=param_space,
@@ -117,13 +123,13 @@ def run_trials(
         shutil.rmtree(storage, ignore_errors=True)
 
 
-def _job(run: TuneRun, storage: Path, retries: int) -> Job:
-    study, allocation = run.plan.study, run.allocation
+def _job(run: TuneRun, storage: Path, retries: int, *, measures_latency: bool) -> Job:
+    allocation = run.allocation
     return Job(
         run.folders,
         run_options(allocation),
         WorkerGroup(run.machines.workers, allocation.cpus, allocation.gpus, str(storage / "train"), retries),
-        measures_latency=isinstance(study, SearchStudy) and study.minimise is not None,
+        measures_latency=measures_latency,
     )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from drcnn.engine.record import TrialRecord
+from collections.abc import Sequence
+
+from drcnn.engine.record import TrialRecord, read_record
+from studies.definition.paper_tables import paper_rows, row_of
+from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 
-__all__ = ["is_complete"]
+__all__ = ["is_complete", "to_time"]
 
 
 def is_complete(record: TrialRecord, search: SearchStudy | None = None) -> bool:
@@ -20,3 +24,19 @@ def is_complete(record: TrialRecord, search: SearchStudy | None = None) -> bool:
         return search is None or all(key in record.metrics for key in search.objectives[1:])
     # A trial that another study pruned says nothing about two objectives.
     return record.is_pruned and search is not None and search.minimise is None
+
+
+def to_time(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
+    """The finished trials whose inference is still to be timed: one of each setting that the paper times."""
+    rows = [row for row in paper_rows(plan.study.paper, plan.overrides.changes) if row.seconds is not None]
+    replicates: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if row_of(rows, trial.config) is not None:
+            replicates.setdefault(trial.setting_key, []).append(trial)
+    found = []
+    for setting in replicates.values():
+        records = [(trial, read_record(trial.folder)) for trial in setting]
+        finished = [(trial, record) for trial, record in records if record.is_finished]
+        if finished and all(record.latency is None for _, record in finished):
+            found.append(finished[0][0])
+    return found

@@ -63,6 +63,7 @@ def load_request(study: str, output: Path) -> Request:
         output=output,
         source=_source(content),
         assignments=tuple(content["assignments"]),
+        weights=tuple(content.get("weights", ())),
     )
 
 
@@ -75,6 +76,7 @@ def launch_command(plan: Plan) -> str:
     words = ["python", "studies/run_study.py", request["study"], "--profile", request["profile"]]
     words += ["--data", request["source"], "--output", as_typed(plan.output)]
     words += ["--set", *request["assignments"]] if request["assignments"] else []
+    words += ["--weights", *request["weights"]] if request.get("weights") else []
     words += ["--seeds", str(request["seeds"])] if request["seeds"] else []
     words += ["--workers-per-trial", str(request["workers"])] if request["workers"] > 1 else []
     words += ["--on-bad-data", "skip"] if request["on_bad_data"] == "skip" else []

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from drcnn.backbone_weights import IMAGENET_BACKBONES, WEIGHT_NAMES
 from drcnn.config import Config
 from drcnn.identity import WITHOUT_EFFECT
 from drcnn.presets import expand
 from drcnn.recipes import recipe
+from drcnn.variants import VARIANTS
 from studies.definition.labels import label, value_text
+from studies.definition.paper_tables import paper_rows, row_of
 from studies.definition.plan import Plan
 from studies.definition.settings import Changes
 from studies.definition.study import SearchStudy, Study
@@ -35,6 +39,44 @@ class _Pair:
     named: Changes
     paper: dict[str, Any]
     here: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """What differs without being a setting, told from all complete configurations here."""
+
+    here: list[dict[str, Any]]
+
+    @property
+    def variants(self) -> set[str]:
+        """The variants that are trained."""
+        return {flat["detector.variant"] for flat in self.here}
+
+    @property
+    def has_four_stages(self) -> bool:
+        """Whether a regressor has a fourth stage."""
+        return any(flat["detector.stages"] == 4 for flat in self.here)
+
+    @property
+    def averages_classifiers(self) -> bool:
+        """Whether scores are the mean of several classifiers."""
+        return any(
+            flat["detector.test_classifier"] is None
+            and VARIANTS[flat["detector.variant"]].classifiers(flat["detector.stages"]) > 1
+            for flat in self.here
+        )
+
+    @property
+    def has_newer_weights(self) -> bool:
+        """Whether a backbone starts from weights of torchvision's newer recipe."""
+        started = {(flat["detector.backbone"], flat["detector.weights"]) for flat in self.here}
+        return ("resnext101_64x4d", "imagenet") in started
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The weights files by the backbones that torchvision has no weights for."""
+        started = ((flat["detector.backbone"], flat["detector.weights"]) for flat in self.here)
+        return {name: file for name, file in started if _needs_file(name, file)}
 
 
 def deviations(plan: Plan, data_here: str, data_there: str) -> dict[str, object]:
@@ -61,12 +103,16 @@ def deviations(plan: Plan, data_here: str, data_there: str) -> dict[str, object]
         "same one of the paper; in brackets, the settings in which they differ, if not in all."
     )
     columns = ("setting", "paper", "here", "meaning")
+    notes = _Notes([pair.here for pair in pairs])
     cascades = [pair.paper for pair in pairs if pair.paper["detector.stages"] > 1]
     single = [pair.paper for pair in pairs if pair.paper["detector.stages"] == 1]
     return {
         "table": Table(caption, columns, rows, words=columns),
         "is_coco": is_coco,
         "stage_weights": value_text(cascades[0]["detector.stage_weights"][:3]) if cascades else "",
+        "notes": notes,
+        "without_figure": _without_figure(plan),
+        "baselines": notes.variants & {"fpn", "cascade_rcnn"} if data_there == "COCO" else set(),
         "has_lambda_of_coco": is_coco and any(paper["detector.lambda_reg"] == 0.5 for paper in single),
     }
 
@@ -83,7 +129,29 @@ def _settings(study: Study) -> list[Changes]:
 def _pair(plan: Plan, named: Changes, kind: str) -> _Pair:
     # Not checked as a whole: somebody's own study may ask for what the paper's backbone refuses.
     paper = dict(Config().flat()) | expand(recipe("paper", f"{kind}:")) | expand(plan.study.base)
-    return _Pair(named, paper | expand(named), dict(plan.overrides.config(named, plan.base.seed).flat()))
+    paper |= expand(named)
+    here = dict(plan.overrides.config(named, plan.base.seed).flat())
+    # The folder of a weights file says nothing.
+    here["detector.weights"] = Path(here["detector.weights"]).name
+    is_same = paper["detector.backbone"] == here["detector.backbone"]
+    if is_same and _needs_file(here["detector.backbone"], here["detector.weights"]):
+        paper["detector.weights"] = here["detector.weights"]  # a note tells of it
+    return _Pair(named, paper, here)
+
+
+def _needs_file(backbone: str, weights: str) -> bool:
+    """Whether a backbone that torchvision has no weights for starts from a file."""
+    return backbone not in IMAGENET_BACKBONES and weights not in WEIGHT_NAMES
+
+
+def _without_figure(plan: Plan) -> list[str]:
+    """The settings that the paper's tables have no row of."""
+    rows = paper_rows(plan.study.paper, plan.overrides.changes)
+    if not rows or isinstance(plan.study, SearchStudy):
+        return []
+    configs = [plan.overrides.config(named, plan.base.seed) for named in plan.study.settings()]
+    flats = [dict(config.flat()) for config in configs if row_of(rows, config) is None]
+    return [label({key: flat[key] for key in plan.naming_keys}) for flat in flats]
 
 
 def _differences(pairs: Sequence[_Pair], key: str) -> Iterator[tuple[str, str, str]]:

@@ -36,6 +36,9 @@ from studies.report.rendering import render_markdown, render_page
 
 __all__ = ["write_report"]
 
+# The share of training images with too few RoIs above which the report says so.
+MOST_UNFILLED = 0.05
+
 
 def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path]:
     """Write the report of a study's trials, whatever state they are in.
@@ -75,6 +78,7 @@ def _sections(facts: ReportFacts) -> dict[str, object]:
         "data": data,
         "effects_of_best": effects_of_best(facts.tables[0]) if facts.tables else [],
         "result_tables": _result_tables(facts),
+        "unfilled": _unfilled(facts),
         "papers": [_paper(table) for table in facts.tables],
         "curves": _curves(facts),
         "search": _search(facts) if isinstance(plan.study, SearchStudy) else None,
@@ -108,6 +112,17 @@ def _result_tables(facts: ReportFacts) -> list[Table]:
     return tables
 
 
+def _unfilled(facts: ReportFacts) -> list[str]:
+    """Settings whose samplers often found too few RoIs in the last epoch, each in words."""
+    told = []
+    for setting in facts.finished or facts.compared:
+        for name, branch in (("cls", "classifier"), ("reg", "regressor")):
+            share = setting.mean(f"train/unfilled_{name}")
+            if share > MOST_UNFILLED:
+                told.append(f"{setting.label} ({branch}: {100 * share:.0f} %)")
+    return told
+
+
 def _paper(comparison: PaperComparison) -> dict[str, object]:
     """How far a table of the paper is confirmed: its best row, its ranking, and its effects."""
     settings = [setting for _, setting in comparison.rows]
@@ -119,6 +134,7 @@ def _paper(comparison: PaperComparison) -> dict[str, object]:
     ranked = [(labels[setting.label], setting.mean("AP")) for setting in scored]
     by_metric = agreements(comparison, result_tables.QUALITY)
     tables = [result_tables.agreement_table(by_metric, len(ranked))] if by_metric else []
+    times = result_tables.times_table(comparison)
     panels = {name: changes for name in ("AP", "AP90") if (changes := effects(comparison, name))}
     has_chart = len(panels.get("AP", ())) > 1
     return {
@@ -126,7 +142,11 @@ def _paper(comparison: PaperComparison) -> dict[str, object]:
         "best": best,
         "ranked": ranked,  # label and mean AP here, highest first
         "place": next((place for place, (label, _) in enumerate(ranked, 1) if label in best), 0),
-        "tables": tables + [result_tables.effects_table(changes) for changes in effects_of_best(comparison)],
+        "tables": [
+            *tables,
+            *(result_tables.effects_table(changes) for changes in effects_of_best(comparison)),
+            *([times] if times else []),
+        ],
         "chart": result_charts.effects_chart(comparison.table, panels) if has_chart else None,
     }
 

@@ -26,6 +26,7 @@ __all__ = [
     "cost_table",
     "effects_table",
     "settings_table",
+    "times_table",
     "trials_table",
 ]
 
@@ -181,6 +182,34 @@ def agreement_table(agreements: Mapping[str, Agreement], settings: int) -> Table
         f"{agreement_claim(agreements, settings)}"
     )
     return Table(caption, ("order", *agreements), rows)
+
+
+def times_table(comparison: PaperComparison) -> Table | None:
+    """Each row's time of inference and how many times the first row's it is, in the paper and here."""
+    timed = []
+    for row, setting in comparison.rows:
+        ours = setting.mean(LATENCY) / 1000
+        if row.seconds is not None and not math.isnan(ours):
+            timed.append((setting.label, ours, row.seconds))
+    if len(timed) < 2:
+        return None
+    _, our_first, their_first = timed[0]
+    rows = [
+        (
+            label,
+            number(ours, 3),
+            number(ours / our_first, 2),
+            number(theirs, 3),
+            number(theirs / their_first, 2),
+        )
+        for label, ours, theirs in timed
+    ]
+    caption = (
+        "Seconds of inference for an image, one image at a time, and how many times those of the first row "
+        "they are. The machines differ (the paper's is a TITAN X): compare the ratios, not the seconds."
+    )
+    columns = ("setting", "s/image", "ratio", "paper's s/image", "paper's ratio")
+    return Table(caption, columns, rows)
 
 
 def best_trials_table(facts: ReportFacts) -> Table:

@@ -9,6 +9,7 @@ import pytest
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.coco import read_coco
 from drcnn.data.faults import DataFaults
+from drcnn.data.loader import trainable_rows
 
 MakeCoco = Callable[..., Path]
 
@@ -29,6 +30,18 @@ def test_a_folder_is_read(make_coco: MakeCoco) -> None:
     assert made.boxes(1).tolist() == [[1.5, 2.5, 4.5, 6.5]]
     assert str(made.source(0)).endswith("/coco/train2017/a.jpg")
     assert made.trainable_counts.tolist() == [1, 1]
+
+
+def test_an_image_of_nothing_but_crowds_is_trained_on(make_coco: MakeCoco) -> None:
+    """MMDetection's filter looks for annotations, crowds among them."""
+
+    def change(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = 1
+
+    made = read(make_coco(change))
+    assert made.trainable_counts.tolist() == [0, 0]
+    assert trainable_rows(made).tolist() == [0, 1]
 
 
 def test_images_without_boxes_and_boxes_without_area(make_coco: MakeCoco) -> None:

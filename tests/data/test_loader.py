@@ -223,7 +223,7 @@ def make_png(size: tuple[int, int]) -> bytes:
     return content.getvalue()
 
 
-def test_training_leaves_out_what_has_no_target(tmp_path: Path, config: Configure) -> None:
+def test_training_leaves_out_images_without_a_box_and_tiny_ones(tmp_path: Path, config: Configure) -> None:
     box = [1.0, 2.0, 11.0, 12.0]
     records = [
         blank("no box", []),
@@ -232,13 +232,17 @@ def test_training_leaves_out_what_has_no_target(tmp_path: Path, config: Configur
         blank("both", [box, [0.0, 0.0, 5.0, 5.0]], ignore=[False, True]),
     ]
     path = table(tmp_path / "t.arrow", records)
-    assert trainable_rows(Annotations.load(path)).tolist() == [3]
+    assert trainable_rows(Annotations.load(path)).tolist() == [1, 3]
     (batch,) = load(path, config(short_side=None, flip=0.0), batch_size=2)
-    assert batch.rows.tolist() == [3, 3]
-    assert batch.boxes.tolist() == [[box], [box]]
+    assert sorted(batch.rows.tolist()) == [1, 3]
+    mine = batch.rows.tolist().index(3)
+    assert batch.boxes[mine].tolist() == [box]
+    assert batch.labels[1 - mine].tolist() == [-1], "negatives only"
     assert sum(map(len, load(path, config(short_side=None), training=False))) == 4
     with pytest.raises(DataError, match="none of its 1 images can be trained on"):
         load(table(tmp_path / "u.arrow", records[:1]), config())
+    with pytest.raises(DataError, match="none of its 2 images can be trained on"):
+        load(table(tmp_path / "v.arrow", records[:2]), config())
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

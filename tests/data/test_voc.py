@@ -8,6 +8,7 @@ from PIL import Image
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import DataFaults
+from drcnn.data.loader import trainable_rows
 from drcnn.data.voc import VOC_CLASSES, read_voc
 
 MakeVoc = Callable[..., Path]
@@ -32,6 +33,15 @@ def test_a_folder_is_read(make_voc: MakeVoc, xml: Callable[..., str]) -> None:
     assert made.ignore(1).tolist() == [False, True]
     assert made.areas(0).tolist() == [400]
     assert made.skipped == ()
+
+
+def test_an_image_whose_objects_are_all_difficult_is_trained_on(
+    make_voc: MakeVoc, xml: Callable[..., str]
+) -> None:
+    """MMDetection's filter looks for objects, difficult or not."""
+    made = read(make_voc({"a": [DOG], "b": [DOG]}, xml={"b": xml([DOG], difficult=[0])}))
+    assert made.trainable_counts.tolist() == [1, 0]
+    assert trainable_rows(made).tolist() == [0, 1]
 
 
 def test_other_classes_are_the_sorted_names_of_all_splits(make_voc: MakeVoc) -> None:

@@ -214,7 +214,7 @@ def test_weights_are_channels_last_except_on_a_cpu() -> None:
 
 @pytest.mark.parametrize("variant", ["double_head", "double_head_cascade"])
 def test_a_double_head_with_batch_norm_survives_a_batch_without_positives(variant: str) -> None:
-    """Its norm then sees no RoI at all; its statistics stay, and everything keeps a gradient."""
+    """Its norm then sees negatives only; everything keeps a gradient."""
     torch.manual_seed(0)
     detector = build_detector(small(variant=variant, norm="batch"), 3).train()
     before = {name: b.clone() for name, b in detector.heads.named_buffers() if "running" in name}
@@ -223,7 +223,23 @@ def test_a_double_head_with_batch_norm_survives_a_batch_without_positives(varian
     torch.stack(list(losses.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in detector.parameters())
     after = dict(detector.heads.named_buffers())
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert not any(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("variant", DETECTORS)
+def test_an_image_without_objects_trains_beside_others_and_alone(variant: str, norm: str) -> None:
+    """As one whose objects are all difficult: all its anchors and RoIs are negatives."""
+    torch.manual_seed(0)
+    detector = build_detector(small(variant=variant, norm=norm), 3).train()
+    for objects in ([[[8.0, 8.0, 40.0, 40.0]], []], [[], []]):
+        losses = detector(make_batch(objects, 64, 64))
+        total = torch.stack(list(losses.values())).sum()
+        total.backward()
+        assert torch.isfinite(total)
+        assert losses["loss_cls"] > 0
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in detector.parameters())
 
 
 @pytest.mark.parametrize("variant", DETECTORS)

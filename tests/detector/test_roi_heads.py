@@ -188,8 +188,8 @@ def test_both_branches_of_the_shared_head_train_its_stem() -> None:
 
 
 def test_only_the_regressor_of_a_double_head_pools_enlarged_rois() -> None:
-    """And so its batch norm sees the regressor's RoIs and no others."""
-    heads, features = make_heads("double_head", roi_samples=PLENTY).train(), make_features(2)
+    """With group norm, which looks at each RoI alone, only those that it regresses."""
+    heads, features = make_heads("double_head", roi_samples=PLENTY, norm="group"), make_features(2)
     to_classifier, to_regressor = watch(heads.stage(1).classifier), watch(heads.stage(1).regressor)
     heads.losses(features, CLS, REG, BATCH)
     found = positives(assigned(listed(REG), BATCH, 0.5))
@@ -239,8 +239,8 @@ def test_two_samplings_take_one_in_four_and_draw_for_themselves() -> None:
     assert isinstance(heads, DecoupledHeads)
     batch, proposals = repeated(BATCH, 50), repeated_proposals(REG, 50)
     mine = heads.reg_sampler(proposals, batch, iou=0.5)
+    mine = mine.at(mine.positives())
     assert (torch.bincount(mine.image) == 4).all()  # a quarter of 16; there are more positives
-    assert (mine.labels >= 0).all()
     assert mine.is_gt.any()
     theirs = heads.cls_sampler(proposals, batch, iou=0.5)
     theirs = theirs.at(theirs.positives())
@@ -338,3 +338,62 @@ def test_only_the_best_detections_of_each_image_stay() -> None:
     for image in range(2):
         best = many.scores[many.image == image].sort(descending=True).values[:5]
         torch.testing.assert_close(few.scores[few.image == image], best)
+
+
+@pytest.mark.parametrize(
+    ("variant", "branches"),
+    [
+        ("fpn", {"cls"}),
+        ("decoupled_cascade", {"cls"}),
+        ("cascade_rcnn", {"cls"}),
+        ("two_samplings", {"cls", "reg"}),
+        ("double_head", {"cls", "reg"}),
+    ],
+)
+def test_images_that_a_sampler_does_not_fill_are_counted(variant: str, branches: set[str]) -> None:
+    """In one step of four, one of two images has too few candidates: half a step, added up."""
+    heads = make_heads(variant, roi_samples=16)
+    for proposals in (scarce_in_the_first(), CLS, CLS, CLS):
+        heads.losses(make_features(2), proposals, proposals, BATCH)
+    found = {name: float(value) for name, value in heads.take_unfilled().items()}
+    assert found == {f"unfilled_{branch}": 0.5 for branch in branches}
+    assert heads.take_unfilled() == {}
+
+
+def half(batch: Batch, image: int) -> Batch:
+    return Batch(**{name: value[image : image + 1] for name, value in vars(batch).items()})
+
+
+def scarce_in_the_first() -> Proposals:
+    """Ten candidates in the first image, where the second has more than 16."""
+    valid = CLS.valid.clone()
+    valid[0] = False
+    valid[0, 40:50] = True
+    return Proposals(CLS.boxes, valid)
+
+
+@pytest.mark.parametrize("variant", ["fpn", "decoupled_cascade"])
+def test_workers_divide_by_their_own_rois(variant: str) -> None:
+    """As in the official code. Where samplers are filled, the mean over workers is one worker's loss."""
+    heads, features = make_heads(variant, roi_samples=16), make_features(2)
+    for proposals in (CLS, scarce_in_the_first()):
+        whole = heads.losses(features, proposals, proposals, BATCH)
+        workers = [
+            heads.losses(
+                [level[image : image + 1] for level in features],
+                *[Proposals(proposals.boxes[image : image + 1], proposals.valid[image : image + 1])] * 2,
+                half(BATCH, image),
+            )
+            for image in range(2)
+        ]
+        mean = {name: sum(losses[name] for losses in workers) / 2 for name in whole}
+        if proposals is CLS:
+            for name, value in whole.items():
+                torch.testing.assert_close(mean[name], value, rtol=1e-4, atol=1e-6, msg=name)
+            continue
+        # The first has 10 RoIs and its two objects, the second 16: each RoI of the first weighs more.
+        weighted = (12 * workers[0]["loss_cls"] + 16 * workers[1]["loss_cls"]) / 28
+        torch.testing.assert_close(whole["loss_cls"], weighted, rtol=1e-4, atol=1e-6)
+        assert not torch.isclose(mean["loss_cls"], whole["loss_cls"], rtol=1e-4)
+        if variant == "decoupled_cascade":  # its divisor is constant
+            torch.testing.assert_close(mean["loss_reg_1"], whole["loss_reg_1"], rtol=1e-4, atol=1e-6)

@@ -70,6 +70,7 @@ def test_a_trial_leaves_its_whole_record(
     assert [entry["epoch"] for entry in result["history"]] == [1, 2, 3]
     assert result["metrics"] == result["history"][-1]
     assert {"val/AP", "test/AP", "test/AP90", "train/loss_cls", "perf/images_per_s"} <= set(result["metrics"])
+    assert 0 <= result["metrics"]["train/unfilled_cls"] <= 1
     state = read_state(finished / "last.safetensors")
     assert (state.epoch, state.history) == (3, result["history"])
     # The stored detections give the reported figures again.

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from study_helpers import assignments
 
-from studies.definition.request import Request, resolve
 from studies.run_study import main
 
 
@@ -64,6 +63,13 @@ def test_dry_run_of_a_search_counts_its_confirmation(
         (["table_10", "--set", "detector.rpn_post_nms_train=40"], ["rpn_post_nms_train", "varies", "laptop"]),
         (["nms_sweep", "--set", "data.source=voc:x"], ["--data"]),
         (["nms_sweep", "--set", "detector.weights=absent.pth"], ["detector.weights", "absent.pth"]),
+        (["nms_sweep", "--weights", "mobilenet_v2=absent.pth"], ["detector.weights", "absent.pth"]),
+        (["nms_sweep", "--weights", "absent.pth"], ["--weights", "BACKBONE=FILE"]),
+        (["nms_sweep", "--weights", "resnet5=absent.pth"], ["--weights resnet5", "resnet50"]),
+        (
+            ["table_08", "--profile", "paper", "--data", "coco:absent"],
+            ["table_08", "resnext101_32x4d decoupled", "--weights resnext101_32x4d=FILE", "OpenMMLab"],
+        ),
         (["nms_sweep", "--data", "voc:absent"], ["absent"]),
         (["nms_sweep", "--data", "imagenet"], ["imagenet", "voc:DIR"]),
         (["nms_sweep", "--profile", "paper"], ["--data"]),
@@ -100,18 +106,3 @@ def test_an_output_that_is_a_file_is_told(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "runs").write_text("")
     assert main(["nms_sweep", "--output", str(tmp_path / "runs")]) == 2
     assert "expected a folder" in capsys.readouterr().err
-
-
-def test_weights_may_be_given_to_a_study_of_backbones(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    weights = tmp_path / "weights.safetensors"
-    weights.touch()
-    given = (f"detector.weights={weights}",)
-    overrides = resolve(Request("table_07", assignments=given))[1]
-    assert overrides.fixed["detector.weights"] == str(weights)
-    assert "not used for backbones that start from scratch" in caplog.text
-    caplog.clear()
-    resolve(Request("nms_sweep", assignments=given))
-    resolve(Request("table_07", profile="paper", source="voc:absent", assignments=given))
-    assert not caplog.records

@@ -164,18 +164,6 @@ def test_settings_that_become_equal_are_told(
     assert "mine: 1 of 2 trials are left out" in caplog.text
 
 
-def test_given_weights_are_not_for_a_backbone_that_starts_from_scratch(
-    make_plan: Callable[..., Plan], tmp_path: Path
-) -> None:
-    weights = str(tmp_path / "weights")
-    Path(weights).touch()
-    plan = make_plan("table_07", source="voc:absent", detector__weights=weights)
-    found = {(t.config.detector.backbone_width, t.config.detector.weights) for t in expand(plan)}
-    assert found == {(0.35, "none"), (1.0, weights)}
-    plan = make_plan("nms_sweep", source="voc:absent", detector__weights=weights)
-    assert {trial.config.detector.weights for trial in expand(plan)} == {weights}
-
-
 def test_a_substitute_is_not_substituted_again(make_plan: Callable[..., Plan]) -> None:
     substitutes = "{1024: {detector.fc_width: 512}, 512: {detector.fc_width: 256}}"
     plan = make_plan(

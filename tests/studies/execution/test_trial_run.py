@@ -12,6 +12,7 @@ from study_helpers import TINY
 
 from drcnn.config import Config
 from drcnn.data.prepare import prepare
+from drcnn.detector.box_heads import Stage
 from drcnn.engine.record import LATENCY, read_record, write_failed
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.train import fit
@@ -80,6 +81,17 @@ def test_latency_is_measured_once_and_shown_with_the_figures(trials: list[Trial]
     assert first > 0
     time_inference(model, HERE)
     assert read_record(model.folder).metrics[LATENCY] == first
+
+
+def test_an_evaluations_latency_is_that_of_its_own_settings(trials: list[Trial]) -> None:
+    """Here of a detector that stops after its first stage."""
+    one, run_stages = trials[2], []
+    with pytest.MonkeyPatch.context() as patch:
+        regress = Stage.regress
+        patch.setattr(Stage, "regress", lambda self, hidden: run_stages.append(self) or regress(self, hidden))
+        time_inference(one, HERE)
+    assert read_record(one.folder).metrics[LATENCY] > 0
+    assert len(set(run_stages)) == 1
 
 
 def test_an_evaluation_fails_with_its_detector(make_plan: Callable[..., Plan], trials: list[Trial]) -> None:

@@ -111,3 +111,37 @@ def test_where_text_and_code_of_the_paper_differ_is_told(tmp_path: Path) -> None
     notes = [line for line in text.splitlines() if line.startswith("- ")]
     assert "the code weighs them 1, 0.5, 0.25" in notes[0]
     assert "800 pixels" in notes[1]
+
+
+DOUBLE_HEAD, CASCADE = "enlarged by 1.3", "mean of several classifiers is that of their logits"
+NEWER, GIVEN = "resnext101_64x4d starts from torchvision's", "resnext101_32x4d starts from the file own.pth"
+BASELINES, READING = "equal those of MMDetection's published models", "(docs/detector.md, D17)"
+NO_FIGURE = "The paper has no figure of NMS_reg=0.7 NMS_cls=0.8 and NMS_reg=0.7 NMS_cls=0.9."
+ALL = {DOUBLE_HEAD, CASCADE, NEWER, GIVEN, BASELINES, READING, NO_FIGURE}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("table_01", {READING}),
+        ("table_03", set[str]()),
+        ("table_04", {READING}),
+        ("table_07", set[str]()),
+        ("table_08", {BASELINES, GIVEN}),
+        ("table_09", {NEWER, GIVEN}),
+        ("table_10", {READING, CASCADE, BASELINES}),
+        ("table_11", {READING, DOUBLE_HEAD}),
+        ("nms_sweep", {NO_FIGURE}),
+        ("pareto", {READING, DOUBLE_HEAD, CASCADE, GIVEN}),
+    ],
+)
+def test_what_is_no_setting_is_told_where_it_matters(name: str, expected: set[str], tmp_path: Path) -> None:
+    is_coco = name in {"table_08", "table_09", "table_10", "table_11", "pareto"}
+    weights = ("resnext101_32x4d=somewhere/own.pth",) if GIVEN in expected else ()
+    plan = plan_of(tmp_path, name, profile="paper", source="coco:x" if is_coco else "voc:x", weights=weights)
+    there = "" if name == "pareto" else "COCO" if is_coco else "VOC07+12"
+    text = render_markdown("deviations.md.j2", deviations=deviations(plan, "", there))
+    assert {note for note in ALL if note in text} == expected
+    assert "All settings are the paper's" in text
+    assert str(tmp_path) not in text
+    assert "somewhere" not in text

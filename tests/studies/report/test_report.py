@@ -132,6 +132,31 @@ def test_the_papers_times_are_beside_ours(
     assert "| 0.031 *(paper 0.270)* |" in text
     assert "| – *(paper 0.625)* |" in text
     assert "the paper's on its TITAN X" in text
+    assert "paper's ratio" not in text, "a single time has no ratio"
+    (trials[0].folder / "latency.json").write_text(json.dumps({"perf/ms_per_image": 62.0}))
+    text = write(plan, trials)
+    assert "| setting | s/image | ratio | paper's s/image | paper's ratio |" in text
+    assert "| 0.062 | 1.00 | 0.125 | 1.00 |" in text
+    assert "| 0.031 | 0.50 | 0.270 | 2.16 |" in text
+
+
+def test_samplers_that_do_not_fill_are_told(
+    planned: Callable[..., Plan], annotations: Annotations, write: Write
+) -> None:
+    plan = planned("table_01")
+    trials = expand(plan, 1)
+    for trial, shares in zip(trials, [(0.0, 0.04), (0.0, 0.17), (0.2, 0.4), (0.05, 0.0), ()], strict=True):
+        finish_detector(trial, annotations, blur=2.0)
+        record = json.loads((trial.folder / "result.json").read_text())
+        keys = ("train/unfilled_cls", "train/unfilled_reg")
+        record["history"][-1] |= dict(zip(keys, shares, strict=False))
+        (trial.folder / "result.json").write_text(json.dumps(record))
+    (line,) = [line for line in write(plan, trials).splitlines() if "found fewer RoIs" in line]
+    told = line.partition("in the last epoch: ")[2]
+    assert told == (
+        "NMS_reg=0.8 NMS_cls=0.7 (regressor: 17 %), NMS_reg=0.9 NMS_cls=0.7 (classifier: 20 %) "
+        "and NMS_reg=0.9 NMS_cls=0.7 (regressor: 40 %)."
+    )
 
 
 def unpaired(setting: Setting) -> Setting:
