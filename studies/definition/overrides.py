@@ -117,6 +117,6 @@ def check_assignments(assignments: Sequence[str], study: Study, profile: str) ->
 def _absolute_weights(changes: Changes) -> Changes:
     """With the whole path of a weights file: workers do not run where the command was typed."""
     weights = changes.get("detector.weights", "none")
-    if isinstance(weights, str) and weights not in {"imagenet", "none"}:
+    if isinstance(weights, str) and weights not in {"imagenet", "digits", "none"}:
         return {**changes, "detector.weights": str(Path(weights).resolve())}
     return changes
