@@ -54,7 +54,10 @@ class DetectorConfig(_Frozen):
         "mobilenet_v2",
     ] = "resnet101"
     backbone_width: float = Field(1.0, gt=0, le=4, description="channel multiplier, MobileNetV2 only")
-    weights: str = Field("imagenet", description="'imagenet', 'none', or the path of a local file")
+    weights: str = Field(
+        "imagenet",
+        description="'imagenet', 'digits' (the package's, for the embedded data), 'none', or a file's path",
+    )
     norm: Literal["frozen", "batch", "group"] = Field(
         "frozen", description="frozen: pretrained statistics, trained scale and bias; else from scratch"
     )

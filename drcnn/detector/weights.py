@@ -1,4 +1,4 @@
-"""Loading pretrained weights into a backbone: torchvision's download or a local file. Never a pickle."""
+"""Loading pretrained weights into a backbone: torchvision's, the package's, or a file's. Never a pickle."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torchvision import models
 from drcnn.backbone_weights import IMAGENET_BACKBONES
 from drcnn.config import ConfigError
 from drcnn.detector.backbones import Body
+from drcnn.pretrained import shipped
 
 __all__ = ["load_backbone"]
 
@@ -24,23 +25,28 @@ IMAGENET: dict[str, models.WeightsEnum] = {
 }
 
 
-def load_backbone(body: Body, name: str, weights: str) -> None:
+def load_backbone(body: Body, name: str, weights: str, width: float = 1.0) -> None:
     """Load ``weights`` into ``body``; every tensor of the body must be there, with its shape.
 
     Args:
         body: as ``build_body`` gives it.
         name: of the backbone.
-        weights: 'none' (keeps the random weights), 'imagenet' (torchvision's download) or the path of a
-            ``.safetensors`` file or of a checkpoint that ``torch.load(weights_only=True)`` reads, with
-            torchvision's names.
+        weights: 'none' (keeps the random weights), 'imagenet' (torchvision's download), 'digits' (a file of
+            this package) or the path of a ``.safetensors`` file or of a checkpoint that
+            ``torch.load(weights_only=True)`` reads, with torchvision's names.
+        width: of the backbone; the package's files are for one width each.
 
     Raises:
-        ConfigError: the file is missing or unreadable, or tensors do not fit (named).
+        ConfigError: the file is missing or unreadable, or tensors do not fit (named); or there are no such
+            weights for this backbone.
         OSError: the download failed; a later attempt may succeed.
     """
     if weights == "none":
         return
-    state = _download(name) if weights == "imagenet" else _read(Path(weights))
+    if weights == "imagenet":
+        state = _download(name)
+    else:
+        state = _read(shipped(name, width) if weights == "digits" else Path(weights))
     # Of torchvision's checkpoints, only the classifier of the pretraining task is left out.
     state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
     expected = body.state_dict()
@@ -93,7 +99,8 @@ def _download(name: str) -> Mapping[str, Tensor]:
 def _read(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise ConfigError(
-            f"detector.weights = {str(path)!r}: no such file; give 'imagenet', 'none' or the path of a file"
+            f"detector.weights = {str(path)!r}: no such file; "
+            "give 'imagenet', 'digits', 'none' or the path of a file"
         )
     try:
         if path.suffix == ".safetensors":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from drcnn.backbone_weights import WEIGHT_NAMES
-from drcnn.config import Config, ConfigError, DataConfig
+from drcnn.config import Config, ConfigError, DataConfig, DetectorConfig
 from drcnn.identity import EVALUATION, NUMERICS, effective_settings
 
 if TYPE_CHECKING:
@@ -82,13 +82,16 @@ class Inputs:
             self._data[config] = self._prepare(config)
         return self._data[config]
 
-    def weights_digest(self, weights: str) -> str:
-        """The content of a weights file as a hash; a name such as ``imagenet`` is its own.
+    def weights_digest(self, detector: DetectorConfig) -> str:
+        """The content of a weights file as a hash; the names ``imagenet`` and ``none`` are their own.
 
         Raises:
             ConfigError: the file cannot be read.
         """
-        if weights in WEIGHT_NAMES:
+        weights = detector.weights
+        if weights == "digits":
+            weights = str(shipped(detector.backbone, detector.backbone_width))
+        elif weights in WEIGHT_NAMES:
             return weights
         if weights not in self._weights:
             try:
@@ -97,7 +100,7 @@ class Inputs:
             except OSError as error:
                 raise ConfigError(
                     f"detector.weights = {weights!r}: {error.strerror}; "
-                    "expected 'imagenet', 'none' or the path of a file"
+                    "expected 'imagenet', 'digits', 'none' or the path of a file"
                 ) from None
         return self._weights[weights]
 
@@ -106,7 +109,7 @@ def training_id(config: Config, inputs: Inputs) -> str:
     """The identity of a trial that trains: 16 hex digits."""
     content = {
         "data": inputs.data(config.data).fingerprint,
-        "weights": inputs.weights_digest(config.detector.weights),
+        "weights": inputs.weights_digest(config.detector),
         "numerics": NUMERICS,
     }
     return _digest(json.dumps([effective_settings(config), content], sort_keys=True))
