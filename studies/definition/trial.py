@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.config import Config, ConfigError, DataConfig, DetectorConfig
 from drcnn.identity import EVALUATION, NUMERICS, effective_settings
+from drcnn.pretrained import shipped
 
 if TYPE_CHECKING:
     from pathlib import Path
