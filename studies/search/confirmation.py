@@ -16,7 +16,8 @@ __all__ = ["confirming_trials"]
 
 
 def confirming_trials(plan: Plan, searched: Sequence[Trial], seeds: int | None) -> list[Trial]:
-    """The trials that confirm a search, best setting first, the baseline last; none if the study wants none.
+    """The trials that confirm a search, in the order they run: seed after seed, for each the best setting first
+    and the baseline last; none if the study wants none.
 
     Args:
         plan: of the search.
@@ -34,6 +35,6 @@ def confirming_trials(plan: Plan, searched: Sequence[Trial], seeds: int | None) 
     first_seed = plan.base.seed + 1
     return [
         plan.trial_of_config(trial.config.model_copy(update={"seed": seed}))
-        for trial in settings
         for seed in range(first_seed, first_seed + (seeds or study.confirm.seeds))
+        for trial in settings
     ]
