@@ -123,7 +123,7 @@ def expand(plan: Plan, seeds: int | None = None) -> list[Trial]:
         with _naming(plan, f"setting {setting}"):
             plan.overrides.config(setting, plan.base.seed)
     trials = []
-    for replicate in range(seeds or plan.study.replicates):
+    for replicate in range(seeds or plan.study.replicates.on(plan.profile)):
         for setting in settings:
             with _naming(plan, f"setting {setting}"):
                 trials.append(plan.trial(setting, setting.get("seed", plan.base.seed) + replicate))

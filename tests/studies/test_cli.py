@@ -13,9 +13,13 @@ from studies.run_study import main
 def test_list_names_every_study_and_its_title(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.split()[:2] == ["nms_sweep", "8"] and "Table III" in line for line in lines)
-    assert any(line.split()[:2] == ["search", "28"] for line in lines)
-    assert any(line.split()[:2] == ["table_10", "12"] and "Table X" in line for line in lines)
+    assert any(
+        line.split()[:5] == ["nms_sweep", "24", "8", "×", "3"] and "Table III" in line for line in lines
+    )
+    assert any(line.split()[:8] == ["search", "28", "16", "×", "1", "+", "4", "×"] for line in lines)
+    assert any(line.split()[0] == "table_10" and "12 × " in line and "Table X" in line for line in lines)
+    assert main(["--list", "--profile", "paper"]) == 0
+    assert "nms_sweep       8  8 × 1 " in capsys.readouterr().out
 
 
 def test_dry_run_shows_the_trials_and_writes_nothing(

@@ -100,12 +100,12 @@ def test_the_studys_own_settings_of_inference_train_no_detector_anew(
     make_plan: Callable[..., Plan],
 ) -> None:
     base = "title: t\nbase: {detector.variant: decoupled, detector.stages: 3"
-    trained = expand(make_plan(base + "}\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"))
+    trained = expand(make_plan(base + "}\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"), 1)
     plan = make_plan(
         base + ", detector.nms_reg: 0.7, detector.score_thr: 0.001}\n"
         "kind: evaluate\ngrid: {detector.nms_test: [0.6, 0.7]}\n"
     )
-    trials = expand(plan)
+    trials = expand(plan, 1)
     assert [model.id for model in trained_models(trials)] == [trained[0].id]
     assert [trial.config.detector.nms_test for trial in trials] == [0.6, 0.7]
     for trial in trials:
@@ -117,12 +117,12 @@ def test_the_studys_own_settings_of_inference_train_no_detector_anew(
 def test_settings_that_become_equal_are_told(
     make_plan: Callable[..., Plan], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert len(expand(make_plan("table_04"))) == 4
+    assert len(expand(make_plan("table_04"), 1)) == 4
     assert not caplog.records
     text = (
         "title: t\nkind: grid\nrows: [{detector.variant: decoupled}, {detector.variant: decoupled_cascade}]\n"
     )
-    assert len(expand(make_plan(text, detector__stages=2, detector__lambda_reg=1.0))) == 1
+    assert len(expand(make_plan(text, detector__stages=2, detector__lambda_reg=1.0), 1)) == 1
     assert "mine: 1 of 2 trials are left out" in caplog.text
 
 
@@ -132,10 +132,10 @@ def test_given_weights_are_not_for_a_backbone_that_starts_from_scratch(
     weights = str(tmp_path / "weights")
     Path(weights).touch()
     plan = make_plan("table_07", source="voc:absent", detector__weights=weights)
-    found = {(t.config.detector.backbone_width, t.config.detector.weights) for t in expand(plan)}
+    found = {(t.config.detector.backbone_width, t.config.detector.weights) for t in expand(plan, 1)}
     assert found == {(0.35, "none"), (1.0, weights)}
     plan = make_plan("nms_sweep", source="voc:absent", detector__weights=weights)
-    assert {trial.config.detector.weights for trial in expand(plan)} == {weights}
+    assert {trial.config.detector.weights for trial in expand(plan, 1)} == {weights}
 
 
 def test_a_substitute_is_not_substituted_again(make_plan: Callable[..., Plan]) -> None:
@@ -144,8 +144,8 @@ def test_a_substitute_is_not_substituted_again(make_plan: Callable[..., Plan]) -
         "title: t\nkind: grid\ngrid: {detector.fc_width: [1024, 512]}\n"
         f"laptop: {{detector.fc_width: {substitutes}}}\n"
     )
-    assert [trial.config.detector.fc_width for trial in expand(plan)] == [512, 256]
-    assert plan.study.count("laptop") == 2
+    assert [trial.config.detector.fc_width for trial in expand(plan, 1)] == [512, 256]
+    assert plan.study.counts("laptop") == [(2, 1)]
 
 
 def test_a_plan_names_its_trials_without_reading_anything(make_plan: Callable[..., Plan]) -> None:
