@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from drcnn.engine.record import TrialRecord
+from collections.abc import Sequence
+
+from drcnn.engine.record import TrialRecord, read_record
+from studies.definition.plan import Trial
 from studies.definition.study import SearchStudy
 
-__all__ = ["is_complete"]
+__all__ = ["is_complete", "without_unused_seeds"]
 
 
 def is_complete(record: TrialRecord, search: SearchStudy | None = None) -> bool:
@@ -20,3 +23,19 @@ def is_complete(record: TrialRecord, search: SearchStudy | None = None) -> bool:
         return search is None or all(key in record.metrics for key in search.objectives[1:])
     # A trial that another study pruned says nothing about two objectives.
     return record.is_pruned and search is not None and search.minimise is None
+
+
+def without_unused_seeds(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials without those seeds of a setting that no launch got to.
+
+    Of a setting that has no trial yet its first stays, so that it is seen to be left.
+    """
+    kept: dict[str, list[Trial]] = {}
+    for trial in trials:
+        record = read_record(trial.folder)
+        of_setting = kept.setdefault(trial.setting_key, [])
+        if record.is_terminal or record.history:
+            of_setting.append(trial)
+    firsts = {trial.setting_key: trial for trial in reversed(trials)}
+    ids = {trial.id for key, of_setting in kept.items() for trial in of_setting or [firsts[key]]}
+    return [trial for trial in trials if trial.id in ids]
