@@ -18,7 +18,7 @@ class Clock:
 
 
 def budget(seconds: float, slots: int = 1, **estimates: float) -> tuple[Budget, Clock]:
-    """A budget whose trials, by name, are estimated at so many seconds, the start of their process included."""
+    """A budget whose trials, by name, are estimated at so many seconds, their start included."""
     clock = Clock()
     made = Budget(seconds, slots, clock)
     made.know({name: estimate - START_SECONDS for name, estimate in estimates.items()})
