@@ -4,9 +4,11 @@
     NAME --dry-run         the trials it would run, and how long they take
     NAME --smoke           two tiny trials, to see that everything works
     NAME --seeds 3         three replicates of each setting
+    NAME --budget 2h       what fits into two hours; the same command goes on with the rest
     report NAME            write the report again, from the output folder (report --help explains)
 
-Exit status: 0 all trials finished, 1 some failed (it says which and why), 2 bad input, 130 interrupted.
+Exit status: 0 all trials finished (or are left, as a budget says), 1 some failed (it says which and why),
+2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from drcnn.data.annotations import DataError
 from drcnn.recipes import PROFILES
 from studies.definition.errors import FetchError, StudyError
 from studies.definition.overrides import check_weights
-from studies.definition.request import Request, resolve
+from studies.definition.request import Request, parse_budget, resolve
 from studies.definition.study_file import catalogue, load
 
 __all__ = ["main"]
@@ -64,10 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print_catalogue(profile: str) -> None:
     """Show every study of the catalogue: its trials on this profile, what it answers, and its title."""
-    print(f"{'study':10} {'trials':>6}  {'answers':17}  title ({profile} profile)")
+    heading = "settings × seeds"
+    print(f"{'study':10} {'trials':>6}  {heading}  {'answers':17}  title ({profile} profile)")
     for name in catalogue():
         study = load(name)[1]
-        print(f"{name:10} {study.count(profile):>6}  {study.answers:17}  {study.title}")
+        counts = study.counts(profile)
+        trials = sum(settings * seeds for settings, seeds in counts)
+        product = " + ".join(f"{settings} × {seeds}" for settings, seeds in counts)
+        print(f"{name:10} {trials:>6}  {product:{len(heading)}}  {study.answers:17}  {study.title}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -142,6 +148,13 @@ def _study_parser() -> _Parser:
         help="pretrained weights of a backbone, wherever a trial has it",
     )
     parser.add_argument("--seeds", type=_count, metavar="N", help="replicates of each setting")
+    parser.add_argument(
+        "--budget",
+        type=_budget,
+        metavar="TIME",
+        help="begin nothing that cannot end within this time (2h, 90m, 1h30m, 45s); without --seeds, as many "
+        "replicates as fit, at most 10",
+    )
     _add_machine_options(parser)
     _add_place_options(parser)
     parser.add_argument(
@@ -229,6 +242,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _budget(text: str) -> float:
+    try:
+        return parse_budget(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _gpus(text: str) -> float:

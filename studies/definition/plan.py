@@ -106,7 +106,10 @@ class Plan:
 
 
 def expand(plan: Plan, seeds: int | None = None) -> list[Trial]:
-    """All trials of a study that lists its settings: each setting with each of its seeds.
+    """All trials of a study that lists its settings, in the order they run: seed after seed.
+
+    Every setting is trained with its first seed before any has its second, so a study that is stopped early
+    still compares settings with about as many seeds each.
 
     Args:
         plan: the study.
@@ -116,15 +119,15 @@ def expand(plan: Plan, seeds: int | None = None) -> list[Trial]:
         ConfigError: a setting is not allowed; the message names it.
     """
     assert not isinstance(plan.study, SearchStudy)
-    trials = []
-    for setting in plan.study.settings():
+    settings = plan.study.settings()
+    for setting in settings:
         with _naming(plan, f"setting {setting}"):
             plan.overrides.config(setting, plan.base.seed)
-    for setting in plan.study.settings():
-        first = setting.get("seed", plan.base.seed)
-        with _naming(plan, f"setting {setting}"):
-            seeds_of_setting = range(first, first + (seeds or plan.study.replicates))
-            trials += [plan.trial(setting, seed) for seed in seeds_of_setting]
+    trials = []
+    for replicate in range(seeds or plan.study.replicates.on(plan.profile)):
+        for setting in settings:
+            with _naming(plan, f"setting {setting}"):
+                trials.append(plan.trial(setting, setting.get("seed", plan.base.seed) + replicate))
     distinct = list({trial.id: trial for trial in trials}.values())
     if len(distinct) < len(trials):
         logger.warning(

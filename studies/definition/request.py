@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from studies.definition.errors import StudyError
 from studies.definition.overrides import Overrides, check_assignments, parse_weights
 from studies.definition.paper_tables import paper_rows
-from studies.definition.settings import Changes
+from studies.definition.settings import Changes, Replicates
 from studies.definition.study import SearchStudy, Study
 from studies.definition.study_file import load
 
-__all__ = ["Machines", "Request", "resolve"]
+__all__ = ["Machines", "Request", "budget_text", "parse_budget", "resolve"]
 
 SMOKE: Changes = {
     "training.epochs": 1,
@@ -22,6 +23,9 @@ SMOKE: Changes = {
     "data.val_images": 16,
     "data.test_images": 16,
 }
+# Seeds of each setting, at most, where a budget decides how many.
+MOST_SEEDS = 10
+BUDGET = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Request:
     assignments: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     seeds: int | None = None
+    budget: float | None = None
     on_bad_data: str = "fail"
     workers: int = 1
     gpus_per_worker: float | None = None
@@ -65,6 +70,43 @@ class Request:
     def machines(self) -> Machines:
         """Where and how widely to run."""
         return Machines(self.address, self.workers, self.gpus_per_worker, self.max_concurrent)
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether the budget (seconds) decides how many seeds each listed setting gets."""
+        return self.budget is not None and self.seeds is None and not self.smoke
+
+    @property
+    def listed_seeds(self) -> int | None:
+        """Seeds of each listed setting; none takes the study's own number. No launch's budget changes it."""
+        return MOST_SEEDS if self.is_open_ended else self.seeds
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of a time written like ``2h``, ``90m``, ``1h30m`` or ``45s``.
+
+    >>> parse_budget("1h30m")
+    5400.0
+
+    Raises:
+        ValueError: it is written in another way, or is no time at all.
+    """
+    found = BUDGET.fullmatch(text)
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    if not hours and not minutes and not seconds:
+        raise ValueError(f"expected a time such as 2h, 90m, 1h30m or 45s, got {text!r}")
+    return float(3600 * hours + 60 * minutes + seconds)
+
+
+def budget_text(seconds: float) -> str:
+    """A budget as it is typed.
+
+    >>> budget_text(5400)
+    '1h30m'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return "".join(f"{value}{unit}" for value, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if value)
 
 
 def resolve(request: Request) -> tuple[str, Overrides]:
@@ -125,4 +167,6 @@ def _shortened(study: Study) -> Study:
         confirm = study.confirm and study.confirm.model_copy(update={"top": 2, "seeds": 2})
         return study.model_copy(update={"trials": 2, "confirm": confirm})
     settings = study.settings()
-    return study.model_copy(update={"rows": (settings[0], settings[-1]), "grid": {}, "replicates": 1})
+    return study.model_copy(
+        update={"rows": (settings[0], settings[-1]), "grid": {}, "replicates": Replicates()}
+    )

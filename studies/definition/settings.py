@@ -23,6 +23,7 @@ __all__ = [
     "Misplaced",
     "Place",
     "Pruning",
+    "Replicates",
     "Settings",
     "Space",
     "check_values",
@@ -141,6 +142,26 @@ class Pruning(Frozen):
 
     grace_epochs: int = Field(1, gt=0, description="no trial is pruned before this epoch")
     keep: float = Field(3, gt=1, description="about 1 in this many goes on after each rung")
+
+
+class Replicates(Frozen):
+    """How many seeds a setting has on each profile; a plain number in a study file is for both."""
+
+    laptop: int = Field(1, gt=0)
+    paper: int = Field(1, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, written: Any) -> Any:
+        if isinstance(written, int):
+            return dict.fromkeys(cls.model_fields, written)
+        if not isinstance(written, Mapping | cls):
+            raise ValueError(f"expected a number or {{laptop: 3, paper: 1}}, got {written!r}")
+        return written
+
+    def on(self, profile: str) -> int:
+        """Those of one profile."""
+        return self.laptop if profile == "laptop" else self.paper
 
 
 class Confirm(Frozen):

@@ -9,9 +9,11 @@ trained. A **search** study names a space and lets Optuna choose::
     kind: grid
     base: {detector.nms_reg: 0.85}
     grid: {detector.stages: [1, 2, 3, 4]}
-    replicates: 3
+    replicates: {laptop: 3, paper: 1}
     paper: [{table: table_04.csv}]
     laptop: {}
+
+``replicates`` are the seeds of each setting; a plain number is for both profiles.
 
 The settings are the paper's. Where one is too large for a laptop, ``laptop`` names its substitute there::
 
@@ -39,6 +41,7 @@ from studies.definition.settings import (
     Misplaced,
     Place,
     Pruning,
+    Replicates,
     Settings,
     Space,
     check_values,
@@ -103,7 +106,9 @@ class _Base(Frozen):
 class _Listed(_Base):
     rows: tuple[Settings, ...] = ()
     grid: dict[Key, Annotated[list[Any], Field(min_length=1)]] = Field({}, description="a product of values")
-    replicates: int = Field(1, gt=0, description="seeds of each setting, unless --seeds says otherwise")
+    replicates: Replicates = Field(
+        Replicates(), description="seeds of each setting, by profile, unless --seeds says otherwise"
+    )
 
     @model_validator(mode="after")
     def _has_settings(self) -> Self:
@@ -131,11 +136,11 @@ class _Listed(_Base):
         """The dotted keys that its settings change, in order of appearance."""
         return list(dict.fromkeys(key for setting in self._on(profile) for key in setting))
 
-    def count(self, profile: str) -> int:
-        """How many trials it has on a profile, where two settings may have the same substitute."""
+    def counts(self, profile: str) -> list[tuple[int, int]]:
+        """How many settings it has on a profile, where two may have the same substitute, and their seeds."""
         settings = self._on(profile)
         distinct = [setting for place, setting in enumerate(settings) if setting not in settings[:place]]
-        return len(distinct) * self.replicates
+        return [(len(distinct), self.replicates.on(profile))]
 
     def _on(self, profile: str) -> list[Changes]:
         return [self.substituted(setting, profile) for setting in self.settings()]
@@ -209,9 +214,10 @@ class SearchStudy(_Base):
                 keys.extend(self.substituted({key: value}, profile))
         return list(dict.fromkeys(keys))
 
-    def count(self, profile: str) -> int:
-        """How many trials it chooses, and how many confirm the best."""
-        return self.trials + ((self.confirm.top + 1) * self.confirm.seeds if self.confirm else 0)
+    def counts(self, profile: str) -> list[tuple[int, int]]:
+        """How many settings it tries, with one seed, and how many it confirms, and their seeds."""
+        confirmed = [(self.confirm.top + 1, self.confirm.seeds)] if self.confirm else []
+        return [(self.trials, 1), *confirmed]
 
 
 Study = GridStudy | SearchStudy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,12 +14,20 @@ import torch
 
 from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial, trained_models
-from studies.definition.request import Request
+from studies.definition.request import Request, budget_text
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete, to_time
+from studies.report.terminal import print_power
+from studies.resources.budget import followers, simulate
 from studies.resources.slots import Allocation, NodeShape, allocate
-from studies.resources.throughput import Estimate, ImageTime, estimate_remaining, measure_image_time
-from studies.search.confirmation import confirming_trials
+from studies.resources.throughput import (
+    Estimate,
+    ImageTime,
+    estimate_remaining,
+    measure_image_time,
+    measure_on_node,
+)
+from studies.search.confirmation import confirming_count, confirming_trials
 from studies.transfer.trial_folders import TrialFolders
 
 __all__ = ["print_preview"]
@@ -62,9 +70,9 @@ def print_preview(plan: Plan, trials: Sequence[Trial], request: Request, folders
             gpus=allocation.gpus,
         )
         if isinstance(plan.study, SearchStudy):
-            remaining = _preview_search(plan, plan.study, trials, request, estimator)
+            remaining = _preview_search(plan, plan.study, trials, request, estimator, allocation.concurrent)
         else:
-            remaining = _preview_list(plan, trials, estimator)
+            remaining = _preview_list(plan, trials, request, estimator, allocation.concurrent)
     if remaining.unknown:
         print(f"No time is known for {remaining.unknown} trials: no node is up to measure it on.")
     if not any(remaining.batches):
@@ -80,31 +88,68 @@ def print_preview(plan: Plan, trials: Sequence[Trial], request: Request, folders
     print(f"From {' and '.join(remaining.sources)}; {machine}, {'GPU' if allocation.gpus else 'CPU'}.")
 
 
-def _preview_list(plan: Plan, trials: Sequence[Trial], estimator: Estimator) -> _Remaining:
+def _preview_list(
+    plan: Plan, trials: Sequence[Trial], request: Request, estimator: Estimator, slots: int
+) -> _Remaining:
     all_trials = [*trained_models(trials), *trials]
     estimate = estimator(all_trials)
     records = {trial.id: read_record(trial.folder) for trial in all_trials}
-    complete = sum(is_complete(record) for record in records.values())
+    complete = {trial_id for trial_id, record in records.items() if is_complete(record)}
     epochs = plan.base.training.epochs
-    print(f"{plan.name}: {len(trials)} trials of {epochs} epochs; {complete} of {len(all_trials)} finished")
+    print(
+        f"{plan.name}: {len(trials)} trials of {epochs} epochs; {len(complete)} of {len(all_trials)} finished"
+    )
+    seconds = estimate.seconds
+    if request.budget is not None:
+        seconds = _within(request.budget, all_trials, seconds, slots)
+    done = complete | seconds.keys()
     for trial in all_trials:
+        if request.budget is not None and trial.id not in done:
+            continue
         role = "evaluates" if trial.is_evaluation else "trains"
-        time_left = _duration(estimate.seconds[trial.id]) if trial.id in estimate.seconds else ""
+        time_left = _duration(seconds[trial.id]) if trial.id in seconds else ""
         print(f"  {trial.id}  {trial.name}  {role}  {records[trial.id].status}  {time_left}".rstrip())
+    if request.budget is not None:
+        within = sum(trial.id in done for trial in trials)
+        print(
+            f"Budget of {budget_text(request.budget)}: {within} of {len(trials)} trials would be finished, "
+            f"if each takes its estimate; {len(trials) - within} would be left."
+        )
+        print_power(plan, trials, [trial for trial in trials if trial.id in done])
+    else:
+        print_power(plan, trials, trials)
     # Detectors are trained before they are evaluated.
     batches = [
         [
-            estimate.seconds[trial.id]
+            seconds[trial.id]
             for trial in all_trials
-            if trial.id in estimate.seconds and trial.is_evaluation == evaluates
+            if trial.id in seconds and trial.is_evaluation == evaluates
         ]
         for evaluates in (False, True)
     ]
-    return _Remaining(batches, estimate.worker_seconds, estimate.sources, estimate.unknown)
+    workers = {trial.id: 1 if trial.is_evaluation else request.workers for trial in all_trials}
+    worker_seconds = sum(workers[trial_id] * time for trial_id, time in seconds.items())
+    return _Remaining(batches, worker_seconds, estimate.sources, estimate.unknown)
+
+
+def _within(
+    budget: float, trials: Sequence[Trial], seconds: Mapping[str, float], slots: int
+) -> dict[str, float]:
+    """The times of those trials that would begin within the budget."""
+    known = [trial for trial in trials if trial.id in seconds]
+    training = [trial for trial in known if not trial.is_evaluation]
+    after, others = followers(training, [trial for trial in known if trial.is_evaluation])
+    begun = simulate(budget, slots, seconds, [trial.id for trial in training], after, others)
+    return {trial_id: seconds[trial_id] for trial_id in begun}
 
 
 def _preview_search(
-    plan: Plan, study: SearchStudy, points: Sequence[Trial], request: Request, estimator: Estimator
+    plan: Plan,
+    study: SearchStudy,
+    points: Sequence[Trial],
+    request: Request,
+    estimator: Estimator,
+    slots: int,
 ) -> _Remaining:
     from studies.search.optuna_record import search_key, split_by_progress
 
@@ -121,19 +166,65 @@ def _preview_search(
     if study.confirm is not None:
         seeds = request.seeds or study.confirm.seeds
         print(f"then, with {seeds} seeds each, the best {study.confirm.top} and {study.confirm.against}")
+        confirmed = confirming_trials(plan, ended, request.seeds)
+        _print_confirmation_power(plan, confirmed, points, seeds)
         if len(ended) < study.trials:
-            confirming = (study.confirm.top + 1) * seeds
+            confirming = confirming_count(plan, request.seeds)
         else:
-            estimates.append(estimator(confirming_trials(plan, ended, request.seeds)))
+            estimates.append(estimator(confirmed))
     remaining = _Remaining(
         [list(estimate.seconds.values()) for estimate in estimates],
         sum(estimate.worker_seconds for estimate in estimates),
         tuple(dict.fromkeys(source for estimate in estimates for source in estimate.sources)),
         sum(estimate.unknown for estimate in estimates),
     )
-    if not new + confirming:
-        return remaining
-    return _with_typical(remaining, new, confirming, estimator(points, whole=True))
+    typical = estimator(points, whole=True) if new + confirming else None
+    if request.budget is not None and not remaining.unknown:
+        _print_search_within(request.budget, slots, remaining.batches, new, confirming, typical)
+    return _with_typical(remaining, new, confirming, typical) if typical else remaining
+
+
+def _print_confirmation_power(
+    plan: Plan, confirmed: Sequence[Trial], points: Sequence[Trial], seeds: int
+) -> None:
+    """Say the smallest difference that the confirmation of a search can show."""
+    base = plan.base.seed
+    # Before the search has ended, points of its space stand for the settings that it will find.
+    stand_in = [
+        plan.trial_of_config(point.config.model_copy(update={"seed": base + 1 + number}))
+        for point in points[-2:]
+        for number in range(seeds)
+    ]
+    print_power(plan, confirmed or stand_in, confirmed or stand_in)
+
+
+def _print_search_within(
+    budget: float,
+    slots: int,
+    batches: Sequence[Sequence[float]],
+    new: int,
+    confirming: int,
+    typical: Estimate | None,
+) -> None:
+    """Say how many trials of a search, and of its confirmation, would begin within a budget."""
+    longest = max(typical.seconds.values(), default=0.0) if typical else 0.0
+    searched = [*batches[0], *[longest] * new]
+    confirmed = [*(batches[1] if len(batches) > 1 else ()), *[longest] * confirming]
+    seconds = {f"search {number}": time for number, time in enumerate(searched)}
+    first = list(seconds)
+    seconds |= {f"confirm {number}": time for number, time in enumerate(confirmed)}
+    begun = simulate(budget, slots, seconds, first, {}, list(seconds)[len(first) :])
+    count = sum(trial_id in first for trial_id in begun)
+    name = f"Budget of {budget_text(budget)}"
+    if first and not count:
+        print(
+            f"{name}: no trial of the search would begin; time for {len(confirmed)} that confirm it is kept."
+        )
+        return
+    print(
+        f"{name}: about {count} of {len(first)} trials of the search would begin, "
+        f"then {len(begun) - count} of {len(confirmed)} that confirm it, if all take as long as the longest."
+    )
 
 
 def _with_typical(remaining: _Remaining, new: int, confirming: int, typical: Estimate) -> _Remaining:
@@ -178,20 +269,7 @@ def _machines(
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
         is_up = total.get("CPU", 0) >= allocation.cpus and total.get("GPU", 0) >= allocation.gpus
         # To start a machine for an estimate would be more than was asked for.
-        yield allocation, partial(_measure_on_node, allocation, folders) if is_up else None
-
-
-def _measure_on_node(allocation: Allocation, folders: TrialFolders, trial: Trial) -> ImageTime:
-    import ray
-
-    def measure() -> ImageTime:
-        folders.prepare_node(trial)
-        return measure_image_time(trial, "cuda" if allocation.gpus else "cpu")
-
-    folders.offer([trial])
-    task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus)(measure)
-    throughput: ImageTime = ray.get(task.remote())
-    return throughput
+        yield allocation, partial(measure_on_node, allocation, folders) if is_up else None
 
 
 def _cost(worker_seconds: float, allocation: Allocation) -> str:

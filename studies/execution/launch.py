@@ -6,6 +6,7 @@ Nothing is written before the whole request is known to be good.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,6 +48,7 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
         StudyError, ConfigError, DataError, FetchError: the request cannot be met; nothing was written.
         KeyboardInterrupt: a signal came; the message says what is kept.
     """
+    began = time.monotonic()
     _check_local_gpus(request)
     is_kept = request.machines.is_cluster or not request.dry_run
     with (
@@ -61,7 +63,7 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
         folders = TrialFolders(open_store(request.storage, output), datasets)
         plan = Plan(name, overrides, output, inputs)
         is_search = isinstance(plan.study, SearchStudy)
-        trials = search_points(plan) if is_search else expand(plan, request.seeds)
+        trials = search_points(plan) if is_search else expand(plan, request.listed_seeds)
         for message in trials[0].data.skipped:
             print(f"skipped: {message}")
         if request.dry_run:
@@ -76,7 +78,7 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
                 # On a new head: what launches from another one left in the store.
                 folders.store.download(plan.folder)
             keep_request(plan, request)
-            return StudyRun(plan, request, trials, console, folders, allocation).run()
+            return StudyRun(plan, request, trials, console, folders, allocation, began).run()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request, resolve
 from studies.definition.study import SearchStudy
+from studies.record.completion import without_unused_seeds
 from studies.record.launch_request import load_request, mark_downloaded, was_launched
 from studies.record.output_folder import prepared_inputs
 from studies.search.confirmation import confirming_trials
@@ -87,7 +88,8 @@ def _download_study(store: TrialStore, folder: Path) -> None:
 def _trials(plan: Plan, request: Request, folders: TrialFolders) -> list[Trial]:
     ended = folders.store.ended_trials()
     if not isinstance(plan.study, SearchStudy):
-        return folders.collect_ended(expand(plan, request.seeds), ended)
+        trials = folders.collect_ended(expand(plan, request.listed_seeds), ended)
+        return without_unused_seeds(trials) if request.is_open_ended else trials
     from studies.search.optuna_record import recorded_trials, search_key
 
     searched = recorded_trials(plan, search_key(plan, search_points(plan)[0]))

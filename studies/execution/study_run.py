@@ -14,25 +14,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from rich.console import Console
 
 from drcnn.engine.record import read_record
-from studies.definition.errors import StudyError, one_line
+from studies.definition.errors import one_line
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
 from studies.execution.progress import Progress
 from studies.execution.report_command import try_report
 from studies.record import provenance
-from studies.record.completion import is_complete, to_time
+from studies.record.completion import is_complete, to_time, without_unused_seeds
 from studies.record.other_identities import find_other_identities
 from studies.record.output_folder import archive
 from studies.record.results import ranked, write_results
-from studies.search.confirmation import confirming_trials
+from studies.search.confirmation import confirming_count, confirming_trials
 from studies.transfer.trial_folders import TrialFolders
 
 if TYPE_CHECKING:
+    from studies.execution.budgeted import BudgetedTrials, LaunchBudget
     from studies.record.tracking import Tracker
     from studies.resources.slots import Allocation
     from studies.search.searcher import StudySearcher
@@ -52,6 +52,7 @@ class StudyRun:
         console: where the user looks.
         folders: where nodes get files and data from.
         allocation: on a cluster that was joined; none starts a local Ray when there is something to do.
+        began: when the launch began, by ``time.monotonic``.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class StudyRun:
         console: Console,
         folders: TrialFolders,
         allocation: Allocation | None,
+        began: float,
     ) -> None:
         self._plan, self._request, self._console = plan, request, console
-        self._folders, self._allocation = folders, allocation
+        self._folders, self._allocation, self._began = folders, allocation, began
+        self._budget: LaunchBudget | None = None
         self._sample, self._expected = trials[0], trials
         self._search = plan.study if isinstance(plan.study, SearchStudy) else None
         self._searcher: StudySearcher | None = None
@@ -77,7 +80,9 @@ class StudyRun:
 
     def run(self) -> int:
         """Train what is left, then show everything."""
-        tracker = self._tracker()
+        from studies.record.tracking import open_tracker
+
+        tracker = open_tracker(self._uri, self._plan)
         try:
             self._open(tracker)
             self._find_earlier_work()
@@ -96,46 +101,32 @@ class StudyRun:
         except BaseException:
             self._close(tracker, "FAILED")
             raise
-        failed = [trial for trial in self._all() if not self._is_complete(trial)]
+        failed = [trial for trial in self._incomplete() if not self._was_left(trial)]
         self._close(tracker, "FAILED" if failed else "FINISHED", reports)
         self._print_summary(failed)
         self._console.out(report_line, highlight=False)
+        self._print_budget(len(failed))
         return 1 if failed else 0
 
     def _all(self) -> list[Trial]:
         return [*self._models, *self._trials, *self._confirming]
 
     def _shown(self) -> list[Trial]:
-        return [*self._trials, *self._confirming]
+        return [*self._table(), *self._confirming]
 
-    def _tracker(self) -> Tracker:
-        from mlflow.exceptions import MlflowException
-
-        from studies.record.tracking import Tracker
-
-        # A tracking server keeps artifacts itself; a database's default would be the current folder.
-        is_server = self._uri.startswith(("http://", "https://", "databricks"))
-        artifacts = None if is_server else f"file://{self._plan.output / 'artifacts'}"
-        try:
-            return Tracker(self._uri, artifacts, self._plan.name, self._plan.output)
-        except MlflowException as error:
-            raise StudyError(f"--tracking-uri {self._uri}: {one_line(error)}") from None
+    def _table(self) -> list[Trial]:
+        """The trials of the study's table."""
+        return without_unused_seeds(self._trials) if self._request.is_open_ended else self._trials
 
     def _open(self, tracker: Tracker) -> None:
         ids = [self._plan.name, *sorted(trial.id for trial in self._all() or [self._sample])]
-        study = self._plan.study.model_dump(mode="json", exclude_defaults=True)
         tracker.open(
             hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16],
             f"{self._plan.name} {time.strftime('%Y-%m-%d %H:%M')}",
             self._plan.study.title,
             fresh=self._request.fresh,
             tags=provenance.tags() | {"drcnn.data_fingerprint": self._sample.data.fingerprint},
-            texts={
-                "study.yaml": yaml.safe_dump(study, sort_keys=False),
-                "base.yaml": self._plan.base.to_yaml(),
-                "environment.txt": provenance.environment(),
-                "git.diff": provenance.git_diff(),
-            },
+            texts=provenance.texts(self._plan),
         )
 
     def _find_earlier_work(self) -> None:
@@ -181,11 +172,12 @@ class StudyRun:
         self._searcher = StudySearcher(self._plan, key, self._folders.store.download)
         self._trials = self._searcher.trials()
         self._folders.collect_ended(self._trials, ended)
-        self._confirming = self._confirming_trials() if self._searcher.remaining() <= 0 else []
+        self._confirming = (
+            confirming_trials(self._plan, self._trials, self._request.seeds)
+            if self._searcher.remaining() <= 0
+            else []
+        )
         self._folders.collect_ended(self._confirming, ended)
-
-    def _confirming_trials(self) -> list[Trial]:
-        return confirming_trials(self._plan, self._trials, self._request.seeds)
 
     def _note_complete(self, trials: Sequence[Trial], tracker: Tracker) -> None:
         for trial in trials:
@@ -207,9 +199,32 @@ class StudyRun:
                     self._check_gpu_memory(allocation)
                 self._folders.offer(remaining if isinstance(remaining, list) else [self._sample])
                 count = len(remaining) if isinstance(remaining, list) else remaining.remaining()
+                limited = self._within_budget(remaining, allocation)
                 with Progress(self._console, count) as progress:
-                    run = TuneRun(self._plan, machines, allocation, self._folders, tracker, progress)
-                    run_trials(run, remaining, list(self._reused.values()))
+                    clock = self._budget.clock if self._budget else None
+                    run = TuneRun(self._plan, machines, allocation, self._folders, tracker, progress, clock)
+                    run_trials(run, limited, list(self._reused.values()))
+
+    def _within_budget(
+        self, remaining: list[Trial] | StudySearcher, allocation: Allocation
+    ) -> list[Trial] | BudgetedTrials | StudySearcher:
+        """What is left, so that nothing of it begins that cannot end within the budget, if there is one."""
+        if self._request.budget is None:
+            return remaining
+        from studies.execution.budgeted import LaunchBudget
+
+        request, folders = self._request, self._folders
+        self._budget = self._budget or LaunchBudget(self._plan, request, allocation, folders, self._began)
+        if isinstance(remaining, list):
+            is_last = remaining[0].is_evaluation
+            evaluations = [trial for trial in self._incomplete() if trial.is_evaluation and not is_last]
+            return self._budget.queue(remaining, evaluations)
+        confirmed = sum(
+            read_record(trial.folder).is_finished
+            for trial in confirming_trials(self._plan, self._trials, self._request.seeds)
+        )
+        confirming = confirming_count(self._plan, self._request.seeds) - confirmed
+        return self._budget.limit(remaining, self._expected, confirming)
 
     def _check_gpu_memory(self, allocation: Allocation) -> None:
         from studies.execution.job import run_options
@@ -225,17 +240,28 @@ class StudyRun:
             if self._searcher.remaining() > 0:
                 yield self._searcher
             self._trials = self._searcher.trials()
-            self._confirming = listed = self._confirming_trials()
+            self._confirming = listed = confirming_trials(self._plan, self._trials, self._request.seeds)
             self._note_complete(listed, tracker)
         for evaluates in (False, True):
             remaining = [trial for trial in listed if trial.is_evaluation == evaluates]
             remaining = [trial for trial in remaining if not self._is_complete(trial)]
+            if evaluates and self._request.budget is not None:
+                # Those of detectors that are left are left too.
+                remaining = [t for t in remaining if t.model and read_record(t.model.folder).is_terminal]
             if remaining:
                 yield remaining
         # Last, when nothing else runs; a search that trades time for AP has timed its own.
         timed = [] if self._search else to_time(self._plan, self._trials)
         if timed:
             yield timed
+
+    def _incomplete(self) -> list[Trial]:
+        return [trial for trial in self._all() if not self._is_complete(trial)]
+
+    def _was_left(self, trial: Trial) -> bool:
+        """Whether a budget left no time to begin a trial in this launch."""
+        clock = self._budget.clock if self._budget else None
+        return self._request.budget is not None and not (clock and clock.has_begun(trial.id))
 
     def _is_complete(self, trial: Trial) -> bool:
         """Whether nothing is left to do; a trial that confirms a search runs to its end."""
@@ -266,11 +292,11 @@ class StudyRun:
         from studies.report.terminal import print_results
 
         try:
-            print_results(self._console, self._plan, self._trials, self._confirming)
+            print_results(self._console, self._plan, self._table(), self._confirming)
         except Exception as error:
             # As of a file that cannot be read; the trials are finished all the same.
             self._console.out(f"Results: cannot be shown: {type(error).__name__}: {one_line(error)}")
-        new = [trial for trial in self._all() if trial.id not in self._reused and trial not in failed]
+        new = [t for t in self._all() if t.id not in self._reused and self._is_complete(t)]
         evaluated = sum(trial.is_evaluation for trial in new)
         pruned = sum(read_record(trial.folder).is_pruned for trial in self._trials)
         counts = (
@@ -283,3 +309,10 @@ class StudyRun:
         table = f"Table: {self._plan.folder / 'results.parquet'}"
         for line in (counts, *failures, table, f"MLflow: {ui_command(self._uri)}"):
             self._console.out(line, highlight=False)
+
+    def _print_budget(self, failed: int) -> None:
+        confirming = confirming_count(self._plan, self._request.seeds)
+        planned = self._search.trials + confirming if self._search else len(self._trials)
+        complete = sum(map(self._is_complete, self._shown()))
+        if self._budget and complete + failed < planned:
+            self._console.out(self._budget.clock.summary(complete, planned), highlight=False)

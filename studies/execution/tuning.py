@@ -20,11 +20,13 @@ from drcnn.engine.record import Status, read_record, write_failed, write_pruned
 from studies.definition.plan import Plan, Trial
 from studies.definition.request import Machines
 from studies.definition.study import SearchStudy
+from studies.execution.budgeted import BudgetedTrials
 from studies.execution.job import Job, WorkerGroup, run_options
 from studies.execution.progress import Progress
 from studies.execution.trial_run import run_trial
 from studies.execution.workers import run_trial_with_workers
 from studies.record.tracking import Tracker
+from studies.resources.budget import Budget
 from studies.resources.slots import HEAD, Allocation
 from studies.search.pruning import make_scheduler
 from studies.search.searcher import StudySearcher
@@ -50,6 +52,7 @@ class TuneRun:
         folders: where nodes get files and data from.
         tracker: MLflow.
         progress: the live table.
+        budget: of the launch, to be told when trials begin and end; none if its time has no limit.
     """
 
     plan: Plan
@@ -58,11 +61,12 @@ class TuneRun:
     folders: TrialFolders
     tracker: Tracker
     progress: Progress
+    budget: Budget | None = None
 
 
 def run_trials(
     run: TuneRun,
-    remaining: Sequence[Trial] | StudySearcher,
+    remaining: Sequence[Trial] | BudgetedTrials | StudySearcher,
     ended: Sequence[Trial] = (),
     trainable: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
@@ -70,19 +74,21 @@ def run_trials(
 
     Args:
         run: what to work with.
-        remaining: trials that all train, or all evaluate, or have all finished and are timed; or a search,
-            which gives one after another.
+        remaining: trials that all train, with a budget or without, or all evaluate, or have all finished and
+            are timed; or a search, which gives one after another.
         ended: trials of earlier launches, for a search's pruning.
         trainable: what a trial does in place of training; for benchmarks of all the rest.
     """
     retries = CLUSTER_RETRIES if run.machines.is_cluster else RETRIES
     storage = run.plan.folder.resolve() / "ray"
-    study = run.plan.study
     if isinstance(remaining, StudySearcher):
+        study = run.plan.study
         times = isinstance(study, SearchStudy) and study.minimise is not None
     else:
-        times = all(read_record(trial.folder).is_finished for trial in remaining)
+        listed = remaining.trials if isinstance(remaining, BudgetedTrials) else remaining
+        times = all(read_record(trial.folder).is_finished for trial in listed)
     param_space: dict[str, Any] = {"job": _job(run, storage, retries, measures_latency=times)}
+    searcher: StudySearcher | BudgetedTrials | None
     if isinstance(remaining, StudySearcher):
         searcher, scheduler = remaining, make_scheduler(run.plan, ended)
         # Not those that were pruned: a search does not run them again.
@@ -90,10 +96,13 @@ def run_trials(
         trains = True
     else:
         # What is listed, or confirms a search, runs to its end.
-        searcher, scheduler = None, None
-        reopened = remaining
-        trains = not times and not remaining[0].is_evaluation
-        param_space["trial"] = tune.grid_search(list(remaining))
+        scheduler = None
+        if isinstance(remaining, BudgetedTrials):
+            searcher, reopened = remaining, remaining.trials
+        else:
+            searcher, reopened = None, remaining
+            param_space["trial"] = tune.grid_search(list(remaining))
+        trains = not times and not reopened[0].is_evaluation
     for trial in reopened:
         run.folders.reopen(trial)
     in_group = run.machines.workers > 1 and trains
@@ -162,6 +171,8 @@ class _Watcher(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         ours: Trial = trial.config["trial"]
         self._run.tracker.start(ours)
+        if self._run.budget is not None:
+            self._run.budget.begin(ours.id)
         status = Status.PENDING if self._waits else Status.RUNNING
         self._run.progress.show(ours, status, read_record(ours.folder).metrics)
 
@@ -185,6 +196,8 @@ class _Watcher(tune.Callback):
                 write_pruned(ours.folder)
             else:
                 write_failed(ours.folder, "ended without result.json")
+        if self._run.budget is not None and read_record(ours.folder).is_finished:
+            self._run.budget.end(ours.id)
         self._settle(ours, problem)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

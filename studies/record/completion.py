@@ -9,7 +9,7 @@ from studies.definition.paper_tables import paper_rows, row_of
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 
-__all__ = ["is_complete", "to_time"]
+__all__ = ["is_complete", "to_time", "without_unused_seeds"]
 
 
 def is_complete(record: TrialRecord, search: SearchStudy | None = None) -> bool:
@@ -40,3 +40,19 @@ def to_time(plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
         if finished and all(record.latency is None for _, record in finished):
             found.append(finished[0][0])
     return found
+
+
+def without_unused_seeds(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials without those seeds of a setting that no launch got to.
+
+    Of a setting that has no trial yet its first stays, so that it is seen to be left.
+    """
+    kept: dict[str, list[Trial]] = {}
+    for trial in trials:
+        record = read_record(trial.folder)
+        of_setting = kept.setdefault(trial.setting_key, [])
+        if record.is_terminal or record.history:
+            of_setting.append(trial)
+    firsts = {trial.setting_key: trial for trial in reversed(trials)}
+    ids = {trial.id for key, of_setting in kept.items() for trial in of_setting or [firsts[key]]}
+    return [trial for trial in trials if trial.id in ids]

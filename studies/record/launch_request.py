@@ -11,7 +11,7 @@ from typing import Any
 from drcnn.files import write_text
 from studies.definition.errors import StudyError
 from studies.definition.plan import Plan
-from studies.definition.request import Request
+from studies.definition.request import Request, budget_text
 
 __all__ = ["as_typed", "keep_request", "launch_command", "load_request", "mark_downloaded", "was_launched"]
 
@@ -61,6 +61,8 @@ def load_request(study: str, output: Path) -> Request:
     return Request(
         **{name: content[name] for name in kept},
         output=output,
+        # Launches of earlier versions had none.
+        budget=content.get("budget"),
         source=_source(content),
         assignments=tuple(content["assignments"]),
         weights=tuple(content.get("weights", ())),
@@ -78,6 +80,7 @@ def launch_command(plan: Plan) -> str:
     words += ["--set", *request["assignments"]] if request["assignments"] else []
     words += ["--weights", *request["weights"]] if request.get("weights") else []
     words += ["--seeds", str(request["seeds"])] if request["seeds"] else []
+    words += ["--budget", budget_text(request["budget"])] if request.get("budget") else []
     words += ["--workers-per-trial", str(request["workers"])] if request["workers"] > 1 else []
     words += ["--on-bad-data", "skip"] if request["on_bad_data"] == "skip" else []
     words += ["--smoke"] if request["smoke"] else []

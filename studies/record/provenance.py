@@ -16,9 +16,12 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from drcnn.files import write_text
+import yaml
 
-__all__ = ["code", "commit", "environment", "git_diff", "installed_versions", "keep", "tags"]
+from drcnn.files import write_text
+from studies.definition.plan import Plan
+
+__all__ = ["code", "commit", "environment", "git_diff", "installed_versions", "keep", "tags", "texts"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Not hidden from `git status`: what git ignores is not sent to a cluster.
@@ -36,6 +39,17 @@ def commit() -> str:
     """The commit, and whether the code differs from it; empty if it is not known."""
     known = _commit()[:10]
     return f"{known} with changes (code {code()})" if known and git_diff() else known
+
+
+def texts(plan: Plan) -> dict[str, str]:
+    """What a study's figures come from, as files by name: its definition and base, packages, changes."""
+    study = plan.study.model_dump(mode="json", exclude_defaults=True)
+    return {
+        "study.yaml": yaml.safe_dump(study, sort_keys=False),
+        "base.yaml": plan.base.to_yaml(),
+        "environment.txt": environment(),
+        "git.diff": git_diff(),
+    }
 
 
 def git_diff() -> str:

@@ -24,11 +24,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
 from drcnn.engine.record import LATENCY, Status, TrialRecord, read_record
-from studies.definition.errors import one_line
+from studies.definition.errors import StudyError, one_line
 from studies.definition.metrics import key_of
-from studies.definition.plan import Trial
+from studies.definition.plan import Plan, Trial
 
-__all__ = ["Tracker", "ui_command"]
+__all__ = ["Tracker", "open_tracker", "ui_command"]
 
 logger = logging.getLogger(__name__)
 
@@ -251,6 +251,21 @@ class Tracker:
             token = page.token
             if not token:
                 return runs
+
+
+def open_tracker(uri: str, plan: Plan) -> Tracker:
+    """The tracker of a study.
+
+    Raises:
+        StudyError: the store of runs cannot be used.
+    """
+    # A tracking server keeps artifacts itself; a database's default would be the current folder.
+    is_server = uri.startswith(("http://", "https://", "databricks"))
+    artifacts = None if is_server else f"file://{plan.output / 'artifacts'}"
+    try:
+        return Tracker(uri, artifacts, plan.name, plan.output)
+    except MlflowException as error:
+        raise StudyError(f"--tracking-uri {uri}: {one_line(error)}") from None
 
 
 def _params(trial: Trial) -> list[Param]:

@@ -85,6 +85,18 @@ class ReportFacts:
         return [replicate for setting in self.settings for replicate in setting.replicates]
 
     @property
+    def left(self) -> list[str]:
+        """The labels of the settings of which no trial has begun."""
+        records = {
+            setting.label: [replicate.record for replicate in setting.replicates] for setting in self.settings
+        }
+        return [
+            label
+            for label, found in records.items()
+            if not any(record.is_terminal or record.history for record in found)
+        ]
+
+    @property
     def searched(self) -> list[Replicate]:
         """Of a search, its own trials, without those that confirm its best."""
         seed = self.plan.base.seed

@@ -1,20 +1,25 @@
-"""The results that a launch prints at its end: the tables and sentences of the report, in short."""
+"""What a launch prints at its end, the report in short; and before it, what the study can show at all."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markdown import Markdown
 
+from drcnn.data.annotations import Annotations
+from drcnn.engine.record import read_record
 from studies.analysis import claims
+from studies.analysis.power import known_spread, measured_spread, sentence
+from studies.analysis.replicates import group_by_setting
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table
 
-__all__ = ["print_results"]
+__all__ = ["print_power", "print_results"]
 
 
 def print_results(
@@ -41,6 +46,32 @@ def print_results(
         console.print("Confirmed with seeds that the search did not use:", highlight=False)
         console.print(settings_table(facts.confirming, facts.tables, is_short=True).to_rich())
         _print_words(console, "confirmation.md.j2", facts)
+
+
+def print_power(plan: Plan, trials: Sequence[Trial], planned: Sequence[Trial]) -> None:
+    """Say the smallest difference that a study can show.
+
+    Args:
+        plan: the study.
+        trials: all whose spread tells, if they have finished.
+        planned: those that will have finished.
+    """
+    counts = Counter(trial.setting_key for trial in planned)
+    settings = {trial.setting_key for trial in trials}
+    if len(settings) < 2:
+        return
+    if len(counts) < len(settings):
+        print(f"{len(settings) - len(counts)} of {len(settings)} settings would have no trial to compare.")
+        return
+    metric = plan.study.metric
+    images = len(Annotations.load(trials[0].data.judged_table))
+    finished = [trial for trial in trials if read_record(trial.folder).is_finished]
+    spread = measured_spread([setting.resampled for setting in group_by_setting(finished)], metric)
+    if spread is None and metric == "AP":
+        spread = known_spread(plan.profile, plan.base.data.source)
+    print(sentence(spread, min(counts.values()), images, metric))
+    if any(trial.is_evaluation for trial in trials):
+        print("Settings of the same detectors are compared detector by detector, which shows smaller ones.")
 
 
 def _print_words(console: Console, template: str, facts: ReportFacts) -> None:

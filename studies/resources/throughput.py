@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,7 +28,18 @@ from drcnn.engine.record import read_record
 from drcnn.engine.train import make_optimizer
 from studies.definition.plan import Trial
 
-__all__ = ["Estimate", "ImageTime", "cost_key", "estimate_remaining", "measure_image_time"]
+if TYPE_CHECKING:
+    from studies.resources.slots import Allocation
+    from studies.transfer.trial_folders import TrialFolders
+
+__all__ = [
+    "Estimate",
+    "ImageTime",
+    "cost_key",
+    "estimate_remaining",
+    "measure_image_time",
+    "measure_on_node",
+]
 
 TRAINING_STEPS = 3
 INFERENCE_BATCHES = 2
@@ -198,6 +210,21 @@ def measure_image_time(trial: Trial, device: str) -> ImageTime:
     detector.eval()
     seconds_inference = _seconds_per_image(validation, detect, INFERENCE_BATCHES, target)
     return ImageTime(seconds_training, seconds_inference, "a few steps measured now")
+
+
+def measure_on_node(allocation: Allocation, folders: TrialFolders, trial: Trial) -> ImageTime:
+    """``measure_image_time`` on any node with a free slot, in a process that ends afterwards."""
+    import ray
+
+    def measure() -> ImageTime:
+        folders.prepare_node(trial)
+        return measure_image_time(trial, "cuda" if allocation.gpus else "cpu")
+
+    folders.offer([trial])
+    # Its end frees the GPU's memory.
+    task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus, max_calls=1)(measure)
+    throughput: ImageTime = ray.get(task.remote())
+    return throughput
 
 
 def _seconds_per_image(

@@ -12,11 +12,26 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.record.results import ranked
 
-__all__ = ["confirming_trials"]
+__all__ = ["confirming_count", "confirming_trials"]
+
+
+def confirming_count(plan: Plan, seeds: int | None) -> int:
+    """How many trials confirm a search, if the baseline is not among its best.
+
+    Args:
+        plan: of the search.
+        seeds: of each setting; none takes the study's own number.
+    """
+    study = plan.study
+    if not isinstance(study, SearchStudy) or study.confirm is None:
+        return 0
+    return (study.confirm.top + 1) * (seeds or study.confirm.seeds)
 
 
 def confirming_trials(plan: Plan, searched: Sequence[Trial], seeds: int | None) -> list[Trial]:
-    """The trials that confirm a search, best setting first, the baseline last; none if the study wants none.
+    """The trials that confirm a search, seed after seed as they run; none if the study wants none.
+
+    Of each seed the best setting comes first, the baseline last.
 
     Args:
         plan: of the search.
@@ -34,6 +49,6 @@ def confirming_trials(plan: Plan, searched: Sequence[Trial], seeds: int | None) 
     first_seed = plan.base.seed + 1
     return [
         plan.trial_of_config(trial.config.model_copy(update={"seed": seed}))
-        for trial in settings
         for seed in range(first_seed, first_seed + (seeds or study.confirm.seeds))
+        for trial in settings
     ]

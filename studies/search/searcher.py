@@ -55,6 +55,9 @@ class StudySearcher(Searcher):
         # These count as trials of this launch, though Optuna learns nothing from them.
         self._failed: set[str] = set()
         self._left_out: list[dict[str, Any]] = []
+        # Asked before each suggestion: whether there is time for the trial that an earlier launch began, or
+        # for a new one.
+        self.may_begin: Callable[[Trial | None], bool] = lambda resumed: True
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan.folder.mkdir(parents=True, exist_ok=True)
         self._optuna = optuna.create_study(
@@ -83,7 +86,7 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial for Tune; settings that are complete already are told to Optuna and passed over."""
         for _ in range(MAX_REPEATS):
-            if self.remaining() <= 0:
+            if self.remaining() <= 0 or not self.may_begin(self._next_waiting()):
                 break
             taken = self._ids(TrialState.RUNNING) | self._failed
             asked = self._optuna.ask(self._space)
@@ -101,6 +104,11 @@ class StudySearcher(Searcher):
                 self._running[trial_id] = trial, asked
                 return {"trial": trial}
         return str(Searcher.FINISHED)
+
+    def _next_waiting(self) -> Trial | None:
+        """The trial that Optuna is to suggest again, if there is one."""
+        waiting = self._optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return self._make(_enqueued_params(waiting[0])) if waiting else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch's metric on; its step is our own epoch, which goes on when a trial is resumed."""

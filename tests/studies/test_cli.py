@@ -6,15 +6,28 @@ from pathlib import Path
 import pytest
 from study_helpers import assignments
 
+from studies.definition.request import budget_text, parse_budget
 from studies.run_study import main
 
 
 def test_list_names_every_study_and_its_title(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.split()[:2] == ["nms_sweep", "8"] and "Table III" in line for line in lines)
-    assert any(line.split()[:2] == ["search", "28"] for line in lines)
-    assert any(line.split()[:2] == ["table_10", "12"] and "Table X" in line for line in lines)
+    assert any(
+        line.split()[:5] == ["nms_sweep", "24", "8", "×", "3"] and "Table III" in line for line in lines
+    )
+    assert any(line.split()[:8] == ["search", "28", "16", "×", "1", "+", "4", "×"] for line in lines)
+    assert any(line.split()[0] == "table_10" and "12 × " in line and "Table X" in line for line in lines)
+    assert main(["--list", "--profile", "paper"]) == 0
+    assert "nms_sweep       8  8 × 1 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("45s", 45), ("1h1s", 3601)]
+)
+def test_a_budget_is_a_time(text: str, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+    assert parse_budget(budget_text(seconds)) == seconds
 
 
 def test_dry_run_shows_the_trials_and_writes_nothing(
@@ -78,6 +91,12 @@ def test_dry_run_of_a_search_counts_its_confirmation(
         (["nms_sweep", "--gpus-per-worker", "1.5"], ["--gpus-per-worker", "1.5"]),
         (["nms_sweep", "--gpus-per-worker", "1000"], ["--gpus-per-worker", "GPUs"]),
         (["nms_sweep", "--seeds", "x"], ["--seeds", "'x'"]),
+        (["nms_sweep", "--budget", "x"], ["--budget", "'x'", "2h, 90m, 1h30m or 45s"]),
+        (["nms_sweep", "--budget", "0m"], ["--budget", "'0m'"]),
+        (["nms_sweep", "--budget", "1.5h"], ["--budget", "'1.5h'"]),
+        (["nms_sweep", "--budget", "30m1h"], ["--budget", "'30m1h'"]),
+        (["nms_sweep", "--budget", "20"], ["--budget", "'20'"]),
+        (["nms_sweep", "--budget", ""], ["--budget", "''"]),
         (["pareto", "--seeds", "2"], ["--seeds", "search"]),
         (["pareto", "--workers-per-trial", "2"], ["--workers-per-trial 2", "perf/ms_per_image"]),
         (["nms_sweep", "--fresch"], ["--fresch"]),

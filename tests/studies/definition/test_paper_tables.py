@@ -13,7 +13,7 @@ from studies.definition.study import PaperTable
 def test_the_trials_of_nms_sweep_have_their_rows_of_the_paper(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan("nms_sweep")
     rows = paper_rows(plan.study.paper, plan.overrides.changes)
-    found = [row_of(rows, trial.config) for trial in expand(plan)]
+    found = [row_of(rows, trial.config) for trial in expand(plan, 1)]
     assert [row and row.figures["AP"] for row in found] == [55.0, 55.3, 56.0, 56.6, 56.5, 56.1, None, None]
     assert {row.table for row in found if row} == {"Table III"}
 
@@ -31,7 +31,7 @@ def test_every_row_of_a_table_is_joined_to_its_own_trial(
 ) -> None:
     plan = make_plan(f"table_{number:02}", profile=profile)
     rows = paper_rows(plan.study.paper, plan.overrides.changes)
-    found = [row_of(rows, trial.config) for trial in expand(plan)]
+    found = [row_of(rows, trial.config) for trial in expand(plan, 1)]
     assert [row for row in rows if row not in found] == []
     assert len(found) == len(rows)
 

@@ -4,6 +4,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 from drcnn.config import Config
 from drcnn.engine.average_precision import METRICS as MEASURED
@@ -109,6 +110,11 @@ def test_a_product_is_appended_to_the_rows_without_repeats() -> None:
         ),
         (GRID + "replicates: 0\ngrid: {seed: [1]}\n", ["mine.yaml:3", "replicates"]),
         (
+            GRID + "replicates: many\ngrid: {seed: [1]}\n",
+            ["mine.yaml:3", "replicates", "'many'", "laptop: 3"],
+        ),
+        (GRID + "replicates: {lap: 3}\ngrid: {seed: [1]}\n", ["mine.yaml:3", "replicates.lap"]),
+        (
             GRID + "grid: {seed: [1]}\nlaptop:\n  detector.stages:\n    2: {detector.stage: 1}\n",
             ["mine.yaml:6: laptop", "detector.stage'", "detector.stages"],
         ),
@@ -153,7 +159,7 @@ def test_a_laptop_has_substitutes_for_the_papers_settings() -> None:
     assert study.substituted(first, "paper") == first
     assert study.substituted(second, "laptop") == second
     assert study.varied() == ["detector.backbone", "detector.stages"]
-    assert study.count("laptop") == 2
+    assert study.counts("laptop") == [(2, 1)]
 
 
 @pytest.mark.parametrize("name", catalogue())
@@ -192,3 +198,16 @@ def test_a_multiple_is_of_what_the_base_says() -> None:
         "detector.weights": "2x",
         "seed": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "laptop", "paper"),
+    [("2", 2, 2), ("{laptop: 3, paper: 2}", 3, 2), ("{laptop: 3}", 3, 1), (None, 1, 1)],
+)
+def test_replicates_are_for_both_profiles_or_one_by_one(written: str | None, laptop: int, paper: int) -> None:
+    line = f"replicates: {written}\n" if written else ""
+    study = parse(GRID + "grid: {detector.stages: [1, 2]}\n" + line, "mine.yaml")
+    assert study.counts("laptop") == [(2, laptop)]
+    assert study.counts("paper") == [(2, paper)]
+    kept = yaml.safe_dump(study.model_dump(mode="json", exclude_defaults=True))
+    assert parse(kept, "study.yaml") == study

@@ -59,8 +59,9 @@ def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     def run(plan: Plan, gpus: int = 0, concurrent: int = 1, **asked: Any) -> str:
         monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-        trials = search_points(plan) if isinstance(plan.study, SearchStudy) else expand(plan)
         request = Request(plan.name, max_concurrent=concurrent, **asked)
+        is_search = isinstance(plan.study, SearchStudy)
+        trials = search_points(plan) if is_search else expand(plan, request.listed_seeds)
         print_preview(plan, trials, request, TrialFolders(TrialStore()))
         return capsys.readouterr().out
 
@@ -201,3 +202,47 @@ def test_a_search_is_confirmed_when_it_is_over(plan_of: Make, show: Show) -> Non
     assert "Time left: about 96 s" in show(plan)
     record(plan.trial({"detector.nms_reg": 0.85}, 2))
     assert "Time left: about 72 s" in show(plan)
+
+
+def test_a_budget_shows_what_would_begin(plan_of: Make, show: Show) -> None:
+    plan = plan_of(GRID)
+    trials = expand(plan, 2)
+    record(trials[0])
+    # The others take 24 seconds each, and 10 to start; the first two are allowed half as much again.
+    text = show(plan, concurrent=2, budget=75.0, seeds=2)
+    assert "Budget of 1m15s: 5 of 8 trials would be finished" in text
+    assert "3 would be left" in text
+    assert "Time left: about 48 s with 2 trials at once" in text
+    assert trials[4].name in text
+    assert trials[5].name not in text
+    assert "One seed a setting can show nothing about settings" in text, "not every setting has its second"
+    text = show(plan, concurrent=2, budget=3600.0)
+    assert "40 of 40 trials would be finished" in text
+    assert "Smallest difference that 10 seeds a setting can show" in text
+    text = show(plan, concurrent=1, budget=20.0)
+    assert "3 of 4 settings would have no trial to compare." in text
+
+
+def test_a_budget_of_a_search_keeps_time_for_its_confirmation(plan_of: Make, show: Show) -> None:
+    confirm = "confirm: {top: 1, seeds: 2, against: {detector.nms_reg: 0.85}}\n"
+    # A trial takes 48 seconds and 10 to start: four confirm, two at a time.
+    text = show(plan_of(SEARCH + confirm), concurrent=2, budget=450.0)
+    assert (
+        "Budget of 7m30s: about 3 of 3 trials of the search would begin, then 4 of 4 that confirm it" in text
+    )
+    text = show(plan_of(SEARCH + confirm), concurrent=2, budget=300.0)
+    assert "no trial of the search would begin; time for 4 that confirm it is kept" in text
+
+
+def test_a_study_says_what_it_can_show(plan_of: Make, show: Show) -> None:
+    plan = plan_of(GRID)
+    text = show(plan, seeds=3)
+    assert "Smallest difference that 3 seeds a setting can show: " in text
+    assert "4 images" in text
+    assert "From the laptop profile's spread on digits" in text
+    text = show(plan, seeds=1)
+    assert "One seed a setting can show nothing about settings" in text
+    assert "--seeds 3 would show differences above" in text
+    assert "can show" not in show(plan_of("title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"))
+    confirm = "confirm: {top: 1, seeds: 3, against: {detector.nms_reg: 0.85}}\n"
+    assert "Smallest difference that 3 seeds a setting can show" in show(plan_of(SEARCH + confirm))

@@ -31,7 +31,7 @@ def test_the_best_and_the_papers_setting_get_seeds_the_search_did_not_use(
     trials = searched(plan, finish, {0.6: 0.1, 0.7: 0.3, 0.8: 0.4})
     found = confirming_trials(plan, trials, None)
     assert [(trial.varied["detector.nms_reg"], trial.config.seed) for trial in found] == [
-        (setting, seed) for setting in (0.8, 0.7, 0.85) for seed in (2, 3, 4)
+        (setting, seed) for seed in (2, 3, 4) for setting in (0.8, 0.7, 0.85)
     ]
     assert len(confirming_trials(plan, trials, 2)) == 6
     # An ordinary trial: whoever trained the same configuration has trained this one.
@@ -44,7 +44,7 @@ def test_the_papers_setting_is_confirmed_once_if_it_is_among_the_best(
     plan = make_plan(SEARCH)
     trials = searched(plan, finish, {0.85: 0.5, 0.7: 0.3, 0.8: 0.1})
     found = confirming_trials(plan, trials, None)
-    assert [trial.varied["detector.nms_reg"] for trial in found[::3]] == [0.85, 0.7]
+    assert [trial.varied["detector.nms_reg"] for trial in found[:2]] == [0.85, 0.7]
 
 
 def test_nothing_is_confirmed_before_a_trial_finished_or_if_not_asked_for(
