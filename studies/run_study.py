@@ -79,7 +79,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def _report(options: argparse.Namespace) -> int:
     from studies.execution.report_command import report
 
-    return report(options.study, options.output, options.storage)
+    return report(options.study, options.output, options.storage, options.margin)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -133,6 +133,7 @@ def _study_parser() -> _Parser:
         help="change settings of every trial",
     )
     parser.add_argument("--seeds", type=_count, metavar="N", help="replicates of each setting")
+    _add_margin_option(parser, f"default: {Request.margin:g}")
     _add_machine_options(parser)
     _add_place_options(parser)
     parser.add_argument(
@@ -192,6 +193,15 @@ def _add_place_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_margin_option(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--margin",
+        type=_margin,
+        metavar="POINTS",
+        help=f"settings that differ by less than so many AP points are equivalent ({default})",
+    )
+
+
 def _report_parser() -> _Parser:
     parser = _Parser(
         prog="run_study report",
@@ -205,6 +215,7 @@ def _report_parser() -> _Parser:
     parser.add_argument(
         "--storage", metavar="URI", help="the launch's object store; what is missing here is downloaded"
     )
+    _add_margin_option(parser, "default: the launch's")
     return parser
 
 
@@ -220,6 +231,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _margin(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"expected AP points above 0 and below 100, got {text!r}")
+    return value
 
 
 def _gpus(text: str) -> float:

@@ -56,7 +56,9 @@ class _Digit:
         return self.left, self.top, self.left + width, self.top + height
 
 
-def make_digits(count: int, seed: int = DIGITS_SEED, split: Literal["train", "val", "test"] = "train") -> Annotations:
+def make_digits(
+    count: int, seed: int = DIGITS_SEED, split: Literal["train", "val", "test"] = "train"
+) -> Annotations:
     """Generate ``count`` images; the same arguments give the same bytes.
 
     Canvases have sides of 128, 160 or 192 pixels and hold 2 to 8 digits whose longer side is 16 to 56 pixels;

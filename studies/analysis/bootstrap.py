@@ -81,6 +81,14 @@ class Difference:
     high: float
     p: float
 
+    @property
+    def p_above(self) -> float:
+        """P(A > B): the probability, by the same Student's t, that the first setting's true mean is higher.
+
+        The true mean is that over all seeds and all images; nothing is assumed about it beforehand.
+        """
+        return 1 - self.p / 2 if self.value > 0 else self.p / 2
+
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Return the mean of independent values, one for each seed, and its 95 % interval by Student's t.
@@ -129,7 +137,8 @@ def paired_bootstrap(a: Sequence[Resampled], b: Sequence[Resampled]) -> dict[str
     differences of the single detectors replace the pooled values. Two seeds are few for that: if seeds matter
     far more than images, such an interval holds the true value in 87 % of cases.
 
-    With one seed for each setting, the interval is about these trained detectors, not about their settings.
+    With one seed for each setting, the interval is about these trained detectors, not about their settings:
+    reports make no such comparison (``Setting.is_replicated``).
 
     Args:
         a: the detectors of the first setting.

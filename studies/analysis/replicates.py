@@ -62,6 +62,11 @@ class Setting:
         """The resampled metrics of the replicates that have them."""
         return [replicate.resampled for replicate in self.replicates if replicate.resampled is not None]
 
+    @property
+    def is_replicated(self) -> bool:
+        """Whether two seeds or more can be compared: of a single one nothing is said about the setting."""
+        return len(self.resampled) > 1
+
     def values(self, key: str) -> list[float]:
         """The last epoch's value of a metric such as 'val/AP', of each finished replicate that has it."""
         values = [replicate.record.metric(key) for replicate in self.replicates if replicate.is_finished]

@@ -6,10 +6,12 @@ import math
 
 from drcnn.engine.metrics import AT_IOU
 
-__all__ = ["AP_KEY", "METRICS", "MISSING", "key_of", "name_of", "points"]
+__all__ = ["AP_KEY", "MARGIN", "METRICS", "MISSING", "key_of", "name_of", "points"]
 
 MISSING = "–"
 SPLIT = "val/"
+# AP points: settings that surely differ by less are equivalent, unless --margin says otherwise.
+MARGIN = 0.5
 
 
 def key_of(name: str) -> str:

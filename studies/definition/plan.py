@@ -15,6 +15,7 @@ from typing import Any
 
 from drcnn.config import Config, ConfigError
 from studies.definition.labels import distinguishing_keys, trial_name
+from studies.definition.metrics import MARGIN
 from studies.definition.overrides import Overrides
 from studies.definition.study import INFERENCE, EvaluateStudy, SearchStudy, Study
 from studies.definition.trial import Inputs, Trial, evaluation_id, training_id
@@ -33,12 +34,14 @@ class Plan:
         overrides: what the study varies, and all that is fixed under it.
         output: absolute folder of all studies.
         inputs: the data and weights that trials read.
+        margin: AP points within which two settings are equivalent.
     """
 
     name: str
     overrides: Overrides
     output: Path
     inputs: Inputs
+    margin: float = MARGIN
 
     @property
     def study(self) -> Study:

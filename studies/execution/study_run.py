@@ -23,7 +23,7 @@ from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
 from studies.execution.progress import Progress
-from studies.execution.report_command import try_report
+from studies.execution.report_command import try_answer, try_report
 from studies.record import provenance
 from studies.record.completion import is_complete
 from studies.record.output_folder import archive
@@ -84,6 +84,7 @@ class StudyRun:
             self._work(tracker)
             self._write_results()
             reports, report_line = try_report(self._plan, self._shown())
+            sentences = try_answer(self._plan, self._shown())
         except KeyboardInterrupt:
             self._close(tracker, "KILLED")
             complete = sum(map(self._is_complete, self._all()))
@@ -95,9 +96,8 @@ class StudyRun:
             self._close(tracker, "FAILED")
             raise
         failed = [trial for trial in self._all() if not self._is_complete(trial)]
-        self._close(tracker, "FAILED" if failed else "FINISHED", reports)
-        self._print_summary(failed)
-        self._console.out(report_line, highlight=False)
+        self._close(tracker, "FAILED" if failed else "FINISHED", reports, sentences)
+        self._print_summary(failed, report_line, sentences)
         return 1 if failed else 0
 
     def _all(self) -> list[Trial]:
@@ -224,7 +224,9 @@ class StudyRun:
         confirms = any(trial.id == confirming.id for confirming in self._confirming)
         return is_complete(read_record(trial.folder), None if confirms else self._search)
 
-    def _close(self, tracker: Tracker, status: str, reports: Sequence[Path] = ()) -> None:
+    def _close(
+        self, tracker: Tracker, status: str, reports: Sequence[Path] = (), sentences: Sequence[str] = ()
+    ) -> None:
         """Write the results and close the runs, however the launch ended."""
         files = [*self._write_results(), *reports]
         try:
@@ -232,7 +234,8 @@ class StudyRun:
         except OSError as error:
             logger.warning("--storage: the study's tables cannot be uploaded: %s", error)
         best = ranked(self._shown(), self._plan.study.metric)[:1]
-        tracker.close(status, self._all(), best[0] if best else None, files)
+        note = "\n\n".join((self._plan.study.title, *sentences))
+        tracker.close(status, self._all(), best[0] if best else None, files, note)
 
     def _write_results(self) -> list[Path]:
         if self._searcher is not None:
@@ -243,9 +246,9 @@ class StudyRun:
         write_results(path, self._shown())
         return [path]
 
-    def _print_summary(self, failed: Sequence[Trial]) -> None:
+    def _print_summary(self, failed: Sequence[Trial], report_line: str, sentences: Sequence[str]) -> None:
         from studies.record.tracking import ui_command
-        from studies.report.terminal import print_results
+        from studies.report.terminal import print_answer, print_results
 
         try:
             print_results(self._console, self._plan, self._trials, self._confirming)
@@ -263,5 +266,6 @@ class StudyRun:
         )
         failures = [f"  {trial.name}: {read_record(trial.folder).error or 'did not run'}" for trial in failed]
         table = f"Table: {self._plan.folder / 'results.parquet'}"
-        for line in (counts, *failures, table, f"MLflow: {ui_command(self._uri)}"):
+        for line in (counts, *failures, table, f"MLflow: {ui_command(self._uri)}", report_line):
             self._console.out(line, highlight=False)
+        print_answer(self._console, self._plan.study.title, sentences)

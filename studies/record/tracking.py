@@ -138,9 +138,19 @@ class Tracker:
         self._owed.add(trial.id)
         self._guard(lambda: self._finish(trial, read_record(trial.folder)))
 
-    def close(self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path]) -> None:
-        """Close the parent with its files and the best trial's model, and children that were interrupted."""
-        self._guard(lambda: self._close(status, trials, best, files))
+    def close(
+        self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path], note: str
+    ) -> None:
+        """Close the parent and children that were interrupted.
+
+        Args:
+            status: the parent's, in MLflow's words.
+            trials: all of the launch.
+            best: the trial whose model and figures the parent keeps.
+            files: to keep with the parent.
+            note: shown on the parent's page: the study's title and what it shows.
+        """
+        self._guard(lambda: self._close(status, trials, best, files, note))
 
     def _guard(self, action: Callable[[], None]) -> None:
         try:
@@ -211,9 +221,12 @@ class Tracker:
         self._client.set_terminated(run_id, "FINISHED" if record.is_done else "FAILED")
         self._owed.discard(trial.id)
 
-    def _close(self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path]) -> None:
+    def _close(
+        self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path], note: str
+    ) -> None:
         if not self._parent:
             return
+        self._client.set_tag(self._parent, MLFLOW_RUN_NOTE, note)
         for trial in trials:
             if trial.id in self._owed:
                 self._finish(trial, read_record(trial.folder))

@@ -54,20 +54,32 @@ class ReportFacts:
         """The same in words: ``AP``."""
         return name_of(self.metric_key)
 
+    @property
+    def margin(self) -> float:
+        """The difference, a fraction, within which settings are equivalent."""
+        return self.plan.margin / 100
+
     @cached_property
     def best_comparisons(self) -> list[Comparison]:
         """The setting of the highest mean with each other one, nearest first."""
-        return compare_best(self.compared, self.metric)
+        return compare_best(self.compared, self.metric, self.margin)
 
     @cached_property
     def baseline_comparisons(self) -> list[Comparison]:
         """Each other setting with the baseline."""
-        return compare_with_baseline(self.baseline, self.compared, self.metric) if self.baseline else []
+        if self.baseline is None:
+            return []
+        return compare_with_baseline(self.baseline, self.compared, self.metric, self.margin)
 
     @property
     def cost_key(self) -> str | None:
         """Of a search with two objectives, the metric to minimise."""
         return self.plan.study.minimise if isinstance(self.plan.study, SearchStudy) else None
+
+    @property
+    def is_search(self) -> bool:
+        """Whether Optuna chose the settings."""
+        return isinstance(self.plan.study, SearchStudy)
 
     @property
     def is_confirmed(self) -> bool:
@@ -84,6 +96,11 @@ class ReportFacts:
         """Of a search, its own trials, without those that confirm its best."""
         seed = self.plan.base.seed
         return [replicate for replicate in self.replicates if replicate.trial.config.seed == seed]
+
+    @property
+    def has_detections(self) -> bool:
+        """Whether the detections of a compared setting, and their images, can be read."""
+        return any(setting.resampled for setting in self.compared)
 
     @property
     def finished(self) -> list[Setting]:

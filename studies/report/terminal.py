@@ -1,4 +1,4 @@
-"""The results that a launch prints at its end: the tables and sentences of the report, in short."""
+"""What a launch prints at its end: the tables and sentences of the report in short, and its two first."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from rich.markdown import Markdown
 from studies.analysis import claims
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
+from studies.report.blocks import escape
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table
 
-__all__ = ["print_results"]
+__all__ = ["print_answer", "print_results"]
 
 
 def print_results(
@@ -41,6 +42,12 @@ def print_results(
         console.print("Confirmed with seeds that the search did not use:", highlight=False)
         console.print(settings_table(facts.confirming, facts.tables, is_short=True).to_rich())
         _print_words(console, "confirmation.md.j2", facts)
+
+
+def print_answer(console: Console, title: str, sentences: Sequence[str]) -> None:
+    """Print what a study shows, below its title: ``studies.report.answer``'s sentences, if there are any."""
+    if sentences:
+        console.print(Markdown("\n\n".join((f"**{escape(title)}**", *sentences))))
 
 
 def _print_words(console: Console, template: str, facts: ReportFacts) -> None:
