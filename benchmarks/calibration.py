@@ -161,7 +161,8 @@ def _detector(
     for number in range(CLASSES):
         rows = order[all_labels[order] == number]
         correct = overlap[rows] >= IOU_THRESHOLDS[:, None]
-        classes.append(ScoredClass(all_images[rows], correct, np.zeros_like(correct), image[label == number]))
+        ignored = np.zeros_like(correct)
+        classes.append(ScoredClass(all_images[rows], correct, ignored, image[label == number], score[rows]))
     return ScoredSplit(IMAGES, RECALL_POINTS["coco"], tuple(classes))
 
 

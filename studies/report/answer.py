@@ -128,10 +128,11 @@ def _papers(facts: ReportFacts) -> str:
     best = " and ".join(setting.label for _, setting in table.best)
     if facts.plan.profile == "laptop" and facts.plan.study.laptop:
         best += " (here as its substitute for a laptop)"
-    figure = f"{metric} {table.best[0][0].figures[metric]:.1f}"
+    value = f"{table.best[0][0].figures[metric]:.1f}"
+    figure = value if metric == "AP" else f"{metric} {value}"
     paper = f"In the paper ({table.table}, {table.data})"
     if len(table.rows) == 1:
-        return f"{paper} {best} has {figure}; it has no other of these settings."
+        return f"{paper} {best} has {metric} {value}; it has no other of these settings."
     have = "have" if len(table.best) > 1 else "has"
     return f"{paper} {best} {have} the highest AP ({figure}){_change(table, metric, facts.margin)}."
 

@@ -115,12 +115,15 @@ def forest_chart(rows: Sequence[ForestRow], baseline: str, metric: str, margin: 
         draw_legend(figure, axes, columns=2)
 
     alt = "; ".join(_in_words(row) for row in rows)
-    caption = f"{metric} of each setting, minus that of {baseline}."
-    if kinds - {None}:
-        caption += " Lines: 95 % intervals, each by itself; an arrow: it goes on."
+    compared = sum(row.verdict is not None for row in rows)
+    caption = f"Each setting's {metric}, minus the baseline's."
+    if compared:
+        caption += " Lines: 95 % intervals, each by itself; one that goes on ends in an arrow."
+    if compared > 1:
+        caption += f" The verdicts are corrected for {compared} comparisons."
     if None in kinds:
         caption += " A cross: a single run; it says nothing about its setting."
-    height = 0.95 + max(0.4 * len(rows), 0.19 * lines) + 0.2 * math.ceil((len(kinds) + 2) / 2)
+    height = 0.95 + max(0.36 * len(rows), 0.19 * lines) + 0.2 * math.ceil((len(kinds) + 2) / 2)
     alt = f"Forest plot of the difference of {metric} × 100 from {baseline}. {alt}."
     return draw("against_baseline.png", alt, caption, height, paint)
 

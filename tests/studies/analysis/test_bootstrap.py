@@ -30,7 +30,9 @@ def test_one_value_has_no_interval() -> None:
 def split_of(correct: list[bool], images: list[int]) -> ScoredSplit:
     """One class and as many objects as detections, each right at all thresholds or wrong at all."""
     flags = np.tile(np.array(correct), (10, 1))
-    scored = ScoredClass(np.array(images), flags, np.zeros_like(flags), np.array(images))
+    scored = ScoredClass(
+        np.array(images), flags, np.zeros_like(flags), np.array(images), score=-np.arange(len(images))
+    )
     return ScoredSplit(max(images) + 1, np.linspace(0, 1, 101), (scored,))
 
 

@@ -108,7 +108,7 @@ def test_the_papers_table_is_beside_ours(
     assert "The paper's best of these settings is NMS_reg=0.85 (AP 56.6)" in text
     assert "Kendall's τ" in text
     assert "From NMS_reg=0.7 to NMS_reg=0.85, the paper's best" in text
-    assert "> In the paper (Table III, VOC07+12) NMS_reg=0.85 has the highest AP (AP 56.6); its" in text
+    assert "> In the paper (Table III, VOC07+12) NMS_reg=0.85 has the highest AP (56.6); its" in text
     assert "| `detector.backbone` | resnet101 | mobilenet_v2 |" in text
     head = "| setting | difference | 95 % interval, uncorrected | p, corrected | P(A > B) | verdict |"
     assert head in text
@@ -123,7 +123,7 @@ def test_both_of_the_papers_best_are_told(
     for number, trial in enumerate(trials):
         finish_detector(trial, annotations, blur=1.0 + number // 2)
     text = write(plan, trials)
-    assert "> In the paper (Table II, VOC07+12) fpn_unshared and decoupled have the highest AP (AP 55" in text
+    assert "> In the paper (Table II, VOC07+12) fpn_unshared and decoupled have the highest AP (55" in text
     assert "The paper's best of these settings are fpn_unshared and decoupled (AP 55.0 each)" in text
     assert "Here the higher of them, fpn_unshared, is number 2 of 4" in text
     assert "From fpn to fpn_unshared, the paper's best" in text
