@@ -77,6 +77,7 @@ SCENARIOS = (
     Scenario("equal, 1 seed, seeds matter much", 1, 0.08),
     Scenario("shifted, 1 seed, seeds do not matter", 1, 0.0, shift=0.15),
     Scenario("shifted, 3 seeds, seeds matter little", 3, 0.02, shift=0.15),
+    Scenario("shifted, 3 seeds, seeds matter much", 3, 0.08, shift=0.4),
 )
 
 

@@ -69,8 +69,8 @@ def seeds_claim(settings: Sequence[Setting]) -> str:
         else ""
     )
     return (
-        f"Each setting was trained with {seeds} seeds. The comparisons allow for other validation images and "
-        f"for other seeds.{single}{shared}"
+        f"Each setting was trained with {seeds} seeds. The comparisons allow for other images and for other "
+        f"seeds.{single}{shared}"
     )
 
 

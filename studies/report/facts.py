@@ -20,6 +20,8 @@ __all__ = ["ReportFacts", "gather_facts"]
 
 MAX_BEST = 5  # trials of a search with one objective
 MAX_LISTED = 8  # values of a parameter; of more, only their number is told
+# The images that a figure is of, in words.
+IMAGES = {"val": "validation images", "test": "test images"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,17 @@ class ReportFacts:
     def metric(self) -> str:
         """The same in words: ``AP``."""
         return name_of(self.metric_key)
+
+    @property
+    def judged_by(self) -> str:
+        """The split that settings are judged by: ``test``, or ``val`` where the data has no test split."""
+        split: str = getattr(self.settings[0].first.data, "judged", "val")
+        return split
+
+    @property
+    def judged_images(self) -> str:
+        """Its images, in words."""
+        return IMAGES[self.judged_by]
 
     @property
     def margin(self) -> float:

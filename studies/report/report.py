@@ -33,6 +33,7 @@ from studies.report.charts import search as search_charts
 from studies.report.charts.samples import LEAST_SCORE, MOST_IMAGES, samples
 from studies.report.deviations import deviations
 from studies.report.facts import ReportFacts, gather_facts
+from studies.report.mixture import mixture
 from studies.report.origin import origin
 from studies.report.rendering import render_markdown, render_page
 
@@ -93,6 +94,7 @@ def _sections(facts: ReportFacts) -> dict[str, object]:
     plan, data = facts.plan, _data(facts.settings[0].first)
     return {
         "data": data,
+        "mixture": mixture([*facts.models, *facts.replicates]),
         "effects_of_best": effects_of_best(facts.tables[0], facts.margin) if facts.tables else [],
         "result_tables": _result_tables(facts),
         "papers": [_paper(table, facts.margin) for table in facts.tables],

@@ -16,7 +16,7 @@ from studies.analysis.comparisons import (
     holm,
     kendall,
 )
-from studies.analysis.verdicts import Verdict
+from studies.analysis.verdicts import Verdict, is_within
 
 
 def test_holm_as_in_the_textbook() -> None:
@@ -102,9 +102,27 @@ def test_of_equal_settings_none_is_significantly_better(seeds: int, by_images: f
     assert false / tables <= 0.06
 
 
-def equal(rng: np.random.Generator, by_images: float) -> Resampled:
+@pytest.mark.parametrize("by_images", [0.02, 0.005])
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_settings_that_differ_by_the_margin_are_seldom_equivalent(seeds: int, by_images: float) -> None:
+    """At most 2.5 % are, by the level of the interval; of equal ones many are within so wide a margin."""
+    rng = np.random.default_rng(0)
+    pairs, margin = 400, 0.08
+    counts = []
+    for shift in (margin, 0.0):
+        verdicts = []
+        for _ in range(pairs):
+            a, b = ([equal(rng, by_images, better) for _ in range(seeds)] for better in (shift, 0.0))
+            (comparison,) = compare_with_baseline(setting("b", b), [setting("a", a)], "AP", margin)
+            verdicts.append(is_within(comparison.difference, margin))
+        counts.append(sum(verdicts))
+    assert counts[0] / pairs <= 0.045
+    assert counts[1] / pairs > (0.3 if seeds == 2 else 0.9)
+
+
+def equal(rng: np.random.Generator, by_images: float, better: float = 0.0) -> Resampled:
     """A detector as good as all others but for chance; the share of the images in that is given."""
-    whole = 0.4 + 0.02 * rng.normal()
+    whole = 0.4 + better + 0.02 * rng.normal()
     draws = whole + by_images * rng.normal(size=200)
     return Resampled(IMAGES, 0, {"AP": whole}, {"AP": draws}, CURVE)
 

@@ -340,3 +340,24 @@ def test_the_margin_is_the_readers(
     assert "> NMS_reg=0.85 and NMS_reg=0.7 are equivalent within ±50 AP: " in text
     assert "| equivalent within ±50 |" in text
     assert "lies within ±50 points (`--margin`)" in text
+
+
+@pytest.mark.parametrize("judged", ["val", "test"])
+def test_the_images_that_judge_are_named_in_one_way(
+    planned: Callable[..., Plan],
+    annotations: Annotations,
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    judged: str,
+) -> None:
+    monkeypatch.setattr("studies.report.facts.ReportFacts.judged_by", judged)
+    plan = planned(MINE)
+    trials = expand(plan, 1)
+    for trial in trials:
+        finish_detector(trial, annotations, blur=2.0)
+    text = write(plan, trials)
+    assert ("This data has no test split: the settings are judged by the validation" in text) == (
+        judged == "val"
+    )
+    words = {"val": "validation", "test": "test"}[judged]
+    assert f"the {words} images with the highest and the lowest AP of their own" in text
