@@ -73,6 +73,7 @@ def test_a_trial_becomes_a_child_with_readable_parameters(
     assert "val/AP_large" not in child.data.metrics, "not a number is not logged"
     assert {run.info.status for run in (child, parent)} == {"FINISHED"}
     assert parent.data.metrics["best/AP"] == 0.4
+    assert parent.data.tags["mlflow.note.content"] == "A title"
     names = [file.path for file in desk.client.list_artifacts(child.info.run_id)]
     assert names == ["result.json"]
 
