@@ -1,22 +1,30 @@
-"""Calibration of the statistics: how often the difference of two settings is significant, equal or not.
+"""Calibration of the statistics: how often two settings are called different or equivalent, equal or not.
 
 Simulates pairs of settings on a small test set: objects differ in difficulty, some images suit one setting
 better, seeds differ, and each detector varies at random on each object. If the settings are equal, 5 % of the
-pairs should differ significantly. Takes minutes on one core: ``python -m benchmarks.calibration [--json]``.
+pairs should differ significantly; if they differ by δ, at most 2.5 % should be called equivalent within ±δ.
+Takes minutes on one core::
+
+    python -m benchmarks.calibration [--json]
+    python -m benchmarks.calibration --output runs [--study mine]  # on real trainings, see ``seed_splits``
 
 The column "percentile" is the two-level bootstrap that draws images and seeds with replacement and takes
-percentiles: ``paired_bootstrap`` does not, because that is wrong for 3 seeds. Measured, 300 pairs each:
+percentiles: ``paired_bootstrap`` does not, because that is wrong for 3 seeds. "Equivalent" is within ±0.5 AP,
+or within ±δ where settings differ by δ: there it is an error. Measured, 300 pairs each:
 
-====================================  ===========================  ==========
-pairs of settings                     significant (95 % interval)  percentile
-====================================  ===========================  ==========
-equal, 1 seed, seeds do not matter     5.7 % (3.3 to  8.9)          7.7 %
-equal, 3 seeds, seeds matter little    4.0 % (2.1 to  6.9)          3.7 %
-equal, 3 seeds, seeds matter much      4.3 % (2.3 to  7.3)         10.0 %
-equal, 1 seed, seeds matter much      38.7 % (33.1 to 44.4)        42.3 %
-4.4 AP better, 1 seed                 78.7 % (73.6 to 83.2)        79.7 %
-4.3 AP better, 3 seeds                90.7 % (86.8 to 93.7)        87.7 %
-====================================  ===========================  ==========
+====================================  ===========================  ==========  ==========
+pairs of settings                     significant (95 % interval)  equivalent  percentile
+====================================  ===========================  ==========  ==========
+equal, 1 seed, seeds do not matter     5.7 % (3.3 to  8.9)          0.0 %       7.7 %
+equal, 3 seeds, seeds matter little    4.0 % (2.1 to  6.9)          0.0 %       3.7 %
+equal, 3 seeds, seeds matter much      4.3 % (2.3 to  7.3)          0.0 %      10.0 %
+equal, 1 seed, seeds matter much      38.7 % (33.1 to 44.4)         0.0 %      42.3 %
+4.4 AP better, 1 seed                 78.7 % (73.6 to 83.2)         2.0 %      79.7 %
+4.3 AP better, 3 seeds                90.7 % (86.8 to 93.7)         2.0 %      87.7 %
+11.3 AP better, 3 seeds that matter   98.0 % (95.7 to 99.3)         2.3 %     100.0 %
+====================================  ===========================  ==========  ==========
+
+One seed is there to show why a report compares no such settings.
 """
 
 from __future__ import annotations
@@ -25,14 +33,19 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.seed_splits import MIN_SEEDS, calibrate_on_seeds, replicated_settings
 from drcnn.engine.average_precision import RECALL_POINTS, ScoredClass, ScoredSplit
 from drcnn.engine.metrics import IOU_THRESHOLDS
 from studies.analysis.bootstrap import Resampled, paired_bootstrap, resample
+from studies.analysis.verdicts import is_within
+from studies.definition.errors import StudyError
+from studies.definition.metrics import MARGIN
 
 __all__ = ["SCENARIOS", "Outcome", "Scenario", "calibrate"]
 
@@ -68,6 +81,7 @@ SCENARIOS = (
     Scenario("equal, 1 seed, seeds matter much", 1, 0.08),
     Scenario("shifted, 1 seed, seeds do not matter", 1, 0.0, shift=0.15),
     Scenario("shifted, 3 seeds, seeds matter little", 3, 0.02, shift=0.15),
+    Scenario("shifted, 3 seeds, seeds matter much", 3, 0.08, shift=0.4),
 )
 
 
@@ -81,6 +95,8 @@ class Outcome:
         difference: the mean difference of AP.
         rate: the share of pairs with p < 0.05 for AP; ``low`` and ``high`` are its binomial 95 % interval.
         rate_ap90: the same share for AP90, which depends on fewer detections.
+        margin: δ: the mean difference of settings that differ, else ``MARGIN``.
+        equivalent: the share of pairs called equivalent within ±δ; an error where settings differ by δ.
         percentile: the same share for AP by the two-level percentile bootstrap.
     """
 
@@ -91,6 +107,8 @@ class Outcome:
     low: float
     high: float
     rate_ap90: float
+    margin: float
+    equivalent: float
     percentile: float
 
 
@@ -108,15 +126,20 @@ def calibrate(scenario: Scenario, pairs: int, resamples: int = RESAMPLES) -> Out
         ap90 += by_metric["AP90"].p < 0.05
         percentile += _percentiles_exclude_zero(a, b, rng)
     significant = sum(difference.p < 0.05 for difference in differences)
+    mean = float(np.mean([difference.value for difference in differences]))
+    margin = abs(mean) if scenario.shift else MARGIN / 100
+    equivalent = sum(is_within(difference, margin) for difference in differences)
     interval = stats.binomtest(significant, pairs).proportion_ci()
     return Outcome(
         scenario.name,
         pairs,
-        float(np.mean([difference.value for difference in differences])),
+        mean,
         significant / pairs,
         float(interval.low),
         float(interval.high),
         ap90 / pairs,
+        margin,
+        equivalent / pairs,
         percentile / pairs,
     )
 
@@ -161,26 +184,65 @@ def _detector(
     for number in range(CLASSES):
         rows = order[all_labels[order] == number]
         correct = overlap[rows] >= IOU_THRESHOLDS[:, None]
-        classes.append(ScoredClass(all_images[rows], correct, np.zeros_like(correct), image[label == number]))
+        ignored = np.zeros_like(correct)
+        classes.append(ScoredClass(all_images[rows], correct, ignored, image[label == number], score[rows]))
     return ScoredSplit(IMAGES, RECALL_POINTS["coco"], tuple(classes))
 
 
 def main() -> None:
-    """Print the rates of all scenarios."""
+    """Print the rates of all scenarios, or those of real trainings."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    as_json = parser.parse_args().json
+    parser.add_argument("--output", type=Path, help="a folder of run_study.py with trainings of many seeds")
+    parser.add_argument("--study", help="only this study of that folder")
+    options = parser.parse_args()
+    if options.output is not None:
+        try:
+            _print_real(options.output, options.study, as_json=options.json)
+        except StudyError as error:
+            raise SystemExit(f"calibration: {error}") from None
+        return
     outcomes = [calibrate(scenario, PAIRS) for scenario in SCENARIOS]
-    if as_json:
+    if options.json:
         print(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
         return
-    print(f"{'pairs of settings':38}  mean ΔAP  significant (95 % interval)   AP90  percentile")
+    print(
+        f"{'pairs of settings':38}  mean ΔAP  significant (95 % interval)   AP90  equivalent within ±δ  "
+        "percentile"
+    )
     for outcome in outcomes:
         interval = f"({outcome.low:6.1%} to {outcome.high:6.1%})"
         print(
             f"{outcome.scenario:38}  {100 * outcome.difference:+8.2f}  {outcome.rate:6.1%} {interval}  "
-            f"{outcome.rate_ap90:9.1%}  {outcome.percentile:10.1%}"
+            f"{outcome.rate_ap90:9.1%}  {outcome.equivalent:11.1%} (δ {100 * outcome.margin:3.1f})  "
+            f"{outcome.percentile:10.1%}"
         )
+
+
+def _print_real(output: Path, study: str | None, *, as_json: bool) -> None:
+    settings = replicated_settings(output, study)
+    if not settings:
+        raise StudyError(
+            f"--output {output}: holds no setting of {MIN_SEEDS} finished trainings or more; train one with "
+            "run_study.py --seeds 10"
+        )
+    outcomes = {name: calibrate_on_seeds(setting.resampled, MARGIN / 100) for name, setting in settings}
+    if as_json:
+        print(json.dumps({name: [asdict(row) for row in rows] for name, rows in outcomes.items()}, indent=2))
+        return
+    for name, rows in outcomes.items():
+        print(f"{name}: {rows[0].trainings} trainings")
+        print(
+            f"{'split':>6}  {'splits':>6}  {'metric':6}  significant (calibrated)    equivalent ±{MARGIN:g}"
+        )
+        for row in rows:
+            expected = f"({row.low:5.1%} to {row.high:5.1%})"
+            sizes = f"{row.size:>4}:{row.size}  {row.splits:>6}  {row.metric:6}"
+            print(f"{sizes}  {row.significant:11.1%} {expected}  {row.equivalent:14.1%}")
+    print(
+        "All splits are of one setting, so 'significant' is false. They share their trainings and are not "
+        "independent:\n'calibrated' is where the share lies for 95 of 100 such sets if the test is right."
+    )
 
 
 if __name__ == "__main__":

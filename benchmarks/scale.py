@@ -274,7 +274,7 @@ def _launch(plan: Plan, machines: Machines, allocation: Allocation, tracker: _Me
     if not reports:
         raise RuntimeError(line)
     laps.append(time.monotonic())
-    tracker.close("FINISHED", trials, ranked(trials, plan.study.metric)[0], reports)
+    tracker.close("FINISHED", trials, ranked(trials, plan.study.metric)[0], reports, plan.study.title)
     laps.append(time.monotonic())
     expanded, known, ran, tables, report, close = (b - a for a, b in pairwise(laps))
     begun = tracker.begins[0] - laps[2] if left else 0.0

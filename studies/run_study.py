@@ -86,7 +86,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def _report(options: argparse.Namespace) -> int:
     from studies.execution.report_command import report
 
-    return report(options.study, options.output, options.storage)
+    return report(options.study, options.output, options.storage, options.margin)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -155,6 +155,7 @@ def _study_parser() -> _Parser:
         help="begin nothing that cannot end within this time (2h, 90m, 1h30m, 45s); without --seeds, as many "
         "replicates as fit, at most 10",
     )
+    _add_margin_option(parser, f"default: {Request.margin:g}")
     _add_machine_options(parser)
     _add_place_options(parser)
     parser.add_argument(
@@ -214,6 +215,15 @@ def _add_place_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_margin_option(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--margin",
+        type=_margin,
+        metavar="POINTS",
+        help=f"settings that differ by less than so many AP points are equivalent ({default})",
+    )
+
+
 def _report_parser() -> _Parser:
     parser = _Parser(
         prog="run_study report",
@@ -227,6 +237,7 @@ def _report_parser() -> _Parser:
     parser.add_argument(
         "--storage", metavar="URI", help="the launch's object store; what is missing here is downloaded"
     )
+    _add_margin_option(parser, "default: the launch's")
     return parser
 
 
@@ -249,6 +260,16 @@ def _budget(text: str) -> float:
         return parse_budget(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _margin(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"expected AP points above 0 and below 100, got {text!r}")
+    return value
 
 
 def _gpus(text: str) -> float:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drcnn.engine.metrics import IOU_THRESHOLDS
 
-__all__ = ["COCO_AREAS", "Boxes", "Objects", "ScoredClass", "match_coco", "match_voc07"]
+__all__ = ["COCO_AREAS", "Boxes", "Detections", "Objects", "ScoredClass", "match_coco", "match_voc07"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -59,6 +59,17 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class Detections(Boxes):
+    """Detected boxes of a split.
+
+    Attributes:
+        score: float[N].
+    """
+
+    score: NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
 class Objects(Boxes):
     """The annotated boxes of a split, with their annotated areas.
 
@@ -78,16 +89,18 @@ class ScoredClass:
         correct: bool[T, D], matches an object that no better detection matches.
         ignored: bool[T, D], counts neither for nor against; all others count as wrong.
         objects: int[number of objects to find], row of the image of each.
+        score: float[D], never rising.
     """
 
     image: Positions
     correct: Flags
     ignored: Flags
     objects: Positions
+    score: NDArray[np.floating[Any]]
 
 
 def match_coco(
-    detections: Boxes, objects: Objects, areas: Sequence[tuple[float, float]]
+    detections: Detections, objects: Objects, areas: Sequence[tuple[float, float]]
 ) -> list[ScoredClass]:
     """Match one class as ``COCOeval.evaluateImg`` does.
 
@@ -132,12 +145,12 @@ def match_coco(
         free[ranges, thresholds, matched] &= ~is_matched | objects.ignore[matched]
     ignored |= ~correct & _is_outside(detections.area, areas)[:, None]
     return [
-        ScoredClass(detections.image, correct[at], ignored[at], objects.image[~ignore[at]])
+        ScoredClass(detections.image, correct[at], ignored[at], objects.image[~ignore[at]], detections.score)
         for at in range(len(areas))
     ]
 
 
-def match_voc07(detections: Boxes, objects: Objects) -> ScoredClass:
+def match_voc07(detections: Detections, objects: Objects) -> ScoredClass:
     """Match one class as MMDetection 2.4 does (``tpfp_default``); arguments as for ``match_coco``.
 
     A detection looks only at the object that it overlaps most. It is wrong if that one is taken, even where
@@ -158,7 +171,7 @@ def match_voc07(detections: Boxes, objects: Objects) -> ScoredClass:
         # Of the detections near an object, the first takes it.
         first = np.unique(target[candidates], return_index=True)[1]
         correct[at, detection[candidates][first]] = True
-    return ScoredClass(detections.image, correct, ignored, objects.image[~objects.ignore])
+    return ScoredClass(detections.image, correct, ignored, objects.image[~objects.ignore], detections.score)
 
 
 def _near_pairs(detections: Boxes, objects: Boxes, crowd: Flags) -> tuple[Positions, Positions, Floats]:

@@ -5,6 +5,10 @@ within an image and a class, so a resample changes no match, only how often each
 ``score_split`` matches once, and ``ScoredSplit.ap`` sums weights over the detections by falling score.
 Evaluation (``coco_metrics``, ``voc07_metrics``) is the case in which every image counts once.
 
+AP depends on the order of equal scores, and so on that of an image's copies. Detections of equal score rank
+by image, then by row of their table; an image that counts three times stands there as three images in a row,
+each with its own detections in this order. A weighted AP is thus exactly the AP of the resampled data set.
+
     >>> from drcnn.data.annotations import Record
     >>> image = Record("a", 640, 480, boxes=[[0, 0, 100, 100]], labels=[0], path="a.jpg")
     >>> annotations = Annotations.from_records([image], classes=["cat"])
@@ -31,7 +35,15 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from drcnn.data.annotations import Annotations
-from drcnn.engine.ap_matching import COCO_AREAS, Boxes, Objects, ScoredClass, match_coco, match_voc07
+from drcnn.engine.ap_matching import (
+    COCO_AREAS,
+    Detections,
+    Objects,
+    ScoredClass,
+    match_coco,
+    match_voc07,
+)
+from drcnn.engine.ap_ties import copy_tied
 from drcnn.engine.metrics import AT_IOU, IOU_THRESHOLDS, Metrics, mean_of_present, summarise
 
 __all__ = [
@@ -78,26 +90,30 @@ class ScoredSplit:
         """Return average precision at each IoU threshold: the mean over the classes that have objects.
 
         Args:
-            weights: how often each image counts, [I] or [B, I], none negative; None means once.
+            weights: how often each image counts, whole numbers [I] or [B, I], none negative; None means once.
 
         Returns:
             float[T] or float[B, T], fractions of 1; nan where no image with an object counts.
 
         Raises:
-            ValueError: there is not one weight for each image.
+            ValueError: there is not one weight for each image, or one is not a whole number.
         """
         counts = np.ones(self.images) if weights is None else np.asarray(weights)
         if counts.ndim not in (1, 2) or counts.shape[-1] != self.images:
             raise ValueError(
                 f"weights has shape {counts.shape}; expected one for each of {self.images} images"
             )
+        if (counts != np.round(counts)).any() or (counts < 0).any():
+            raise ValueError("weights must be whole numbers from 0: how often each image counts")
         rows = np.atleast_2d(counts)
+        most = int(rows.max(initial=0))
         total, present = np.zeros((len(rows), len(IOU_THRESHOLDS))), np.zeros((len(rows), 1))
         for scored in self.classes:
-            step = max(1, BLOCK // max(len(scored.image), len(scored.objects), 1))
+            copied, copy = copy_tied(scored, most)
+            step = max(1, BLOCK // max(len(copied.image), len(copied.objects), 1))
             for start in range(0, len(rows), step):
                 block = slice(start, start + step)
-                class_ap = _class_ap(scored, rows[block], self.recall_points)
+                class_ap = _class_ap(copied, copy, rows[block], self.recall_points)
                 total[block] += np.nan_to_num(class_ap)
                 present[block] += ~np.isnan(class_ap[:, :1])
         with np.errstate(invalid="ignore"):
@@ -107,7 +123,7 @@ class ScoredSplit:
     def class_ap(self) -> Floats:
         """Return float[T, K], AP of each class, each image counted once; nan where a class has no object."""
         once = np.ones((1, self.images))
-        rows = [_class_ap(scored, once, self.recall_points)[0] for scored in self.classes]
+        rows = [_class_ap(scored, None, once, self.recall_points)[0] for scored in self.classes]
         return np.array(rows).reshape(-1, len(IOU_THRESHOLDS)).T
 
 
@@ -136,8 +152,8 @@ def voc07_metrics(annotations: Annotations, detections: pa.Table) -> Metrics:
     only at the object that it overlaps most; and there is no limit of 100 detections. Objects marked
     ``ignore`` need not be found, and a detection whose object is one counts neither for nor against. These
     are MMDetection 2.4's rules (``tpfp_default``, ``mode='11points'``), which the paper used: IoU without
-    the "+1" of pixel counts, correct from the threshold on, inclusive. Equal scores rank in the order of
-    the table.
+    the "+1" of pixel counts, correct from the threshold on, inclusive. Equal scores rank by image, as its
+    detections are gathered image by image, then in the order of the table.
 
     MMDetection also rounds the mean at each threshold to 3 decimals before it averages the ten. This
     function does not, so AP may differ from MMDetection's by 0.0005.
@@ -170,7 +186,7 @@ def score_split(annotations: Annotations, detections: pa.Table, protocol: Protoc
     """
     if protocol == "coco":
         return _score_coco(annotations, detections, {"all": COCO_AREAS["all"]})["all"]
-    by_class = _boxes_by_class(annotations, detections, protocol)
+    by_class = _boxes_by_class(annotations, detections)
     classes = tuple(match_voc07(*boxes) for boxes in by_class)
     return ScoredSplit(len(annotations), RECALL_POINTS[protocol], classes)
 
@@ -179,7 +195,7 @@ def _score_coco(
     annotations: Annotations, detections: pa.Table, areas: dict[str, tuple[float, float]]
 ) -> dict[str, ScoredSplit]:
     """Match a split for each of several area ranges."""
-    by_class = _boxes_by_class(annotations, detections, "coco")
+    by_class = _boxes_by_class(annotations, detections)
     classes = [match_coco(*boxes, list(areas.values())) for boxes in by_class]
     return {
         area: ScoredSplit(len(annotations), RECALL_POINTS["coco"], tuple(scored[at] for scored in classes))
@@ -187,9 +203,7 @@ def _score_coco(
     }
 
 
-def _boxes_by_class(
-    annotations: Annotations, detections: pa.Table, protocol: Protocol
-) -> Iterator[tuple[Boxes, Objects]]:
+def _boxes_by_class(annotations: Annotations, detections: pa.Table) -> Iterator[tuple[Detections, Objects]]:
     """Yield the detections, by falling score, and the objects of each class."""
     row_of = {image_id: row for row, image_id in enumerate(annotations.ids)}
     ids = detections["image_id"].to_pylist()
@@ -198,9 +212,10 @@ def _boxes_by_class(
     image = np.fromiter((row_of[image_id] for image_id in ids), np.intp, len(ids))
     label, score = detections["label"].to_numpy(), detections["score"].to_numpy()
     sides = _with_sizes(np.stack([detections[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1))
-    # Of equal scores, COCO ranks the earlier image first, then the earlier row; VOC2007 only the earlier row.
-    order = np.lexsort((image, -score)) if protocol == "coco" else np.argsort(-score, kind="stable")
-    ranked = Boxes(label, image, sides, area=sides[:, 2] * sides[:, 3]).select(order)
+    # Of equal scores the earlier image ranks first, then the earlier row.
+    ranked = Detections(label, image, sides, sides[:, 2] * sides[:, 3], score).select(
+        np.lexsort((image, -score))
+    )
     objects = Objects(
         annotations.all_labels,
         np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets)),
@@ -218,10 +233,21 @@ def _with_sizes(corners: NDArray[np.floating]) -> Floats:
     return np.concatenate([exact[:, :2], exact[:, 2:] - exact[:, :2]], axis=1)
 
 
-def _class_ap(scored: ScoredClass, weights: NDArray[np.generic], points: Floats) -> Floats:
-    """Return one class's AP for each set of weights, float[B, T]; nan where no object counts."""
+def _class_ap(
+    scored: ScoredClass, copy: NDArray[np.intp] | None, weights: NDArray[np.generic], points: Floats
+) -> Floats:
+    """Return one class's AP for each set of weights, float[B, T]; nan where no object counts.
+
+    Args:
+        scored, copy: the detections and which copies they are, from ``copy_tied``.
+        weights: [B, I], how often each image counts.
+        points: the recalls at which the precision is read.
+    """
     objects = weights.take(scored.objects, axis=1).sum(axis=1, dtype=float)
     weight = weights.take(scored.image, axis=1).astype(float)
+    if copy is not None:
+        written = np.flatnonzero(copy >= 0)
+        weight[:, written] = weight[:, written] > copy[written]
     counted_so_far = weight.cumsum(axis=1)
     ap = np.zeros((len(weights), len(IOU_THRESHOLDS)))
     for at, (correct, ignored) in enumerate(zip(scored.correct, scored.ignored, strict=True)):

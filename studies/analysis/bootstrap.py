@@ -1,14 +1,14 @@
 """How uncertain a difference of average precision (AP) is: the bootstrap over images and over seeds.
 
-Two things make the AP of a detector uncertain: the validation images are a sample, and so is the seed of its
-training. ``resample`` measures the first, once for each trained detector; ``paired_bootstrap`` combines both
-when it compares two settings::
+Two things make the AP of a detector uncertain: the images that it is judged by are a sample, and so is the
+seed of its training. ``resample`` measures the first, once for each trained detector; ``paired_bootstrap``
+combines both when it compares two settings::
 
     a = [resample(split) for split in splits_at_085]  # one for each seed
     b = [resample(split) for split in splits_at_070]
     paired_bootstrap(a, b)["AP80"]  # Difference(value=0.031, low=0.012, high=0.05, p=0.0021)
 
-AP is a fraction of 1 here. Shape shorthand: S seeds, B resamples of the validation images.
+AP is a fraction of 1 here. Shape shorthand: S seeds, B resamples of the images.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Resampled:
-    """The metrics of one trained detector on the validation images and on resamples of them.
+    """The metrics of one trained detector on the judged images and on resamples of them.
 
     Attributes:
-        images: the number of validation images.
+        images: their number.
         seed: the seed of the resampling; the same seed draws the same images for every detector.
         whole: each metric on all images.
         draws: float[B] for each metric, its value on each of B resamples.
@@ -73,13 +73,21 @@ class Resampled:
 class Difference:
     """First setting minus second: its value, 95 % interval and the two-sided p-value of the same test.
 
-    With a single validation image nothing is known about other images: the limits are nan and p is 1.
+    With a single image nothing is known about other images: the limits are nan and p is 1.
     """
 
     value: float
     low: float
     high: float
     p: float
+
+    @property
+    def p_above(self) -> float:
+        """P(A > B): the probability, by the same Student's t, that the first setting's true mean is higher.
+
+        The true mean is that over all seeds and all images; nothing is assumed about it beforehand.
+        """
+        return 1 - self.p / 2 if self.value > 0 else self.p / 2
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -98,7 +106,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def resample(split: ScoredSplit, resamples: int = 1000, seed: int = 0) -> Resampled:
-    """Evaluate a trained detector on ``resamples`` draws of its validation images, with replacement.
+    """Evaluate a trained detector on ``resamples`` draws of its images, with replacement.
 
     Splits with the same number of images get the same draws for the same ``seed``: this pairs them.
     """
@@ -110,7 +118,7 @@ def resample(split: ScoredSplit, resamples: int = 1000, seed: int = 0) -> Resamp
 
 
 def paired_bootstrap(a: Sequence[Resampled], b: Sequence[Resampled]) -> dict[str, Difference]:
-    """Compare two settings on the same validation images, each trained with one seed or several.
+    """Compare two settings on the same images, each trained with one seed or several.
 
     The variance of the difference of the means over seeds is the sum of two parts:
 
@@ -129,7 +137,8 @@ def paired_bootstrap(a: Sequence[Resampled], b: Sequence[Resampled]) -> dict[str
     differences of the single detectors replace the pooled values. Two seeds are few for that: if seeds matter
     far more than images, such an interval holds the true value in 87 % of cases.
 
-    With one seed for each setting, the interval is about these trained detectors, not about their settings.
+    With one seed for each setting, the interval is about these trained detectors, not about their settings:
+    reports make no such comparison (``Setting.is_replicated``).
 
     Args:
         a: the detectors of the first setting.

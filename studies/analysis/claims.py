@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from studies.analysis.bootstrap import LEVEL
 from studies.analysis.comparisons import Agreement, Comparison
 from studies.analysis.paper import Effect
 from studies.analysis.replicates import Setting
+from studies.analysis.verdicts import Verdict
 from studies.definition.metrics import points
 
 __all__ = ["agreement_claim", "best_claim", "effects_claim", "seeds_claim"]
@@ -27,31 +29,39 @@ def best_claim(comparisons: Sequence[Comparison], settings: Sequence[Setting]) -
     detectors = next(setting.resampled for setting in settings if setting.label == label)
     mean = points(float(np.mean([detector.whole[metric] for detector in detectors])))
     count = len(comparisons)
-    rivals = sum(not comparison.is_significant for comparison in comparisons)
-    if rivals:
-        others = "any other setting" if rivals == count else f"{rivals} of {count} other settings"
-        return (
-            f"{label} has the highest {metric}, {mean}, but **no winner can be named**: "
-            f"it is not significantly better than {others}."
-        )
-    what = "setting" if len(detectors) > 1 else "trained detector"
+    has_single = any(len(setting.resampled) == 1 for setting in settings)
+    single = " (settings of one seed left out)" if has_single else ""
+    verdicts = [comparison.verdict for comparison in comparisons]
     others = "the only other one" if count == 1 else f"each of the {count} others"
-    return f"**{label} is the best {what}**: {metric} {mean}, significantly better than {others}."
+    if all(verdict is Verdict.SIGNIFICANT for verdict in verdicts):
+        return (
+            f"**{label} is the best setting**: {metric} {mean}{single}, significantly better than {others}."
+        )
+    rivals = []
+    if significant := verdicts.count(Verdict.SIGNIFICANT):
+        rivals.append(f"significantly better than {significant}")
+    if equivalent := verdicts.count(Verdict.EQUIVALENT):
+        rivals.append(f"equivalent to {equivalent} within ±{100 * comparisons[0].margin:g} {metric}")
+    if undecided := verdicts.count(Verdict.UNDECIDED):
+        rivals.append(f"undecided against {undecided}")
+    listed = " and ".join(filter(None, (", ".join(rivals[:-1]), rivals[-1])))
+    plural = "s" if count > 1 else ""
+    return (
+        f"{label} has the highest {metric}, {mean}{single}, but **no winner can be named**: "
+        f"of {count} other setting{plural} it is {listed}."
+    )
 
 
 def seeds_claim(settings: Sequence[Setting]) -> str:
     """Say what the intervals are about."""
     counts = sorted({len(setting.resampled) for setting in settings if setting.resampled})
-    if counts == [1]:
+    if not any(setting.is_replicated for setting in settings):
         return (
-            "Each setting was trained once, with one seed. The comparisons are therefore about **these "
-            "trained detectors** on other validation images, not about settings in general: another seed may "
-            "order the settings differently. Several seeds (`--seeds 3`) would tell."
+            "Each setting was trained with one seed. **Nothing can be said about settings**: the figures are "
+            "those of single trained detectors, and another seed may order them differently."
         )
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    single = (
-        " Comparisons with a setting that has one seed rely on the others' spread." if counts[0] == 1 else ""
-    )
+    single = " Settings of one seed are not compared." if counts[0] == 1 else ""
     trainings = [{detector.training for detector in setting.resampled} for setting in settings]
     shared = (
         " Settings that are the same detectors, evaluated in two ways, are compared detector by detector."
@@ -59,8 +69,8 @@ def seeds_claim(settings: Sequence[Setting]) -> str:
         else ""
     )
     return (
-        f"Each setting was trained with {seeds} seeds. The comparisons allow for other validation images and "
-        f"for other seeds.{single}{shared}"
+        f"Each setting was trained with {seeds} seeds. The comparisons allow for other images and for other "
+        f"seeds.{single}{shared}"
     )
 
 
@@ -72,6 +82,8 @@ def agreement_claim(agreements: Mapping[str, Agreement], settings: int) -> str:
         settings: how many were ranked.
     """
     level = 1 - LEVEL
+    if any(math.isnan(agreement.p) for agreement in agreements.values()):
+        return "With one seed a setting nothing can be said about the settings' order."
     corrected = f", corrected for {len(agreements)} metrics" if len(agreements) > 1 else ""
     least = min(agreement.least for agreement in agreements.values())
     if least >= level:
@@ -85,7 +97,9 @@ def agreement_claim(agreements: Mapping[str, Agreement], settings: int) -> str:
 
 
 def effects_claim(effects: Sequence[Effect]) -> str:
-    """Say which of the paper's effects from one row to another are seen, metric by metric."""
+    """Say which of the paper's changes from one row to another are seen; nothing where that is not known."""
+    if not all(effect.is_claim for effect in effects):
+        return ""
     metrics_of: dict[str, list[str]] = {}
     for effect in effects:
         metrics_of.setdefault(effect.verdict, []).append(effect.metric)

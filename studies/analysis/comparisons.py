@@ -1,4 +1,4 @@
-"""Comparisons of settings, corrected for how many are made, and the agreement of two rankings."""
+"""Comparisons of settings of several seeds, corrected for their number, and the agreement of two rankings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from studies.analysis.bootstrap import LEVEL, Difference, mean_difference
+from studies.analysis.bootstrap import Difference, mean_difference
 from studies.analysis.replicates import Setting
+from studies.analysis.verdicts import Verdict, is_within, verdict
 from studies.definition.metrics import points
 
-__all__ = ["Agreement", "Comparison", "compare_best", "compare_with_baseline", "holm", "kendall"]
+__all__ = [
+    "Agreement",
+    "Comparison",
+    "compare_best",
+    "compare_with_baseline",
+    "holm",
+    "kendall",
+    "probability",
+]
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Comparison:
         difference: setting minus baseline; interval and p-value of this comparison alone.
         p_holm: the p-value corrected for all ``comparisons`` made together.
         comparisons: how many those are.
+        margin: the difference, a fraction, up to which settings are equivalent.
     """
 
     label: str
@@ -36,30 +46,38 @@ class Comparison:
     difference: Difference
     p_holm: float
     comparisons: int
+    margin: float
 
     @property
-    def is_significant(self) -> bool:
-        """Whether the corrected p-value is below 0.05, the chance of any false claim among all."""
-        return self.p_holm < 1 - LEVEL
+    def verdict(self) -> Verdict:
+        """What it shows."""
+        return verdict(self.difference, self.p_holm, self.margin)
 
     @property
     def sentence(self) -> str:
         """The result in plain words."""
+        difference, verdict = self.difference, self.verdict
+        equivalent = f"equivalent within ±{100 * self.margin:g} {self.metric}"
+        value = f"{points(difference.value, signed=True)} {self.metric} ({self._evidence})"
+        if verdict is Verdict.UNDECIDED:
+            return f"Undecided between {self.label} and {self.baseline}: {value}."
+        if verdict is Verdict.EQUIVALENT:
+            return f"{self.label} and {self.baseline} are {equivalent}: {value}."
+        word = "better" if difference.value > 0 else "worse"
+        is_small = is_within(difference, self.margin)
+        small = f", below the margin of {100 * self.margin:g}," if is_small else ""
+        size = f"{points(abs(difference.value))} {self.metric}{small}"
+        return f"{self.label} is significantly {word} than {self.baseline} by {size} ({self._evidence})."
+
+    @property
+    def _evidence(self) -> str:
         difference, are_several = self.difference, self.comparisons > 1
+        if math.isnan(difference.low):
+            return "one image gives no interval"
         low, high = points(difference.low, signed=True), points(difference.high, signed=True)
         interval = f"95 % interval {low} to {high}{' by itself' if are_several else ''}"
-        if math.isnan(difference.low):
-            interval = "one validation image gives no interval"
         corrected = f" after correction for {self.comparisons} comparisons" if are_several else ""
-        evidence = f"{interval}; {_p_text(self.p_holm)}{corrected}"
-        if self.is_significant:
-            word = "better" if difference.value > 0 else "worse"
-            size = f"{points(abs(difference.value))} {self.metric}"
-            return f"{self.label} is {word} than {self.baseline} by {size} (significant; {evidence})."
-        return (
-            f"No significant difference between {self.label} and {self.baseline}: "
-            f"{points(difference.value, signed=True)} {self.metric} ({evidence})."
-        )
+        return f"{interval}; {_p_text(self.p_holm)}{corrected}; P(A > B) {probability(difference.p_above)}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class Agreement:
 
     Attributes:
         tau: Kendall's tau-b, from -1 to 1.
-        p: its two-sided p-value.
+        p: its two-sided p-value; nan also where there was no test.
         least: the p-value of complete agreement between as many values: no p-value can be lower.
     """
 
@@ -77,24 +95,28 @@ class Agreement:
     least: float
 
 
-def compare_with_baseline(baseline: Setting, settings: Sequence[Setting], metric: str) -> list[Comparison]:
+def compare_with_baseline(
+    baseline: Setting, settings: Sequence[Setting], metric: str, margin: float
+) -> list[Comparison]:
     """Compare every other setting with the baseline, corrected for the number of comparisons.
 
     Args:
         baseline: chosen before the results are known (the paper's best, the study's first).
         settings: those to compare; the baseline may be among them.
         metric: the name of the metric, such as AP50.
+        margin: the difference, a fraction, up to which settings are equivalent.
 
     Returns:
-        A comparison for each other setting with stored detections; none if the baseline has no detections.
+        A comparison for each other setting with the detections of two seeds or more; none if the baseline
+        has not as many: of a single seed nothing is said about settings.
     """
-    if not baseline.resampled:
+    if not baseline.is_replicated:
         return []
-    others = [setting for setting in settings if setting.resampled and setting.label != baseline.label]
-    return _compare([(setting, baseline) for setting in others], metric)
+    others = [setting for setting in settings if setting.is_replicated and setting.label != baseline.label]
+    return _compare([(setting, baseline) for setting in others], metric, margin)
 
 
-def compare_best(settings: Sequence[Setting], metric: str) -> list[Comparison]:
+def compare_best(settings: Sequence[Setting], metric: str, margin: float) -> list[Comparison]:
     """Compare the setting of the highest mean with all others, nearest first.
 
     Call it the best only if every comparison is significant. It is chosen by the very values that are then
@@ -103,27 +125,28 @@ def compare_best(settings: Sequence[Setting], metric: str) -> list[Comparison]:
     alone would make a false claim in 8 of 100 tables of 4 equal settings, and in 20 of 100 tables of 16.
 
     Args:
-        settings: those to compare; settings without stored detections are left out.
+        settings: those to compare; settings with the detections of fewer than two seeds are left out.
         metric: the name of the metric, such as AP50.
+        margin: the difference, a fraction, up to which settings are equivalent.
 
     Returns:
         The best setting compared with each other one; empty for a single setting.
     """
     ranked = sorted(
-        (setting for setting in settings if setting.resampled),
+        (setting for setting in settings if setting.is_replicated),
         key=lambda setting: -float(np.mean([detector.whole[metric] for detector in setting.resampled])),
     )
     # The pairs of the best setting come first.
-    return _compare(list(itertools.combinations(ranked, 2)), metric)[: max(0, len(ranked) - 1)]
+    return _compare(list(itertools.combinations(ranked, 2)), metric, margin)[: max(0, len(ranked) - 1)]
 
 
-def _compare(pairs: Sequence[tuple[Setting, Setting]], metric: str) -> list[Comparison]:
+def _compare(pairs: Sequence[tuple[Setting, Setting]], metric: str, margin: float) -> list[Comparison]:
     differences = [
         mean_difference(setting.resampled, baseline.resampled, metric) for setting, baseline in pairs
     ]
     corrected = holm([difference.p for difference in differences])
     return [
-        Comparison(setting.label, baseline.label, metric, difference, p_holm, len(pairs))
+        Comparison(setting.label, baseline.label, metric, difference, p_holm, len(pairs), margin)
         for (setting, baseline), difference, p_holm in zip(pairs, differences, corrected, strict=True)
     ]
 
@@ -131,12 +154,15 @@ def _compare(pairs: Sequence[tuple[Setting, Setting]], metric: str) -> list[Comp
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's corrected p-values: any is below 0.05 in at most 5 % of families of true null hypotheses.
 
+    A p-value of nan is that of no test: it stays, and does not count.
+
     Source: S. Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
-    corrected = [1.0] * len(p_values)
+    tests = [index for index, p in enumerate(p_values) if not math.isnan(p)]
+    corrected = [math.nan] * len(p_values)
     highest = 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+    for rank, index in enumerate(sorted(tests, key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(tests) - rank) * p_values[index]))
         corrected[index] = highest
     return corrected
 
@@ -160,3 +186,12 @@ def kendall(ours: Sequence[float], theirs: Sequence[float]) -> Agreement:
 
 def _p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def probability(value: float) -> str:
+    """A probability in percent.
+
+    >>> probability(0.934), probability(0.9999), probability(0.0)
+    ('93 %', '> 99 %', '< 1 %')
+    """
+    return "> 99 %" if value > 0.99 else "< 1 %" if value < 0.01 else f"{100 * value:.0f} %"

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from drcnn.engine.average_precision import METRICS
-from studies.analysis.bootstrap import LEVEL, Difference, paired_bootstrap
+from studies.analysis.bootstrap import Difference, mean_difference
 from studies.analysis.comparisons import Agreement, holm, kendall
 from studies.analysis.replicates import Setting, setting_labels
+from studies.analysis.verdicts import Verdict, verdict
 from studies.definition.paper_tables import PaperRow, paper_rows, row_of
 from studies.definition.plan import Plan
 
@@ -23,7 +24,6 @@ __all__ = [
     "Effect",
     "PaperComparison",
     "agreements",
-    "effects",
     "effects_of_best",
     "join_paper",
 ]
@@ -67,8 +67,9 @@ class Effect:
         baseline: the label of the first row's setting.
         metric: the name of the metric, such as AP50.
         paper: the change in the paper, in points.
-        ours: the change here, as a fraction.
+        ours: the change here, as a fraction; with one seed a setting its value alone, all else nan.
         p_holm: the p-value of ours, corrected for the effects computed together.
+        margin: the change, a fraction, up to which settings are equivalent.
     """
 
     label: str
@@ -77,21 +78,35 @@ class Effect:
     paper: float
     ours: Difference
     p_holm: float
+    margin: float
 
     @property
-    def is_significant(self) -> bool:
-        """Whether the change here is significant."""
-        return self.p_holm < 1 - LEVEL
+    def is_claim(self) -> bool:
+        """Whether more than the figures can be told: both settings have several seeds."""
+        return not math.isnan(self.p_holm)
+
+    @property
+    def is_none_in_paper(self) -> bool:
+        """Whether the paper's change is no larger than that between two of its own trainings."""
+        return abs(self.paper) <= PAPER_NOISE + 1e-9
 
     @property
     def verdict(self) -> str:
-        """Whether the paper's effect is seen here."""
-        if abs(self.paper) <= PAPER_NOISE + 1e-9:
-            ours = "significant change" if self.is_significant else "no significant change"
-            return f"{ours}; the paper has about none"
-        if (self.ours.value > 0) == (self.paper > 0):
-            return "seen" if self.is_significant else "same direction, not significant"
-        return "opposite direction, significant" if self.is_significant else "not seen"
+        """Whether the paper's change is seen here; empty where that cannot be told."""
+        if not self.is_claim:
+            return ""
+        ours = verdict(self.ours, self.p_holm, self.margin)
+        if ours is Verdict.UNDECIDED:
+            return "undecided"
+        equivalent = f"equivalent within ±{100 * self.margin:g}"
+        if self.is_none_in_paper:
+            shown = "significant change" if ours is Verdict.SIGNIFICANT else equivalent
+            return f"{shown}; the paper has about none"
+        if ours is Verdict.EQUIVALENT:
+            return f"not seen: {equivalent}"
+        return (
+            "seen" if (self.ours.value > 0) == (self.paper > 0) else "not seen: the opposite is significant"
+        )
 
 
 def join_paper(plan: Plan, settings: Sequence[Setting]) -> list[PaperComparison]:
@@ -114,7 +129,8 @@ def join_paper(plan: Plan, settings: Sequence[Setting]) -> list[PaperComparison]
 def agreements(comparison: PaperComparison, metrics: Sequence[str]) -> dict[str, Agreement]:
     """Kendall's tau of our means and the paper's values, with p corrected for the number of metrics.
 
-    Metrics with fewer than three rows, or with all values tied, are left out.
+    Metrics with fewer than three rows, or with all values tied, are left out. Where a setting has one seed,
+    p is nan: the order of single trainings says nothing about settings.
     """
     single = {metric: _agreement(comparison, metric) for metric in metrics}
     defined = {metric: agreement for metric, agreement in single.items() if agreement is not None}
@@ -136,29 +152,21 @@ def _agreement(comparison: PaperComparison, metric: str) -> Agreement | None:
         return None
     ours, theirs = zip(*pairs, strict=True)
     agreement = kendall(ours, theirs)
-    return None if math.isnan(agreement.tau) else agreement
+    if math.isnan(agreement.tau):
+        return None
+    seeds = min(len(setting.values(metric)) for row, setting in comparison.rows if setting.values(metric))
+    return agreement if seeds > 1 else replace(agreement, p=math.nan, least=math.nan)
 
 
-def effects(comparison: PaperComparison, metric: str) -> list[Effect]:
-    """The change of a metric from the table's first row to each other row, corrected for their number.
+def effects_of_best(comparison: PaperComparison, margin: float) -> list[list[Effect]]:
+    """The change of every metric from the first row to each of the paper's best rows.
 
     A row of another backbone is compared with the first row of its own backbone: the paper does not ask
     whether ResNet-101 is better than ResNet-50.
-    """
-    rows = [pair for pair in comparison.rows if pair[1].resampled and metric in pair[0].figures]
-    label_of = dict(zip(map(id, rows), setting_labels([setting for _, setting in rows]), strict=True))
-    changes = []
-    for pair in rows:
-        first = _first_of_backbone(rows, pair)
-        if first is not pair:
-            ours = paired_bootstrap(pair[1].resampled, first[1].resampled)[metric]
-            paper = pair[0].figures[metric] - first[0].figures[metric]
-            changes.append(Effect(label_of[id(pair)], label_of[id(first)], metric, paper, ours, math.nan))
-    return _corrected(changes)
 
-
-def effects_of_best(comparison: PaperComparison) -> list[list[Effect]]:
-    """The change of every metric from the first row to each of the paper's best rows.
+    Args:
+        comparison: a table of the paper.
+        margin: the change, a fraction, up to which settings are equivalent.
 
     Returns:
         One list for each best row; p is corrected for all effects of all lists.
@@ -169,19 +177,22 @@ def effects_of_best(comparison: PaperComparison) -> list[list[Effect]]:
         if best not in rows or (first := _first_of_backbone(rows, best)) is best:
             continue
         baseline, label = setting_labels([first[1], best[1]])
-        differences = paired_bootstrap(best[1].resampled, first[1].resampled)
         for metric in METRICS:
             if metric in best[0].figures and metric in first[0].figures:
                 paper = best[0].figures[metric] - first[0].figures[metric]
-                changes.append(Effect(label, baseline, metric, paper, differences[metric], math.nan))
-    return [
-        list(group) for _, group in itertools.groupby(_corrected(changes), key=lambda effect: effect.label)
-    ]
+                ours = _change(first[1], best[1], metric)
+                changes.append(Effect(label, baseline, metric, paper, ours, math.nan, margin))
+    corrected = holm([effect.ours.p for effect in changes])
+    changes = [replace(effect, p_holm=p) for effect, p in zip(changes, corrected, strict=True)]
+    return [list(group) for _, group in itertools.groupby(changes, key=lambda effect: effect.label)]
 
 
-def _corrected(changes: Sequence[Effect]) -> list[Effect]:
-    p_values = holm([effect.ours.p for effect in changes])
-    return [replace(effect, p_holm=p) for effect, p in zip(changes, p_values, strict=True)]
+def _change(first: Setting, second: Setting, metric: str) -> Difference:
+    """The change from one setting to another; of single seeds its value alone."""
+    difference = mean_difference(second.resampled, first.resampled, metric)
+    if first.is_replicated and second.is_replicated:
+        return difference
+    return Difference(difference.value, math.nan, math.nan, math.nan)
 
 
 def _first_of_backbone(rows: Sequence[RowAndSetting], pair: RowAndSetting) -> RowAndSetting:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.engine import ap_matching, average_precision, metrics
+from drcnn.engine import ap_matching, ap_ties, average_precision, metrics
 from drcnn.engine.average_precision import METRICS, score_split
 from drcnn.engine.record import TrialRecord, read_record
 from drcnn.files import replacing
@@ -66,6 +66,11 @@ class Setting:
     def resampled(self) -> list[Resampled]:
         """The resampled metrics of the replicates that have them."""
         return [replicate.resampled for replicate in self.replicates if replicate.resampled is not None]
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether two seeds or more can be compared: of a single one nothing is said about the setting."""
+        return len(self.resampled) > 1
 
     def values(self, name: str) -> list[float]:
         """A metric's ``Replicate.figure`` of each finished replicate that has it."""
@@ -132,7 +137,13 @@ def _resample_detections(trial: Trial, annotations: Annotations) -> Resampled | 
 def _stamp(detections: Path, annotations: Annotations, protocol: str) -> str:
     """A hash of all that the resamples depend on."""
     digest = hashlib.sha256(f"{annotations.fingerprint} {protocol} {RESAMPLES}".encode())
-    code = (ap_matching.__file__, average_precision.__file__, metrics.__file__, bootstrap.__file__)
+    code = (
+        ap_matching.__file__,
+        ap_ties.__file__,
+        average_precision.__file__,
+        metrics.__file__,
+        bootstrap.__file__,
+    )
     for path in (detections, *map(Path, code)):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -10,13 +10,15 @@ import math
 
 from drcnn.engine.metrics import AT_IOU
 
-__all__ = ["METRICS", "MISSING", "SPLITS", "key_of", "points"]
+__all__ = ["MARGIN", "METRICS", "MISSING", "SPLITS", "key_of", "points"]
 
 MISSING = "–"
 # The images that a figure is of, in words.
 SPLITS = {"val": "validation images", "test": "test images"}
 # What a study may be judged by: metrics that every split has, and of which the statistics know the spread.
 METRICS = ("AP", *AT_IOU)
+# AP points: settings that surely differ by less are equivalent, unless --margin says otherwise.
+MARGIN = 0.5
 
 
 def key_of(name: str, split: str) -> str:

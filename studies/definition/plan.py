@@ -16,6 +16,7 @@ from typing import Any
 from drcnn.config import Config, ConfigError
 from drcnn.identity import EVALUATION
 from studies.definition.labels import distinguishing_keys, trial_name
+from studies.definition.metrics import MARGIN
 from studies.definition.overrides import Overrides
 from studies.definition.study import SearchStudy, Study
 from studies.definition.trial import Inputs, Trial, evaluation_id, training_id
@@ -34,12 +35,14 @@ class Plan:
         overrides: what the study varies, and all that is fixed under it.
         output: absolute folder of all studies.
         inputs: the data and weights that trials read.
+        margin: AP points within which two settings are equivalent.
     """
 
     name: str
     overrides: Overrides
     output: Path
     inputs: Inputs
+    margin: float = MARGIN
 
     @property
     def study(self) -> Study:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.definition.errors import StudyError
+from studies.definition.metrics import MARGIN
 from studies.definition.overrides import Overrides, check_assignments, parse_weights
 from studies.definition.paper_tables import paper_rows
 from studies.definition.settings import Changes, Replicates
@@ -55,6 +56,7 @@ class Request:
     weights: tuple[str, ...] = ()
     seeds: int | None = None
     budget: float | None = None
+    margin: float = MARGIN
     on_bad_data: str = "fail"
     workers: int = 1
     gpus_per_worker: float | None = None

@@ -61,7 +61,7 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
             download_datasets(datasets)
             overrides = resolve(replace(request, source=source))[1]
         folders = TrialFolders(open_store(request.storage, output), datasets)
-        plan = Plan(name, overrides, output, inputs)
+        plan = Plan(name, overrides, output, inputs, request.margin)
         is_search = isinstance(plan.study, SearchStudy)
         trials = search_points(plan) if is_search else expand(plan, request.listed_seeds)
         for message in trials[0].data.skipped:

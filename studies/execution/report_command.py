@@ -6,9 +6,12 @@ whatever options the launch had. Nothing but the report is written, so a study m
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from rich.console import Console
 
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan, Trial, expand, search_points
@@ -22,7 +25,7 @@ from studies.transfer.datasets import download_datasets, localise
 from studies.transfer.store import TrialStore, open_store
 from studies.transfer.trial_folders import TrialFolders
 
-__all__ = ["report", "try_report"]
+__all__ = ["report", "try_answer", "try_report"]
 
 
 def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
@@ -41,13 +44,25 @@ def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
     return files, f"Report: {files[0]}"
 
 
-def report(study: str, output: Path, storage: str | None = None) -> int:
+def try_answer(plan: Plan, trials: Sequence[Trial]) -> tuple[str, ...]:
+    """The two sentences on what a study shows; none if its trials cannot be read: ``try_report`` says why."""
+    try:
+        from studies.report.answer import answer
+        from studies.report.facts import gather_facts
+
+        return answer(gather_facts(plan, trials))
+    except Exception:
+        return ()
+
+
+def report(study: str, output: Path, storage: str | None = None, margin: float | None = None) -> int:
     """Write the report of a study that was launched in this output folder.
 
     Args:
         study: its name, or the path of its file.
         output: the folder of the launch.
         storage: the store of the launch; what is not here of the study and its trials is downloaded from it.
+        margin: AP points within which two settings are equivalent; none takes the launch's.
 
     Returns:
         0 if it was written, 1 if not.
@@ -65,13 +80,19 @@ def report(study: str, output: Path, storage: str | None = None) -> int:
         with prepared_inputs(output, is_kept=True) as inputs:
             source, datasets = localise(request.source, output / "data")
             download_datasets(datasets)
-            plan = Plan(*resolve(replace(request, source=source)), output, inputs)
-            files, line = try_report(plan, _trials(plan, request, TrialFolders(store)))
+            margin = request.margin if margin is None else margin
+            plan = Plan(*resolve(replace(request, source=source)), output, inputs, margin)
+            trials = _trials(plan, request, TrialFolders(store))
+            files, line = try_report(plan, trials)
+            sentences = try_answer(plan, trials)
     except FetchError:
         raise
     except OSError as error:
         raise StudyError(f"--output {output}, --storage: {one_line(error)}") from None
     print(line)
+    from studies.report.terminal import print_answer
+
+    print_answer(Console(width=None if sys.stdout.isatty() else 160), plan.study.title, sentences)
     return 0 if files else 1
 
 

@@ -22,12 +22,13 @@ from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
 from studies.execution.progress import Progress
-from studies.execution.report_command import try_report
+from studies.execution.report_command import try_answer, try_report
 from studies.record import provenance
 from studies.record.completion import is_complete, to_time, without_unused_seeds
-from studies.record.other_identities import find_other_identities
+from studies.record.other_identities import note_on_other_identities
 from studies.record.output_folder import archive
 from studies.record.results import ranked, write_results
+from studies.record.tracking_uri import ui_command
 from studies.search.confirmation import confirming_count, confirming_trials
 from studies.transfer.trial_folders import TrialFolders
 
@@ -86,11 +87,11 @@ class StudyRun:
         try:
             self._open(tracker)
             self._find_earlier_work()
-            self._tell_of_other_identities()
             self._note_complete(self._all(), tracker)
             self._work(tracker)
             self._write_results()
             reports, report_line = try_report(self._plan, self._shown())
+            sentences = try_answer(self._plan, self._shown())
         except KeyboardInterrupt:
             self._close(tracker, "KILLED")
             complete = sum(map(self._is_complete, self._all()))
@@ -102,10 +103,8 @@ class StudyRun:
             self._close(tracker, "FAILED")
             raise
         failed = [trial for trial in self._incomplete() if not self._was_left(trial)]
-        self._close(tracker, "FAILED" if failed else "FINISHED", reports)
-        self._print_summary(failed)
-        self._console.out(report_line, highlight=False)
-        self._print_budget(len(failed))
+        self._close(tracker, "FAILED" if failed else "FINISHED", reports, sentences)
+        self._print_summary(failed, report_line, sentences)
         return 1 if failed else 0
 
     def _all(self) -> list[Trial]:
@@ -139,18 +138,9 @@ class StudyRun:
             self._archive()
             if self._search is not None:
                 self._open_search(ended)
-
-    def _tell_of_other_identities(self) -> None:
-        if all(map(self._is_complete, self._all())):
-            return
-        others = find_other_identities(self._plan.output, self._all())
-        if others:
-            self._console.out(
-                f"{len(others)} trials of the same settings in {self._plan.output / 'trials'} are not used: "
-                "they were made of other data or weights, or before a change of the numerics "
-                f"({', '.join(folder.name for folder in others[:3])}{', …' if len(others) > 3 else ''})",
-                highlight=False,
-            )
+        note = note_on_other_identities(self._plan.output, self._incomplete())
+        if note:
+            self._console.out(note, highlight=False)
 
     def _archive(self) -> None:
         stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -160,9 +150,8 @@ class StudyRun:
         for folder in trial_folders:
             self._folders.store.archive(folder, destination / folder.name)
         self._folders.store.archive(self._plan.folder, self._plan.folder / stamp)
-        # Earlier versions left the JSON files.
-        names = ("optuna.db", "results.parquet", "search.json", "confirm.json")
-        archive([self._plan.folder / name for name in names], self._plan.folder / stamp)
+        files = [self._plan.folder / name for name in ("optuna.db", "results.parquet")]
+        archive(files, self._plan.folder / stamp)
 
     def _open_search(self, ended: set[Path]) -> None:
         from studies.search.optuna_record import search_key
@@ -172,12 +161,12 @@ class StudyRun:
         self._searcher = StudySearcher(self._plan, key, self._folders.store.download)
         self._trials = self._searcher.trials()
         self._folders.collect_ended(self._trials, ended)
-        self._confirming = (
-            confirming_trials(self._plan, self._trials, self._request.seeds)
-            if self._searcher.remaining() <= 0
-            else []
-        )
+        is_over = self._searcher.remaining() <= 0
+        self._confirming = self._confirming_trials() if is_over else []
         self._folders.collect_ended(self._confirming, ended)
+
+    def _confirming_trials(self) -> list[Trial]:
+        return confirming_trials(self._plan, self._trials, self._request.seeds)
 
     def _note_complete(self, trials: Sequence[Trial], tracker: Tracker) -> None:
         for trial in trials:
@@ -219,10 +208,7 @@ class StudyRun:
             is_last = remaining[0].is_evaluation
             evaluations = [trial for trial in self._incomplete() if trial.is_evaluation and not is_last]
             return self._budget.queue(remaining, evaluations)
-        confirmed = sum(
-            read_record(trial.folder).is_finished
-            for trial in confirming_trials(self._plan, self._trials, self._request.seeds)
-        )
+        confirmed = sum(read_record(trial.folder).is_finished for trial in self._confirming_trials())
         confirming = confirming_count(self._plan, self._request.seeds) - confirmed
         return self._budget.limit(remaining, self._expected, confirming)
 
@@ -240,7 +226,7 @@ class StudyRun:
             if self._searcher.remaining() > 0:
                 yield self._searcher
             self._trials = self._searcher.trials()
-            self._confirming = listed = confirming_trials(self._plan, self._trials, self._request.seeds)
+            self._confirming = listed = self._confirming_trials()
             self._note_complete(listed, tracker)
         for evaluates in (False, True):
             remaining = [trial for trial in listed if trial.is_evaluation == evaluates]
@@ -268,7 +254,9 @@ class StudyRun:
         confirms = any(trial.id == confirming.id for confirming in self._confirming)
         return is_complete(read_record(trial.folder), None if confirms else self._search)
 
-    def _close(self, tracker: Tracker, status: str, reports: Sequence[Path] = ()) -> None:
+    def _close(
+        self, tracker: Tracker, status: str, reports: Sequence[Path] = (), sentences: Sequence[str] = ()
+    ) -> None:
         """Write the results and close the runs, however the launch ended."""
         files = [*self._write_results(), *reports]
         try:
@@ -276,7 +264,8 @@ class StudyRun:
         except OSError as error:
             logger.warning("--storage: the study's tables cannot be uploaded: %s", error)
         best = ranked(self._shown(), self._plan.study.chosen_by)[:1]
-        tracker.close(status, self._all(), best[0] if best else None, files)
+        note = "\n\n".join((self._plan.study.title, *sentences))
+        tracker.close(status, self._all(), best[0] if best else None, files, note)
 
     def _write_results(self) -> list[Path]:
         if self._searcher is not None:
@@ -287,9 +276,8 @@ class StudyRun:
         write_results(path, self._shown())
         return [path]
 
-    def _print_summary(self, failed: Sequence[Trial]) -> None:
-        from studies.record.tracking import ui_command
-        from studies.report.terminal import print_results
+    def _print_summary(self, failed: Sequence[Trial], report_line: str, sentences: Sequence[str]) -> None:
+        from studies.report.terminal import outcome_lines, print_answer, print_results
 
         try:
             print_results(self._console, self._plan, self._table(), self._confirming)
@@ -297,22 +285,17 @@ class StudyRun:
             # As of a file that cannot be read; the trials are finished all the same.
             self._console.out(f"Results: cannot be shown: {type(error).__name__}: {one_line(error)}")
         new = [t for t in self._all() if t.id not in self._reused and self._is_complete(t)]
-        evaluated = sum(trial.is_evaluation for trial in new)
-        pruned = sum(read_record(trial.folder).is_pruned for trial in self._trials)
-        counts = (
-            f"{len(new) - evaluated} trained, "
-            + (f"{evaluated} evaluated, " if evaluated else "")
-            + f"{len(self._reused)} reused, {len(failed)} failed"
-            + (f" ({pruned} pruned)" if pruned else "")
-        )
-        failures = [f"  {trial.name}: {read_record(trial.folder).error or 'did not run'}" for trial in failed]
-        table = f"Table: {self._plan.folder / 'results.parquet'}"
-        for line in (counts, *failures, table, f"MLflow: {ui_command(self._uri)}"):
+        lines = outcome_lines(new, list(self._reused.values()), failed)
+        lines += self._budget_lines(len(failed))
+        places = (f"Table: {self._plan.folder / 'results.parquet'}", f"MLflow: {ui_command(self._uri)}")
+        for line in (*lines, *places, report_line):
             self._console.out(line, highlight=False)
+        print_answer(self._console, self._plan.study.title, sentences)
 
-    def _print_budget(self, failed: int) -> None:
+    def _budget_lines(self, failed: int) -> list[str]:
         confirming = confirming_count(self._plan, self._request.seeds)
         planned = self._search.trials + confirming if self._search else len(self._trials)
         complete = sum(map(self._is_complete, self._shown()))
-        if self._budget and complete + failed < planned:
-            self._console.out(self._budget.clock.summary(complete, planned), highlight=False)
+        if self._budget is None or complete + failed >= planned:
+            return []
+        return [self._budget.clock.summary(complete, planned)]

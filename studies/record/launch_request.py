@@ -10,6 +10,7 @@ from typing import Any
 
 from drcnn.files import write_text
 from studies.definition.errors import StudyError
+from studies.definition.metrics import MARGIN
 from studies.definition.plan import Plan
 from studies.definition.request import Request, budget_text
 
@@ -60,6 +61,8 @@ def load_request(study: str, output: Path) -> Request:
     kept = ("study", "profile", "seeds", "on_bad_data", "smoke")
     return Request(
         **{name: content[name] for name in kept},
+        # Earlier versions had none.
+        margin=content.get("margin", MARGIN),
         output=output,
         # Launches of earlier versions had none.
         budget=content.get("budget"),
@@ -81,6 +84,7 @@ def launch_command(plan: Plan) -> str:
     words += ["--weights", *request["weights"]] if request.get("weights") else []
     words += ["--seeds", str(request["seeds"])] if request["seeds"] else []
     words += ["--budget", budget_text(request["budget"])] if request.get("budget") else []
+    words += ["--margin", f"{request['margin']:g}"] if request.get("margin", MARGIN) != MARGIN else []
     words += ["--workers-per-trial", str(request["workers"])] if request["workers"] > 1 else []
     words += ["--on-bad-data", "skip"] if request["on_bad_data"] == "skip" else []
     words += ["--smoke"] if request["smoke"] else []

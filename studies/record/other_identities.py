@@ -14,7 +14,22 @@ from drcnn.config import Config, ConfigError
 from drcnn.identity import effective_settings
 from studies.definition.trial import Trial
 
-__all__ = ["find_other_identities"]
+__all__ = ["find_other_identities", "note_on_other_identities"]
+
+MAX_NAMED = 3  # folders
+
+
+def note_on_other_identities(output: Path, trials: Sequence[Trial]) -> str:
+    """Say that there are such trials and why they are not used; empty if there are none."""
+    folders = find_other_identities(output, trials)
+    if not folders:
+        return ""
+    names = ", ".join(folder.name for folder in folders[:MAX_NAMED])
+    return (
+        f"{len(folders)} trials of the same settings in {output / 'trials'} are not used: they were made of "
+        "other data or weights, or before a change of the numerics "
+        f"({names}{', …' if len(folders) > MAX_NAMED else ''})"
+    )
 
 
 def find_other_identities(output: Path, trials: Sequence[Trial]) -> list[Path]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +26,9 @@ from drcnn.engine.record import LATENCY, Status, TrialRecord, read_record
 from studies.definition.errors import StudyError, one_line
 from studies.definition.metrics import key_of
 from studies.definition.plan import Plan, Trial
+from studies.record.tracking_uri import artifacts_of
 
-__all__ = ["Tracker", "open_tracker", "ui_command"]
+__all__ = ["Tracker", "open_tracker"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +139,19 @@ class Tracker:
         self._owed.add(trial.id)
         self._guard(lambda: self._finish(trial, read_record(trial.folder)))
 
-    def close(self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path]) -> None:
-        """Close the parent with its files and the best trial's model, and children that were interrupted."""
-        self._guard(lambda: self._close(status, trials, best, files))
+    def close(
+        self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path], note: str
+    ) -> None:
+        """Close the parent and children that were interrupted.
+
+        Args:
+            status: the parent's, in MLflow's words.
+            trials: all of the launch.
+            best: the trial whose model and figures the parent keeps.
+            files: to keep with the parent.
+            note: shown on the parent's page: the study's title and what it shows.
+        """
+        self._guard(lambda: self._close(status, trials, best, files, note))
 
     def _guard(self, action: Callable[[], None]) -> None:
         try:
@@ -212,9 +222,12 @@ class Tracker:
         self._client.set_terminated(run_id, "FINISHED" if record.is_done else "FAILED")
         self._owed.discard(trial.id)
 
-    def _close(self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path]) -> None:
+    def _close(
+        self, status: str, trials: Sequence[Trial], best: Trial | None, files: Sequence[Path], note: str
+    ) -> None:
         if not self._parent:
             return
+        self._client.set_tag(self._parent, MLFLOW_RUN_NOTE, note)
         for trial in trials:
             if trial.id in self._owed:
                 self._finish(trial, read_record(trial.folder))
@@ -259,11 +272,8 @@ def open_tracker(uri: str, plan: Plan) -> Tracker:
     Raises:
         StudyError: the store of runs cannot be used.
     """
-    # A tracking server keeps artifacts itself; a database's default would be the current folder.
-    is_server = uri.startswith(("http://", "https://", "databricks"))
-    artifacts = None if is_server else f"file://{plan.output / 'artifacts'}"
     try:
-        return Tracker(uri, artifacts, plan.name, plan.output)
+        return Tracker(uri, artifacts_of(uri, plan.output), plan.name, plan.output)
     except MlflowException as error:
         raise StudyError(f"--tracking-uri {uri}: {one_line(error)}") from None
 
@@ -284,11 +294,3 @@ def _params(trial: Trial) -> list[Param]:
 def _now() -> int:
     """Milliseconds, as MLflow counts time."""
     return int(time.time() * 1000)
-
-
-def ui_command(uri: str) -> str:
-    """The command that shows the runs, or the address that does; without a password."""
-    uri = re.sub(r"(?<=://)([^:/@]*):[^@/]*@", r"\1:***@", uri)
-    if uri.startswith(("http://", "https://")):
-        return uri
-    return f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"

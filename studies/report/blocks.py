@@ -25,7 +25,7 @@ from rich.text import Text
 
 from studies.definition.metrics import MISSING
 
-__all__ = ["Cell", "Picture", "Table", "code", "escape", "number", "sentence"]
+__all__ = ["Cell", "Picture", "Table", "code", "duration", "escape", "number", "sentence"]
 
 # What could open or close markup; underscores and stars do so at the edge of a word only.
 _SPECIAL = re.compile(r"[\\`\[\]~]|(?<!\s)\*|\*(?!\s)|(?<![^\W_])_|_(?![^\W_])")
@@ -156,6 +156,17 @@ class Picture:
 def number(value: float, decimals: int = 1) -> str:
     """A number for people to read; a dash for one that is not known."""
     return MISSING if math.isnan(value) else f"{value:,.{decimals}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people to read.
+
+    >>> duration(40), duration(1500), duration(9000)
+    ('40 s', '25 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _markdown(cell: Cell | str, *, is_strong: bool = False) -> str:

@@ -20,6 +20,7 @@ __all__ = ["ReportFacts", "gather_facts"]
 
 MAX_BEST = 5  # trials of a search with one objective
 MAX_LISTED = 8  # values of a parameter; of more, only their number is told
+# The images that a figure is of, in words.
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,41 @@ class ReportFacts:
         return self.plan.study.chosen_by
 
     @property
-    def judged(self) -> str:
-        """The images that settings are judged by, in words."""
-        return SPLITS[self.settings[0].first.data.judged]
+    def judged_by(self) -> str:
+        """The split that settings are judged by: ``test``, or ``val`` where the data has no test split."""
+        return self.settings[0].first.data.judged
+
+    @property
+    def judged_images(self) -> str:
+        """Its images, in words."""
+        return SPLITS[self.judged_by]
+
+    @property
+    def margin(self) -> float:
+        """The difference, a fraction, within which settings are equivalent."""
+        return self.plan.margin / 100
 
     @cached_property
     def best_comparisons(self) -> list[Comparison]:
         """The setting of the highest mean with each other one, nearest first."""
-        return compare_best(self.compared, self.metric)
+        return compare_best(self.compared, self.metric, self.margin)
 
     @cached_property
     def baseline_comparisons(self) -> list[Comparison]:
         """Each other setting with the baseline."""
-        return compare_with_baseline(self.baseline, self.compared, self.metric) if self.baseline else []
+        if self.baseline is None:
+            return []
+        return compare_with_baseline(self.baseline, self.compared, self.metric, self.margin)
 
     @property
     def cost_key(self) -> str | None:
         """Of a search with two objectives, the metric to minimise."""
         return self.plan.study.minimise if isinstance(self.plan.study, SearchStudy) else None
+
+    @property
+    def is_search(self) -> bool:
+        """Whether Optuna chose the settings."""
+        return isinstance(self.plan.study, SearchStudy)
 
     @property
     def is_confirmed(self) -> bool:
@@ -101,6 +119,11 @@ class ReportFacts:
         """Of a search, its own trials, without those that confirm its best."""
         seed = self.plan.base.seed
         return [replicate for replicate in self.replicates if replicate.trial.config.seed == seed]
+
+    @property
+    def has_detections(self) -> bool:
+        """Whether the detections of a compared setting, and their images, can be read."""
+        return any(setting.resampled for setting in self.compared)
 
     @property
     def finished(self) -> list[Setting]:

@@ -68,7 +68,7 @@ def render_page(markdown: str, pictures: Sequence[Picture]) -> str:
     """Return the whole page.
 
     Args:
-        markdown: the report: a title, a line below it, and sections.
+        markdown: the report: a title and what belongs to it, then sections.
         pictures: those it shows; of any other picture only the description is left.
     """
     # No HTML and no links: the report has none, and other people's text must bring none.
@@ -76,8 +76,14 @@ def render_page(markdown: str, pictures: Sequence[Picture]) -> str:
     parser.enable("table").disable(["link", "autolink", "reference"])
     tokens = _arranged(parser.parse(markdown))
     env = {picture.file: picture for picture in pictures}
-    # The title's heading and the paragraph below it, of three tokens each, are the page's header.
-    header, body = (parser.renderer.render(part, parser.options, env) for part in (tokens[:6], tokens[6:]))
+    # All above the first section is the page's header; the contents follow it. Without sections, the title's
+    # heading and the paragraph below it, of three tokens each.
+    sections = next(
+        (at for at, token in enumerate(tokens) if (token.type, token.tag) == ("heading_open", "h2")),
+        6,
+    )
+    parts = (tokens[:sections], tokens[sections:])
+    header, body = (parser.renderer.render(part, parser.options, env) for part in parts)
     contents = [
         (token.attrs["id"], _plain(tokens[at + 1]))
         for at, token in enumerate(tokens)

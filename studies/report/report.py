@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from drcnn.files import replacing, write_text
 from studies.analysis import claims
-from studies.analysis.paper import PaperComparison, agreements, effects, effects_of_best
+from studies.analysis.paper import PaperComparison, agreements, effects_of_best
 from studies.analysis.replicates import load_annotations, setting_labels
 from studies.analysis.search_summary import importances
 from studies.definition.labels import value_text
@@ -25,12 +25,15 @@ from studies.definition.metrics import SPLITS
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.report import result_tables
+from studies.report.answer import answer
 from studies.report.blocks import Picture, Table
+from studies.report.charts import forest
 from studies.report.charts import results as result_charts
 from studies.report.charts import search as search_charts
 from studies.report.charts.samples import LEAST_SCORE, MOST_IMAGES, samples
 from studies.report.deviations import deviations
 from studies.report.facts import ReportFacts, gather_facts
+from studies.report.mixture import mixture
 from studies.report.origin import origin
 from studies.report.rendering import render_markdown, render_page
 
@@ -59,7 +62,8 @@ def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path
         return picture.to_markdown()
 
     sections = _sections(facts) if facts.settings else {}
-    text = render_markdown("report.md.j2", facts=facts, claims=claims, show=show, **sections)
+    first = {"answer": answer(facts), "first_picture": _first_picture(facts)}
+    text = render_markdown("report.md.j2", facts=facts, claims=claims, show=show, **first, **sections)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "report.md", folder / "report.html"]
     write_text(files[0], text)
@@ -71,15 +75,33 @@ def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path
     return files
 
 
+def _first_picture(facts: ReportFacts) -> Picture | None:
+    """Every setting against the baseline; of a search of two objectives that confirms nothing, its front."""
+    if _begins_with_front(facts):
+        assert facts.cost_key
+        return search_charts.front_chart(facts.searched, facts.best_trials, facts.chosen_by, facts.cost_key)
+    rows = forest.forest_rows(facts)
+    if not rows or facts.baseline is None:
+        return None
+    return forest.forest_chart(rows, facts.baseline.label, facts.metric, facts.margin)
+
+
+def _begins_with_front(facts: ReportFacts) -> bool:
+    study = facts.plan.study
+    confirms = isinstance(study, SearchStudy) and study.confirm is not None
+    return facts.cost_key is not None and not confirms and bool(facts.best_trials)
+
+
 def _sections(facts: ReportFacts) -> dict[str, object]:
     """What the templates tell, by the names that they use."""
     plan, data = facts.plan, _data(facts.settings[0].first)
     return {
         "data": data,
-        "effects_of_best": effects_of_best(facts.tables[0]) if facts.tables else [],
+        "mixture": mixture([*facts.models, *facts.replicates]),
+        "effects_of_best": effects_of_best(facts.tables[0], facts.margin) if facts.tables else [],
         "result_tables": _result_tables(facts),
         "unfilled": _unfilled(facts),
-        "papers": [_paper(table) for table in facts.tables],
+        "papers": [_paper(table, facts.margin) for table in facts.tables],
         "curves": _curves(facts),
         "search": _search(facts) if isinstance(plan.study, SearchStudy) else None,
         "samples": _samples(facts),
@@ -102,7 +124,8 @@ def _data(trial: Trial) -> str:
 
 def _result_tables(facts: ReportFacts) -> list[Table]:
     """The figures, the best setting with each other one, and each other one with the baseline."""
-    best = facts.best.label if facts.best else ""
+    # Of single runs none stands out.
+    best = facts.best_comparisons[0].label if facts.best_comparisons else ""
     tables = [result_tables.settings_table(facts.finished or facts.compared, facts.tables, best)]
     if facts.best_comparisons:
         tables.append(result_tables.comparison_table(facts.best_comparisons, of_best=True))
@@ -123,8 +146,8 @@ def _unfilled(facts: ReportFacts) -> list[str]:
     return told
 
 
-def _paper(comparison: PaperComparison) -> dict[str, object]:
-    """How far a table of the paper is confirmed: its best row, its ranking, and its effects."""
+def _paper(comparison: PaperComparison, margin: float) -> dict[str, object]:
+    """How far a table of the paper is confirmed: its best row, its ranking, and its changes."""
     settings = [setting for _, setting in comparison.rows]
     # Labels that tell these settings apart are shorter than those that tell all of the study's apart.
     labels = dict(zip((setting.label for setting in settings), setting_labels(settings), strict=True))
@@ -135,19 +158,18 @@ def _paper(comparison: PaperComparison) -> dict[str, object]:
     by_metric = agreements(comparison, result_tables.QUALITY)
     tables = [result_tables.agreement_table(by_metric, len(ranked))] if by_metric else []
     times = result_tables.times_table(comparison)
-    panels = {name: changes for name in ("AP", "AP90") if (changes := effects(comparison, name))}
-    has_chart = len(panels.get("AP", ())) > 1
+    changes = effects_of_best(comparison, margin)
     return {
         "comparison": comparison,
         "best": best,
         "ranked": ranked,  # label and mean AP here, highest first
+        "are_single": any(len(setting.values("AP")) == 1 for setting in scored),
         "place": next((place for place, (label, _) in enumerate(ranked, 1) if label in best), 0),
         "tables": [
             *tables,
-            *(result_tables.effects_table(changes) for changes in effects_of_best(comparison)),
+            *(result_tables.effects_table(effects) for effects in changes),
             *([times] if times else []),
         ],
-        "chart": result_charts.effects_chart(comparison.table, panels) if has_chart else None,
     }
 
 
@@ -179,7 +201,7 @@ def _search(facts: ReportFacts) -> dict[str, object]:
     if shares:
         charts.append(search_charts.importance_chart(shares, len(finished)))
     front = None
-    if facts.cost_key and best:
+    if facts.cost_key and best and not _begins_with_front(facts):
         front = search_charts.front_chart(facts.searched, best, metric, facts.cost_key)
     return {
         "best": result_tables.best_trials_table(facts) if best else None,

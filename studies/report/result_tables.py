@@ -10,9 +10,10 @@ import numpy as np
 from drcnn.engine.record import LATENCY
 from studies.analysis.bootstrap import Difference, mean_interval
 from studies.analysis.claims import agreement_claim
-from studies.analysis.comparisons import Agreement, Comparison
+from studies.analysis.comparisons import Agreement, Comparison, probability
 from studies.analysis.paper import Effect, PaperComparison
 from studies.analysis.replicates import Replicate, Setting
+from studies.analysis.verdicts import Verdict
 from studies.definition.metrics import MISSING, SPLITS, points
 from studies.definition.paper_tables import FIGURES, PaperRow
 from studies.report.blocks import Cell, Table, number
@@ -127,42 +128,54 @@ def _figure(values: Sequence[float], paper: float | None) -> Cell:
 def comparison_table(comparisons: Sequence[Comparison], *, of_best: bool) -> Table:
     """A row a comparison: of the best setting with each other one, or of each other one with the baseline."""
     first = comparisons[0]
-    caption = f"Each setting against {first.baseline}: difference of {first.metric} × 100."
+    caption = f"Each setting (A) against {first.baseline} (B): difference of {first.metric} × 100."
     if of_best:
         caption = (
-            f"{first.label}, the highest, against each other setting: difference of {first.metric} × 100."
+            f"{first.label}, the highest (A), against each other setting (B): difference of {first.metric} "
+            "× 100."
         )
         if first.comparisons > 1:
             caption += f" As it was chosen by its figure, p is corrected for all {first.comparisons} pairs."
     rows = []
     for comparison in comparisons:
-        result = "better" if comparison.difference.value > 0 else "worse"
         rows.append(
             (
                 comparison.baseline if of_best else comparison.label,
                 *_difference(comparison.difference, comparison.p_holm),
-                result if comparison.is_significant else "not significant",
+                probability(comparison.difference.p_above),
+                _verdict(comparison),
             )
         )
-    columns = ("setting", "difference", INTERVAL, "p, corrected", "result")
-    return Table(caption, columns, rows, words=("result",))
+    columns = ("setting", "difference", INTERVAL, "p, corrected", "P(A > B)", "verdict")
+    return Table(caption, columns, rows, words=("verdict",))
+
+
+def _verdict(comparison: Comparison) -> str:
+    match comparison.verdict:
+        case Verdict.SIGNIFICANT:
+            return f"significantly {'better' if comparison.difference.value > 0 else 'worse'}"
+        case Verdict.EQUIVALENT:
+            return f"equivalent within ±{100 * comparison.margin:g}"
+        case Verdict.UNDECIDED:
+            return "undecided"
 
 
 def effects_table(effects: Sequence[Effect]) -> Table:
-    """A row a metric: the paper's change from one setting to another, and ours."""
+    """A row a metric: the paper's change from one setting to another, and ours; of single seeds no more."""
     first, rows = effects[0], []
     for effect in effects:
         ours = _difference(effect.ours, effect.p_holm)
         rows.append((effect.metric, f"{effect.paper:+.1f}", *ours, effect.verdict))
     caption = f"From {first.baseline} to {first.label}, the paper's best: change × 100 of each metric."
-    columns = ("metric", "paper", "here", INTERVAL, "p, corrected", "the paper's effect")
-    return Table(caption, columns, rows, words=("the paper's effect",))
+    columns = ("metric", "paper", "here", INTERVAL, "p, corrected", "the paper's change")
+    return Table(caption, columns, rows, words=("the paper's change",)).without_empty_columns()
 
 
 def _difference(difference: Difference, p: float) -> tuple[str, str, str]:
     low, high = (points(end, signed=True) for end in (difference.low, difference.high))
     interval = MISSING if math.isnan(difference.low) else f"{low} to {high}"
-    return points(difference.value, signed=True), interval, "< 0.001" if p < 0.001 else f"{p:.3f}"
+    p_text = MISSING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return points(difference.value, signed=True), interval, p_text
 
 
 def agreement_table(agreements: Mapping[str, Agreement], settings: int) -> Table:
@@ -173,10 +186,9 @@ def agreement_table(agreements: Mapping[str, Agreement], settings: int) -> Table
         settings: how many are ranked.
     """
     corrected = "p, corrected" if len(agreements) > 1 else "p"
-    rows = (
-        ("τ", *(f"{agreement.tau:+.2f}" for agreement in agreements.values())),
-        (corrected, *(f"{agreement.p:.3f}" for agreement in agreements.values())),
-    )
+    rows = [("τ", *(f"{agreement.tau:+.2f}" for agreement in agreements.values()))]
+    if not any(math.isnan(agreement.p) for agreement in agreements.values()):
+        rows.append((corrected, *(f"{agreement.p:.3f}" for agreement in agreements.values())))
     caption = (
         "Do the settings come in the paper's order? Kendall's τ is 1 for the same order, -1 for the reverse. "
         f"{agreement_claim(agreements, settings)}"

@@ -1,4 +1,4 @@
-"""What a launch prints at its end, the report in short; and before it, what the study can show at all."""
+"""What a launch prints: before it, what the study can show at all; at its end the report in short."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from studies.analysis.power import known_spread, measured_spread, sentence
 from studies.analysis.replicates import group_by_setting
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
+from studies.report.blocks import escape
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table
 
-__all__ = ["print_power", "print_results"]
+__all__ = ["outcome_lines", "print_answer", "print_power", "print_results"]
 
 
 def print_results(
@@ -72,6 +73,29 @@ def print_power(plan: Plan, trials: Sequence[Trial], planned: Sequence[Trial]) -
     print(sentence(spread, min(counts.values()), images, metric))
     if any(trial.is_evaluation for trial in trials):
         print("Settings of the same detectors are compared detector by detector, which shows smaller ones.")
+
+
+def outcome_lines(new: Sequence[Trial], reused: Sequence[Trial], failed: Sequence[Trial]) -> list[str]:
+    """How many trials a launch trained, evaluated, found done, and lost; and why it lost each of those.
+
+    Args:
+        new: those that it completed.
+        reused: those that were complete before.
+        failed: those that it did not complete.
+    """
+    evaluated = sum(trial.is_evaluation for trial in new)
+    pruned = sum(read_record(trial.folder).is_pruned for trial in (*new, *reused))
+    counts = [f"{len(new) - evaluated} trained"]
+    counts += [f"{evaluated} evaluated"] if evaluated else []
+    counts += [f"{len(reused)} reused", f"{len(failed)} failed" + (f" ({pruned} pruned)" if pruned else "")]
+    reasons = [f"  {trial.name}: {read_record(trial.folder).error or 'did not run'}" for trial in failed]
+    return [", ".join(counts), *reasons]
+
+
+def print_answer(console: Console, title: str, sentences: Sequence[str]) -> None:
+    """Print what a study shows, below its title: ``studies.report.answer``'s sentences, if there are any."""
+    if sentences:
+        console.print(Markdown("\n\n".join((f"**{escape(title)}**", *sentences))))
 
 
 def _print_words(console: Console, template: str, facts: ReportFacts) -> None:

@@ -189,7 +189,7 @@ def drive(uri: str, output: Path, offset: float, together: threading.Barrier) ->
     for trial in trials:
         finish(trial, offset)
         tracker.finish(trial)
-    tracker.close("FINISHED", trials, trials[0], [trials[0].folder / "result.json"])
+    tracker.close("FINISHED", trials, trials[0], [trials[0].folder / "result.json"], "A title")
 
 
 class Kept:

@@ -64,7 +64,7 @@ def exact_voc07_metrics(annotations: Annotations, detections: pa.Table) -> Metri
         objects = _objects_of(annotations, label)
         if not all(ignored for _, _, ignored in objects):
             rows = [row for row in detections.to_pylist() if row["label"] == label]
-            ranked = sorted(rows, key=lambda row: -row["score"])
+            ranked = sorted(rows, key=lambda row: (-row["score"], annotations.ids.index(row["image_id"])))
             matches = [_best_match(annotations, objects, row) for row in ranked]
             ap[:, label] = [_eleven_points(objects, matches, threshold) for threshold in thresholds]
     summary = {"AP": _mean(ap), **{name: _mean(ap[at]) for name, at in AT_IOU.items()}}

@@ -143,10 +143,14 @@ def test_nothing_detected_and_nothing_to_detect() -> None:
 
 
 @pytest.mark.parametrize("first_is_right", [True, False])
-def test_equal_scores_rank_in_the_order_of_the_table(first_is_right: bool) -> None:
-    found: list[Detection] = [(0, A, 0, 0.5), (1, FAR, 0, 0.5)]
+def test_equal_scores_rank_by_image_then_in_the_order_of_the_table(first_is_right: bool) -> None:
     expected = 1 if first_is_right else 1 / 2
+    found: list[Detection] = [(0, A, 0, 0.5), (0, FAR, 0, 0.5)]
     assert ap50([(0, A, 0, False)], found if first_is_right else found[::-1]) == pytest.approx(expected)
+    # As MMDetection, which gathers detections image by image.
+    image = 0 if first_is_right else 2
+    for rows in ([(image, A, 0, 0.5), (1, FAR, 0, 0.5)], [(1, FAR, 0, 0.5), (image, A, 0, 0.5)]):
+        assert ap50([(image, A, 0, False)], rows) == pytest.approx(expected)
 
 
 # Few and small numbers: equal overlaps, overlaps on a threshold and equal scores are common.

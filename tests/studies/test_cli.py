@@ -66,6 +66,8 @@ def test_dry_run_of_a_search_counts_its_confirmation(
         (["nms_swep"], ["nms_swep", "did you mean 'nms_sweep'"]),
         (["absent.yaml"], ["absent.yaml", "cannot read"]),
         (["nms_sweep", "--set", "detector.nms_tst=0.7"], ["nms_tst", "detector.nms_test"]),
+        (["nms_sweep", "--margin", "0"], ["--margin", "AP points above 0", "'0'"]),
+        (["report", "nms_sweep", "--margin", "half"], ["--margin", "AP points above 0", "'half'"]),
         (["nms_sweep", "--set", "training.epochs=-1"], ["training.epochs", "-1"]),
         (["nms_sweep", "--set", "training.epochs"], ["KEY=VALUE"]),
         (["nms_sweep", "--set", "detector.nms_reg=0.9"], ["detector.nms_reg", "varies"]),

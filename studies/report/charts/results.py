@@ -1,4 +1,4 @@
-"""The charts of every study: AP over IoU thresholds, AP by epoch, and changes beside the paper's."""
+"""The charts of every study besides its first: AP over IoU thresholds, and AP by epoch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from drcnn.engine.metrics import IOU_THRESHOLDS, mean_of_present
-from studies.analysis.paper import Effect
 from studies.analysis.replicates import Setting
 from studies.definition.metrics import points
 from studies.report.blocks import Picture
 from studies.report.charts.style import MARKERS, MAX_CURVES, Theme, draw, draw_legend, in_points
 
-__all__ = ["ap_by_epoch", "ap_over_iou", "effects_chart"]
+__all__ = ["ap_by_epoch", "ap_over_iou"]
 
 Curves = Mapping[str, NDArray[np.float64]]  # by the label of the setting
 
 LEGEND_WIDTH = 56  # characters in a line
-OFFSET = 0.14  # of our mark above a row's centre, and of the paper's below it
 
 
 def ap_over_iou(settings: Sequence[Setting], baseline: Setting) -> Picture:
@@ -95,91 +93,6 @@ def ap_by_epoch(settings: Sequence[Setting], key: str) -> Picture:
     )
     caption = f"{metric} on the validation images after each epoch, mean over seeds.{_rest(curves, coloured)}"
     return draw("ap_by_epoch.png", alt, caption, 3.4 + _legend_height(coloured), paint)
-
-
-def effects_chart(table: str, panels: Mapping[str, Sequence[Effect]]) -> Picture:
-    """Draw the changes from a table's first row: ours with 95 % intervals, and the paper's.
-
-    Args:
-        table: the name of the paper's table.
-        panels: for each metric its effects, of the same settings in the same order.
-    """
-    first_panel = next(iter(panels.values()))
-    labels = [textwrap.fill(effect.label, 24, break_long_words=False) for effect in first_panel]
-    lines = sum(label.count("\n") + 1 for label in labels)
-
-    def paint(figure: Figure, theme: Theme) -> None:
-        grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-        for axes, (metric, effects) in zip(grid, panels.items(), strict=True):
-            _draw_effects(axes, theme, effects)
-            axes.axvline(0, color=theme.ink, linewidth=0.8)
-            axes.set_xlabel(f"change of {metric} × 100")
-            axes.set_yticks(range(len(labels)), labels)
-            axes.set_ylim(len(labels) - 0.5, -0.5)
-            axes.grid(axis="x")
-            in_points(axes.xaxis)
-        draw_legend(figure, grid[0])
-
-    changes = "; ".join(
-        f"{effect.metric} of {effect.label} {points(effect.ours.value, signed=True)} here, "
-        f"{effect.paper:+.1f} in the paper"
-        for effects in panels.values()
-        for effect in effects
-    )
-    baselines = {effect.baseline for effect in first_panel}
-    baseline = first_panel[0].baseline if len(baselines) == 1 else "the first setting of the same backbone"
-    count = len(first_panel)
-    comparisons = "there is 1 comparison" if count == 1 else f"there are {count} comparisons"
-    caption = (
-        f"{table}: change from {baseline}. A filled circle is a significant change. A hollow circle is not "
-        f"significant, even if its interval excludes 0: intervals are uncorrected, and {comparisons} for "
-        "each metric. An arrow: the interval goes on."
-    )
-    alt = f"Changes from {first_panel[0].baseline}, here and in the paper. {changes}."
-    height = 1.1 + len(panels) * (0.7 + max(0.34 * count, 0.19 * lines))
-    return draw(f"changes_{table.lower().replace(' ', '_')}.png", alt, caption, height, paint)
-
-
-def _draw_effects(axes: Axes, theme: Theme, effects: Sequence[Effect]) -> None:
-    """Draw one row for each effect; an interval that goes on beyond the axis ends in an arrow."""
-    rows = np.arange(len(effects))
-    here = np.array([effect.ours.value for effect in effects])
-    paper = np.array([effect.paper for effect in effects]) / 100
-    # An interval from two seeds may be infinite.
-    ends = np.clip([[effect.ours.low, effect.ours.high] for effect in effects], -1, 1)
-    axes.errorbar(
-        here,
-        rows - OFFSET,
-        xerr=np.abs(ends.T - here),
-        fmt="o",
-        color="C0",
-        markerfacecolor=theme.page,
-        capsize=3,
-        label="here, 95 % interval, uncorrected",
-    )
-    is_significant = [effect.is_significant for effect in effects]
-    axes.plot(
-        here[is_significant],
-        rows[is_significant] - OFFSET,
-        "o",
-        color="C0",
-        label="here, significant",
-        zorder=3,
-    )
-    axes.plot(paper, rows + OFFSET, "D", color="C1", label="paper", markersize=6)
-    # An interval from two seeds may be so wide that nothing else could be seen.
-    reach = 4 * max(0.01, float(np.abs([*here, *paper]).max()))
-    low, high = np.clip(axes.get_xlim(), -reach, reach)
-    axes.set_xlim(low, high)
-    _draw_arrows(axes, low, "<", rows[ends[:, 0] < low] - OFFSET)
-    _draw_arrows(axes, high, ">", rows[ends[:, 1] > high] - OFFSET)
-
-
-def _draw_arrows(axes: Axes, end: float, marker: str, rows: NDArray[np.float64]) -> None:
-    """Mark the intervals that go on beyond an end of the axis."""
-    if len(rows):
-        (arrows,) = axes.plot(np.full(len(rows), end), rows, marker, color="C0", clip_on=False, zorder=4)
-        arrows.set_in_layout(False)
 
 
 def _coloured(curves: Curves, settings: Sequence[Setting], *first: Setting) -> list[str]:

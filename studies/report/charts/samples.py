@@ -1,4 +1,4 @@
-"""Validation images with their objects and detections drawn in: those where a detector is best and worst."""
+"""Images with their objects and detections drawn in: those where a detector is best and worst."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def samples(
 
     Args:
         replicate: of the detector; its trial's folder has the detections.
-        annotations: the validation images.
+        annotations: the images that it is judged by.
         count: how many images of each.
     """
     detections = pq.read_table(replicate.trial.folder / "detections.parquet")
@@ -104,7 +104,7 @@ def _draw(annotations: Annotations, detections: pa.Table, row: int, curve: Float
     result = f"{is_correct.sum()} of {len(objects)} objects found, {(~is_correct).sum()} wrong"
     ap = f"AP {100 * curve.mean():.0f}, AP50 {100 * curve[0]:.0f}"
     caption = f"{image_id}: {result}; with weaker detections too, {ap}"
-    alt = f"Validation image {image_id}: {result} detections."
+    alt = f"Image {image_id}: {result} detections."
     return Picture(file, target.getvalue(), None, alt, caption)
 
 

@@ -18,8 +18,9 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.request import Request, resolve
 from studies.definition.trial import Inputs
 from studies.execution.report_command import report, try_report
-from studies.record.launch_request import keep_request, load_request, was_launched
+from studies.record.launch_request import keep_request, launch_command, load_request, was_launched
 from studies.record.output_folder import study_lock
+from studies.run_study import main
 from studies.search.optuna_record import recorded_trials, search_key
 from studies.search.searcher import StudySearcher
 from studies.transfer.store import ObjectStore
@@ -72,6 +73,30 @@ def searched(tmp_path: Path, finish: Callable[..., None]) -> tuple[Plan, list[Tr
     searcher.on_trial_complete("a", {"val/AP": 0.4})
     keep_request(plan, request)
     return plan, trials
+
+
+def test_the_margin_is_kept_with_the_launch(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan("nms_sweep")
+    plan.folder.mkdir(parents=True)
+    keep_request(plan, Request("nms_sweep", output=plan.output))
+    assert load_request("nms_sweep", plan.output).margin == 0.5
+    assert "--margin" not in launch_command(plan)
+    keep_request(plan, Request("nms_sweep", output=plan.output, margin=1.0))
+    assert load_request("nms_sweep", plan.output).margin == 1
+    assert launch_command(plan).endswith("--margin 1")
+
+
+def test_a_report_takes_another_margin_and_ends_with_the_answer(
+    searched: tuple[Plan, list[Trial]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, _ = searched
+    assert main(["report", "mine", "--output", str(plan.output), "--margin", "2"]) == 0
+    assert "lies within ±2 points" in (plan.folder / "report.md").read_text()
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[0].startswith("Report: ")
+    assert lines[1] == plan.study.title
+    assert lines[2].startswith("The search is not confirmed: each of its 1 finished trials")
+    assert lines[-1] == "The paper has no figures of these settings."
 
 
 def test_a_report_of_a_running_search_changes_nothing(searched: tuple[Plan, list[Trial]]) -> None:

@@ -247,3 +247,4 @@ def test_results_that_cannot_be_shown_cost_nothing(
     assert "Results: cannot be shown: ValueError: detections.parquet is damaged" in text
     assert "1 trained, 0 reused, 0 failed" in text
     assert "MLflow: " in text
+    assert text.index("Report: could not be written") < text.index("Only the one setting was trained")

@@ -11,7 +11,8 @@ from study_helpers import epoch
 
 from drcnn.engine.record import write_failed
 from studies.definition.plan import Plan, Trial, expand
-from studies.record.tracking import Tracker, ui_command
+from studies.record.tracking import Tracker
+from studies.record.tracking_uri import ui_command
 
 
 class Desk:
@@ -58,7 +59,7 @@ def test_a_trial_becomes_a_child_with_readable_parameters(
     tracker.log(trial, epoch(2, 0.4))
     finish(trial.folder, [0.3, 0.4])
     tracker.finish(trial)
-    tracker.close("FINISHED", [trial], trial, [])
+    tracker.close("FINISHED", [trial], trial, [], "A title")
     (child,), (parent,) = desk.runs(children=True), desk.runs(children=False)
     assert child.info.run_name == "NMS_reg=0.85 NMS_cls=0.7 seed=1"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -73,6 +74,7 @@ def test_a_trial_becomes_a_child_with_readable_parameters(
     assert "val/AP_large" not in child.data.metrics, "not a number is not logged"
     assert {run.info.status for run in (child, parent)} == {"FINISHED"}
     assert parent.data.metrics["best/AP"] == 0.4
+    assert parent.data.tags["mlflow.note.content"] == "A title"
     names = [file.path for file in desk.client.list_artifacts(child.info.run_id)]
     assert names == ["result.json"]
 
@@ -88,7 +90,7 @@ def test_the_next_launch_mends_and_continues_after_a_kill(
     tracker = desk.open()
     assert {run.info.status for run in desk.runs(children=True)} == {"KILLED"}
     tracker.finish(trial)
-    tracker.close("FINISHED", [trial], trial, [])
+    tracker.close("FINISHED", [trial], trial, [], "A title")
     (child,), (parent,) = desk.runs(children=True), desk.runs(children=False)
     assert desk.steps(child) == [1, 2, 3]
     assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
@@ -97,7 +99,7 @@ def test_the_next_launch_mends_and_continues_after_a_kill(
 def test_an_interrupted_launch_leaves_nothing_running(desk: Desk, trial: Trial) -> None:
     tracker = desk.open()
     tracker.start(trial)
-    tracker.close("KILLED", [trial], None, [])
+    tracker.close("KILLED", [trial], None, [], "A title")
     assert {run.info.status for run in desk.runs(children=True) + desk.runs(children=False)} == {"KILLED"}
 
 
@@ -108,7 +110,7 @@ def test_fresh_and_other_commands_have_their_own_parent(
     for options in ({}, {}, {"fresh": True}, {}, {"key": "other"}):
         tracker = desk.open(**options)
         tracker.finish(trial)
-        tracker.close("FINISHED", [trial], trial, [])
+        tracker.close("FINISHED", [trial], trial, [], "A title")
     assert len(desk.runs(children=False)) == 3
     assert len(desk.runs(children=True)) == 3
 

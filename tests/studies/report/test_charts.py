@@ -1,44 +1,84 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
+from report_helpers import finish_detector
 
-from studies.analysis.bootstrap import Difference
-from studies.analysis.paper import Effect
-from studies.report.charts.results import effects_chart
+from drcnn.data.annotations import Annotations
+from studies.analysis.verdicts import Verdict
+from studies.definition.plan import Plan, Trial, expand
+from studies.report.charts.forest import ForestRow, forest_chart, forest_rows
+from studies.report.facts import gather_facts
+
+NAN = math.nan
 
 
-def effect(paper: float, ours: float, p: float, metric: str = "AP90") -> Effect:
-    return Effect(
-        "NMS_reg=0.85", "NMS_reg=0.7", metric, paper, Difference(ours, ours - 0.01, ours + 0.01, p), p
-    )
+def row(here: float, low: float, high: float, verdict: Verdict | None, paper: float = NAN) -> ForestRow:
+    return ForestRow(f"NMS_reg={abs(here)}", here, low, high, verdict, paper)
 
 
 def test_intervals_that_go_on_have_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[str, list[float]]] = []
     monkeypatch.setattr(
-        "studies.report.charts.results._draw_arrows",
+        "studies.report.charts.forest._draw_arrows",
         lambda axes, end, marker, rows: drawn.append((marker, rows.round(2).tolist())),
     )
-    near, far = (
-        effect(1.0, 0.02, 0.01, "AP"),
-        replace(effect(1.0, 0.02, 0.5, "AP"), ours=Difference(0.02, -0.3, 0.25, 0.5)),
-    )
-    chart = effects_chart("Table III", {"AP": [near, far]})
+    near = row(0.02, 0.01, 0.03, Verdict.SIGNIFICANT, 0.01)
+    far = row(0.02, -0.3, 0.25, Verdict.UNDECIDED)
+    forest_chart([near, far], "b", "AP", 0.005)
     # Of the second row, at both ends; once a theme.
-    assert drawn == [("<", [0.86]), (">", [0.86])] * 2
-    assert "A filled circle is a significant change" in chart.caption
-    assert "there are 2 comparisons" in chart.caption
+    assert drawn == [("<", [0.84]), (">", [0.84])] * 2
 
 
-def test_an_interval_without_end_leaves_a_chart() -> None:
-    endless = Effect("a", "b", "AP", 1.0, Difference(0.01, -math.inf, math.inf, 0.99), 0.99)
-    unknown = Effect("c", "b", "AP", 1.0, Difference(0.01, math.nan, math.nan, 1.0), 1.0)
-    chart = effects_chart("Table III", {"AP": [endless, effect(1.0, 0.02, 0.5, "AP"), unknown]})
+def test_an_interval_without_end_leaves_a_picture() -> None:
+    rows = [
+        row(0.01, -math.inf, math.inf, Verdict.UNDECIDED, 0.01),
+        row(-0.001, -0.004, 0.003, Verdict.EQUIVALENT, -0.002),
+        row(0.02, NAN, NAN, None),
+        row(NAN, NAN, NAN, None, 0.013),
+    ]
+    chart = forest_chart(rows, "NMS_reg=0.7", "AP", 0.005)
     assert chart.light.startswith(b"\x89PNG")
     assert chart.dark is not None
     assert chart.dark != chart.light
-    assert effects_chart("Table III", {"AP": [endless, effect(1.0, 0.02, 0.5, "AP"), unknown]}) == chart
-    assert "a +1.0 here, +1.0 in the paper" in chart.alt
+    assert forest_chart(rows, "NMS_reg=0.7", "AP", 0.005) == chart
+    assert "NMS_reg=0.001 -0.1 (-0.4 to +0.3, equivalent) here, -0.2 in the paper" in chart.alt
+    assert "NMS_reg=0.02 +2.0 here;" in chart.alt
+    assert "A cross: a single run; it says nothing about its setting." in chart.caption
+    assert "single" not in forest_chart(rows[:2], "NMS_reg=0.7", "AP", 0.005).caption
+
+
+def finished(plan: Plan, trials: list[Trial], annotations: Annotations) -> list[ForestRow]:
+    for trial in trials:
+        finish_detector(trial, annotations, blur=5 - 4 * trial.config.detector.nms_reg)
+    return forest_rows(gather_facts(plan, trials))
+
+
+def test_the_papers_differences_are_from_the_same_baseline(
+    planned: Callable[..., Plan], annotations: Annotations
+) -> None:
+    plan = planned("table_03")
+    rows = finished(plan, expand(plan, 2), annotations)
+    assert [row.label for row in rows] == [f"NMS_reg={n}" for n in (0.7, 0.75, 0.8, 0.9, 0.95)]
+    assert [100 * row.paper for row in rows] == pytest.approx([-1.6, -1.3, -0.6, -0.1, -0.5])
+    assert all(row.low <= row.here <= row.high and row.verdict for row in rows)
+
+
+def test_of_single_runs_only_points_are_drawn(planned: Callable[..., Plan], annotations: Annotations) -> None:
+    plan = planned("table_03")
+    rows = finished(plan, expand(plan, 1), annotations)
+    assert {row.verdict for row in rows} == {None}
+    assert all(math.isnan(row.low) and math.isnan(row.high) and not math.isnan(row.here) for row in rows)
+
+
+def test_a_search_shows_what_is_confirmed_and_before_that_its_best(
+    searched: tuple[Plan, list[Trial]],
+) -> None:
+    plan, trials = searched
+    (confirmed,) = forest_rows(gather_facts(plan, trials))
+    assert (confirmed.label, confirmed.verdict) == ("NMS_reg=0.85 stages=3", Verdict.SIGNIFICANT)
+    before = forest_rows(gather_facts(plan, trials[:6]))
+    assert before[0].label == "NMS_reg=0.85 stages=3"
+    assert {row.verdict for row in before} == {None}

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ Write = Callable[[Plan, Sequence[Trial]], str]
 
 
 def test_a_paragraph_is_one_line_however_its_template_is_wrapped() -> None:
-    lines = render_markdown("how_to_read.md.j2").splitlines()
+    facts = SimpleNamespace(plan=SimpleNamespace(margin=0.5))
+    lines = render_markdown("how_to_read.md.j2", facts=facts).splitlines()
     assert lines[0].startswith("A detector draws boxes")
     assert lines[0].endswith("The words used:")
     assert all(line.startswith("- **") for line in lines[2:])

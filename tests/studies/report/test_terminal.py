@@ -6,7 +6,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from studies.definition.plan import Plan, Trial, expand
-from studies.report.terminal import print_results
+from studies.report.terminal import print_answer, print_results
 
 
 def test_the_table_shows_ours_theirs_and_the_difference(
@@ -44,7 +44,21 @@ def test_a_search_prints_its_best_trials_and_its_confirmation(searched: tuple[Pl
     assert "Confirmed with seeds that the search did not use:" in shown
     assert "NMS_reg=0.85 stages=3 is the best setting: AP " in shown
     assert (
-        "Against the baseline, which was chosen before the search: NMS_reg=0.85 stages=3 is better than"
-        in shown
+        "Against the baseline, which was chosen before the search: NMS_reg=0.85 stages=3 is significantly "
+        "better than" in shown
     )
     assert "│ pruned │" in shown
+
+
+def test_the_answer_stands_below_the_question() -> None:
+    text = io.StringIO()
+    print_answer(Console(file=text, width=160), "Does *it* help?", ("**Nothing** can be said.", "Nor there."))
+    assert [line.strip() for line in text.getvalue().splitlines()] == [
+        "Does *it* help?",
+        "",
+        "Nothing can be said.",
+        "",
+        "Nor there.",
+    ]
+    print_answer(Console(file=text, width=160), "Does it help?", ())
+    assert text.getvalue().count("help") == 1
