@@ -12,6 +12,9 @@ from drcnn.cli import main
 
 TINY = [
     "detector.backbone_width=0.25",
+    "detector.weights=none",
+    "detector.norm=group",
+    "detector.frozen_stages=0",
     "detector.fpn_channels=16",
     "detector.fc_width=32",
     "data.train_images=8",

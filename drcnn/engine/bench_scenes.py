@@ -80,7 +80,9 @@ def brief_weights(config: DetectorConfig, folder: Path, options: RunOptions) -> 
         "detector.backbone": config.backbone,
         "detector.backbone_width": 1.0,
         # Trained from scratch; the benchmark then freezes its statistics.
+        "detector.weights": "none",
         "detector.norm": "batch",
+        "detector.frozen_stages": 0,
         "detector.fpn_channels": config.fpn_channels,
         "detector.fc_width": config.fc_width,
         "data.train_images": TRAIN_IMAGES,

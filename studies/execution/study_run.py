@@ -138,8 +138,7 @@ class StudyRun:
             self._archive()
             if self._search is not None:
                 self._open_search(ended)
-        note = note_on_other_identities(self._plan.output, self._incomplete())
-        if note:
+        if note := note_on_other_identities(self._plan.output, self._incomplete()):
             self._console.out(note, highlight=False)
 
     def _archive(self) -> None:

@@ -9,6 +9,9 @@ from drcnn.recipes import recipe
 TINY = {
     **recipe("laptop", "digits"),
     "detector.backbone_width": 0.25,
+    "detector.weights": "none",
+    "detector.norm": "group",
+    "detector.frozen_stages": 0,
     "detector.fpn_channels": 16,
     "detector.fc_width": 32,
     "detector.roi_samples": 16,

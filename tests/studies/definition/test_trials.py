@@ -186,3 +186,9 @@ def test_a_plan_names_its_trials_without_reading_anything(make_plan: Callable[..
 def test_replicates_have_one_setting_key(make_plan: Callable[..., Plan]) -> None:
     one, other, two = (trial.setting_key for trial in expand(make_plan(STAGES), 2)[:3])
     assert one == two != other
+
+
+def test_names_of_weights_are_no_paths(make_plan: Callable[..., Plan]) -> None:
+    assert make_plan("nms_sweep").overrides.base.detector.weights == "digits"
+    plan = make_plan("nms_sweep", source="voc:absent", detector__weights="digits")
+    assert plan.overrides.base.detector.weights == "digits"
