@@ -27,7 +27,8 @@ def papers_data(study: str) -> str:
 
 def epoch(number: int, value: float) -> dict[str, float]:
     """The metrics of one epoch."""
-    aps = {"val/AP": value, "val/AP50": value + 0.1, "val/AP90": value / 2, "val/AP_large": float("nan")}
+    names = {"AP": value, "AP50": value + 0.1, "AP90": value / 2, "AP_large": float("nan")}
+    aps = {f"{split}/{name}": figure for split in ("val", "test") for name, figure in names.items()}
     return {"epoch": float(number), **aps, "train/loss": 1.0 / number, "perf/eval_seconds": 1.0}
 
 

@@ -83,7 +83,7 @@ def launched(tmp_path: Path) -> tuple[Plan, list[Trial]]:
     """Six finished trainings of one setting in an output folder, each with other detections."""
     study, output = tmp_path / "mine.yaml", tmp_path / "runs"
     study.write_text(STUDY)
-    small = tuple(assignments(data__val_images=30))
+    small = tuple(assignments(data__test_images=30))
     request = Request(str(study), output, assignments=small, seeds=6)
     plan = Plan(*resolve(request), output, Inputs(partial(prepare, cache=output / "data")))
     trials = expand(plan, 6)
@@ -95,7 +95,7 @@ def launched(tmp_path: Path) -> tuple[Plan, list[Trial]]:
 
 
 def finish_training(trial: Trial) -> None:
-    annotations = Annotations.load(trial.data.val)
+    annotations = Annotations.load(trial.data.judged_table)
     random = np.random.default_rng(trial.config.seed)
     boxes = (annotations.all_boxes + random.normal(0, 2, annotations.all_boxes.shape)).astype(np.float32)
     columns = dict(zip(("x1", "y1", "x2", "y2"), boxes.T, strict=True))

@@ -20,12 +20,12 @@ def trials(count: int, status: Status = Status.FINISHED, **made_by: str) -> list
 
 def test_what_differs_is_told_with_its_counts() -> None:
     mixed = [
-        *trials(8, torch="2.11", device="cpu", commit="a" * 40),
-        *trials(16, torch="2.15", device="cpu", commit="b" * 40),
+        *trials(8, torch="2.11", device="cpu", commit="aaaaaaaaaa"),
+        *trials(16, torch="2.15", device="cpu", commit="bbbbbbbbbb with changes (code c)"),
     ]
     assert mixture(mixed) == (
         "Trials were made by different torch 2.11 (8 trials), 2.15 (16); "
-        "commit aaaaaaaaaa (8 trials), bbbbbbbbbb (16)."
+        "commit aaaaaaaaaa (8 trials), bbbbbbbbbb with changes (code c) (16)."
     )
 
 
