@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +12,16 @@ import pytest
 from mlflow import MlflowClient
 from study_helpers import assignments
 
-from studies.definition.request import Machines
+from studies.definition.plan import Plan, Trial, expand, search_points, trained_models
+from studies.definition.request import Machines, Request
+from studies.execution.budgeted import LaunchBudget
 from studies.resources.connection import connect
+from studies.resources.slots import Allocation
+from studies.resources.throughput import Estimate
 from studies.run_study import main
+from studies.search.searcher import StudySearcher
+from studies.transfer.store import TrialStore
+from studies.transfer.trial_folders import TrialFolders
 
 GRID = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.85]}\n"
 EVALUATE = """\
@@ -71,6 +78,13 @@ def rows(output: Path) -> list[tuple[str, int, str]]:
     return [(row["name"].rpartition(" ")[0], row["seed"], row["status"]) for row in table]
 
 
+def parents(output: Path) -> list[str]:
+    """The status of each parent run in MLflow."""
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    return [run.info.status for run in found if "mlflow.parentRunId" not in run.data.tags]
+
+
 def test_the_same_command_with_more_time_goes_on(launch: Launch, output: Path) -> None:
     text = launch(GRID, "--budget", "250s")
     assert "2 trained, 0 reused, 0 failed" in text
@@ -80,15 +94,12 @@ def test_the_same_command_with_more_time_goes_on(launch: Launch, output: Path) -
     text = launch(GRID, "--budget", "150s")
     assert "Budget of 2m30s: 3 of 20 trials" in text
     assert rows(output)[2:] == [("NMS_reg=0.7", 2, "finished")]
+    assert parents(output) == ["FINISHED"]
 
     text = launch(GRID, "--budget", "1h", "--seeds", "2")
     assert "1 trained, 3 reused, 0 failed" in text
     assert "Budget" not in text, "all is done"
-    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
-    found = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
-    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
-    assert len(parents) == 2, "one for as many seeds as fit, one for two seeds"
-    assert {run.info.status for run in parents} == {"FINISHED"}
+    assert parents(output) == ["FINISHED", "FINISHED"], "one for as many seeds as fit, one for two seeds"
 
 
 def test_a_setting_without_a_trial_is_left_and_not_failed(launch: Launch, output: Path) -> None:
@@ -134,3 +145,32 @@ def test_a_search_leaves_time_to_confirm_its_best(launch: Launch, output: Path) 
     assert f"Budget of 14m10s: {len(searched) + len(confirming)} of 8 trials" in text
     launch(SEARCH, "--budget", "2h")
     assert len([row for row in rows(output) if row[1] == 1]) == 4
+
+
+def test_suggestions_and_detectors_leave_time_for_what_follows_them(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each trial is estimated at 90 seconds, and takes 10 to start."""
+
+    def estimate(trials: Sequence[Trial], **_: object) -> Estimate:
+        return Estimate({trial.id: 90.0 for trial in trials}, 0.0, (), 0)
+
+    monkeypatch.setattr("studies.execution.budgeted.estimate_remaining", estimate)
+    now = time.monotonic()
+    monkeypatch.setattr("studies.execution.budgeted.time", SimpleNamespace(monotonic=lambda: now))
+
+    def budget(plan: Plan, seconds: float) -> LaunchBudget:
+        request, folders = Request("mine", budget=seconds), TrialFolders(TrialStore())
+        return LaunchBudget(plan, request, Allocation(1, 1, 0.0), folders, now)
+
+    plan = make_plan(SEARCH)
+    for seconds, suggested in ((899.0, False), (900.0, True)):
+        search = budget(plan, seconds).limit(StudySearcher(plan, "key"), search_points(plan), confirming=4)
+        # A trial, four that confirm it, and one of these that may begin last: 150 seconds each.
+        assert isinstance(search.suggest("a"), dict) == suggested
+
+    plan = make_plan(EVALUATE)
+    evaluations = expand(plan, 1)
+    models = trained_models(evaluations)
+    for seconds, begun in ((599.0, False), (600.0, True)):
+        assert isinstance(budget(plan, seconds).queue(models, evaluations).suggest("a"), dict) == begun

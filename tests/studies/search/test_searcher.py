@@ -299,3 +299,24 @@ def test_what_cannot_be_fetched_is_not_called_pruned(make_plan: Callable[..., Pl
     ask(search, "a")
     search.on_trial_complete("a", {"val/AP": 0.4})
     assert states(plan)[0] == "FAIL"
+
+
+def test_a_search_asks_whether_there_is_time_first_for_what_it_resumes(
+    make_plan: Callable[..., Plan],
+) -> None:
+    plan = make_plan(SEARCH)
+    first = ask(StudySearcher(plan, "key"), "a")
+    search = StudySearcher(plan, "key")
+    asked: list[Trial | None] = []
+
+    def may_begin(resumed: Trial | None) -> bool:
+        asked.append(resumed)
+        return len(asked) < 3
+
+    search.may_begin = may_begin
+    assert ask(search, "b").id == first.id
+    ask(search, "c")
+    assert search.suggest("d") == "FINISHED"
+    assert [trial and trial.id for trial in asked] == [first.id, None, None]
+    assert search.remaining() == 2, "what was not suggested is left"
+    assert states(plan) == ["FAIL", "RUNNING", "RUNNING"], "Optuna was not asked in vain"
