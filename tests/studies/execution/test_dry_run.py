@@ -41,7 +41,7 @@ def plan_of(make_plan: Make, tmp_path: Path) -> Make:
     known: list[PreparedData] = []
 
     def make(study: str, **changes: Any) -> Plan:
-        plan = make_plan(study, **{"evaluation__every": 1, **changes})
+        plan = make_plan(study, **{"evaluation__every": 1, "training__epochs": EPOCHS, **changes})
         known[:] = known or [replace(prepare(plan.base.data, tmp_path / "data"), test=None)]
         assert plan.base.training.epochs == EPOCHS
         return replace(plan, inputs=Inputs(lambda data: known[0]))
