@@ -26,7 +26,7 @@ from studies.transfer.trial_folders import TrialFolders
 GRID = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.85]}\n"
 EVALUATE = """\
 title: t
-kind: evaluate
+kind: grid
 base: {detector.variant: decoupled_cascade}
 grid: {detector.nms_test: [0.55, 0.65]}
 """
