@@ -72,7 +72,7 @@ def tracked(output: Path, study: str) -> tuple[list[Run], dict[str, list[int]]]:
     # In the order of steps: an epoch whose report died with its host is filled in later.
     steps = {
         run.data.tags["drcnn.trial_id"]: sorted(
-            metric.step for metric in client.get_metric_history(run.info.run_id, "val/AP")
+            metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")
         )
         for run in runs
         if "mlflow.parentRunId" in run.data.tags

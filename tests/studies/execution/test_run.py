@@ -77,7 +77,7 @@ def runs(output: Path, experiment: str) -> tuple[list[Run], list[Run]]:
 
 def steps(output: Path, run: Run) -> list[int]:
     client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
-    return [metric.step for metric in client.get_metric_history(run.info.run_id, "val/AP")]
+    return [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
 
 
 def write_study(output: Path, text: str) -> str:
