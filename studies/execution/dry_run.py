@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request, budget_text
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete, to_time
+from studies.report.blocks import duration
 from studies.report.terminal import print_power
 from studies.resources.budget import followers, simulate
 from studies.resources.slots import Allocation, NodeShape, allocate
@@ -83,7 +83,7 @@ def print_preview(plan: Plan, trials: Sequence[Trial], request: Request, folders
         return
     where = f"{allocation.concurrent} trials at once, {request.workers} worker(s) each"
     clock = sum(_makespan(batch, allocation.concurrent) for batch in remaining.batches)
-    print(f"Time left: about {_duration(clock)} with {where}; {_cost(remaining.worker_seconds, allocation)}.")
+    print(f"Time left: about {duration(clock)} with {where}; {_cost(remaining.worker_seconds, allocation)}.")
     machine = "a node of the cluster" if request.machines.is_cluster else "this machine"
     print(f"From {' and '.join(remaining.sources)}; {machine}, {'GPU' if allocation.gpus else 'CPU'}.")
 
@@ -107,7 +107,7 @@ def _preview_list(
         if request.budget is not None and trial.id not in done:
             continue
         role = "evaluates" if trial.is_evaluation else "trains"
-        time_left = _duration(seconds[trial.id]) if trial.id in seconds else ""
+        time_left = duration(seconds[trial.id]) if trial.id in seconds else ""
         print(f"  {trial.id}  {trial.name}  {role}  {records[trial.id].status}  {time_left}".rstrip())
     if request.budget is not None:
         within = sum(trial.id in done for trial in trials)
@@ -246,8 +246,8 @@ def _with_typical(remaining: _Remaining, new: int, confirming: int, typical: Est
 def _makespan(seconds: Iterable[float], slots: int) -> float:
     """How long trials take that start in this order, each when a slot is free."""
     free_at = [0.0] * slots
-    for duration in seconds:
-        heapq.heapreplace(free_at, free_at[0] + duration)
+    for trial_seconds in seconds:
+        heapq.heapreplace(free_at, free_at[0] + trial_seconds)
     return max(free_at)
 
 
@@ -276,9 +276,3 @@ def _cost(worker_seconds: float, allocation: Allocation) -> str:
     if allocation.gpus:
         return f"{worker_seconds * allocation.gpus / 3600:.3g} GPU hours"
     return f"{worker_seconds / 3600:.2g} core hours, 0 GPU hours"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{math.ceil(seconds)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
