@@ -42,6 +42,7 @@ def part_of(module: str) -> str | None:
     if package == "studies":
         return name if name in PARTS else None
     if package == "drcnn":
+        name = "cli" if name == "commands" else name
         return name if name in {"cli", "engine", "detector", "data"} else "config"
     return None
 

@@ -85,7 +85,7 @@ def test_latency_is_measured_once_and_shown_with_the_figures(trials: list[Trial]
 
 def test_an_evaluations_latency_is_that_of_its_own_settings(trials: list[Trial]) -> None:
     """Here of a detector that stops after its first stage."""
-    one, run_stages = trials[2], []
+    one, run_stages = trials[1], []
     with pytest.MonkeyPatch.context() as patch:
         regress = Stage.regress
         patch.setattr(Stage, "regress", lambda self, hidden: run_stages.append(self) or regress(self, hidden))

@@ -1,0 +1,49 @@
+"""Options that several verbs share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from drcnn.assignments import parse_assignments
+from drcnn.config import Config
+from drcnn.recipes import PROFILES, configured
+
+if TYPE_CHECKING:
+    from drcnn.engine.run_options import RunOptions
+
+__all__ = ["SubCommands", "add_changes", "add_configuration", "configuration", "run_options"]
+
+SubCommands = argparse._SubParsersAction
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set``: changes of settings, by dotted key."""
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="changes")
+
+
+def add_configuration(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a whole configuration: profile, data and changes."""
+    parser.add_argument("--profile", choices=PROFILES, default="laptop")
+    parser.add_argument("--data", default="digits", help="digits, voc:DIR[+DIR] or coco:DIR")
+    add_changes(parser)
+
+
+def configuration(options: argparse.Namespace) -> Config:
+    """Build the configuration that the options name.
+
+    Raises:
+        ConfigError: a setting is unknown or out of its range.
+    """
+    return configured(options.profile, options.data, parse_assignments(options.changes))
+
+
+def run_options() -> RunOptions:
+    """Run on the GPU where there is one, else on the CPU."""
+    import torch
+
+    from drcnn.engine.run_options import RunOptions
+
+    if torch.cuda.is_available():
+        return RunOptions(device="cuda", loader_workers=8)
+    return RunOptions()
