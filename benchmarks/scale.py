@@ -162,9 +162,16 @@ class _NoData:
 
     train: str = "train.arrow"
     val: str = "val.arrow"
+    test: str | None = None
+    judged: str = "val"
+    judged_table: str = "val.arrow"
     classes: tuple[str, ...] = ("0", "1")
     fingerprint: str = "0" * 16
     skipped: tuple[str, ...] = ()
+
+    @property
+    def tables(self) -> dict[str, str]:
+        return {"train": self.train, "val": self.val}
 
 
 def _plan(trials: int, output: Path) -> Plan:
@@ -274,7 +281,7 @@ def _launch(plan: Plan, machines: Machines, allocation: Allocation, tracker: _Me
     if not reports:
         raise RuntimeError(line)
     laps.append(time.monotonic())
-    tracker.close("FINISHED", trials, ranked(trials, plan.study.metric)[0], reports, plan.study.title)
+    tracker.close("FINISHED", trials, ranked(trials, plan.study.chosen_by)[0], reports, plan.study.title)
     laps.append(time.monotonic())
     expanded, known, ran, tables, report, close = (b - a for a, b in pairwise(laps))
     begun = tracker.begins[0] - laps[2] if left else 0.0

@@ -42,8 +42,9 @@ MAX_METRICS = 40
 BEST_METRICS = ("AP", "AP50", "AP90")
 # For a server that does not answer: by default MLflow tries for minutes, at every call, and trials wait.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-# A metric that no epoch and no evaluation lacks: the steps of its history are the epochs logged before.
-ALWAYS_LOGGED = "perf/eval_seconds"
+# Each epoch of a training has the first, an evaluation of a detector the second: the steps that they have in
+# the store are those that were logged before.
+LOGGED_WITH = ("train/loss", "perf/eval_seconds")
 
 
 class Tracker:
@@ -186,7 +187,8 @@ class Tracker:
         # Forgotten while it changes: after a failure or Ctrl-C in between, the store itself is asked.
         logged = self._steps.pop(trial.id, None)
         if logged is None:
-            logged = {metric.step for metric in self._client.get_metric_history(run_id, ALWAYS_LOGGED)}
+            histories = (self._client.get_metric_history(run_id, key) for key in LOGGED_WITH)
+            logged = {metric.step for history in histories for metric in history}
         now = _now()
         for metrics in epochs:
             step = int(metrics["epoch"])
