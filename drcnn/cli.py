@@ -12,8 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
-from drcnn.commands import data, evaluate, speed, train
+import shtab
+
+from drcnn.commands import data, evaluate, settings, speed, train
 from drcnn.config import ConfigError
 
 __all__ = ["main"]
@@ -48,9 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="drcnn", description=__doc__.splitlines()[0])
+    summary, examples = __doc__.split("\n", 1)
+    parser = argparse.ArgumentParser(
+        prog="drcnn",
+        description=summary,
+        epilog=f"examples:{examples.rstrip()}\n\n'drcnn COMMAND --help' explains a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"drcnn {version('drcnn')}")
+    shtab.add_argument_to(parser, "--print-completion", help="print the shell's completion script")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (train, evaluate, speed, data):
+    for verb in (train, evaluate, speed, data, settings):
         verb.add(commands)
     return parser
 

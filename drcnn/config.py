@@ -52,7 +52,7 @@ class DetectorConfig(_Frozen):
         "resnext101_32x4d",
         "resnext101_64x4d",
         "mobilenet_v2",
-    ] = "resnet101"
+    ] = Field("resnet101", description="torchvision's network below the feature pyramid")
     backbone_width: float = Field(1.0, gt=0, le=4, description="channel multiplier, MobileNetV2 only")
     weights: str = Field(
         "imagenet",
@@ -62,15 +62,15 @@ class DetectorConfig(_Frozen):
         "frozen", description="frozen: pretrained statistics, trained scale and bias; else from scratch"
     )
     frozen_stages: int = Field(1, ge=0, le=4, description="1 freezes the stem and C2, 2 also C3, ...")
-    fpn_channels: int = Field(256, gt=0)
+    fpn_channels: int = Field(256, gt=0, description="channels of each map of the feature pyramid")
 
     # Region proposals.
     anchor_scale: float = Field(8.0, gt=0, description="anchor side = scale * stride")
     rpn_samples: int = Field(256, gt=0, description="anchors per image in the RPN loss")
     rpn_pre_nms_train: int = Field(2000, gt=0, description="candidates per level before NMS")
-    rpn_pre_nms_test: int = Field(1000, gt=0)
+    rpn_pre_nms_test: int = Field(1000, gt=0, description="likewise at inference")
     rpn_post_nms_train: int = Field(1000, gt=0, description="proposals per image, in each list")
-    rpn_post_nms_test: int = Field(1000, gt=0)
+    rpn_post_nms_test: int = Field(1000, gt=0, description="proposals per image at inference")
     nms_cls: IoU = Field(0.7, description="NMS_cls: threshold of the classifier's proposals in training")
     nms_reg: IoU = Field(0.85, description="NMS_reg: threshold of the regressors' proposals in training")
     nms_test: IoU = Field(0.7, description="threshold of the one proposal list at inference")
@@ -79,11 +79,13 @@ class DetectorConfig(_Frozen):
     variant: Annotated[str, AfterValidator(_known_variant)] = Field(
         "decoupled", description="how the heads are composed; see drcnn.variants for all named detectors"
     )
-    fc_width: int = Field(1024, gt=0)
+    fc_width: int = Field(1024, gt=0, description="units of each fully connected layer of the heads")
     roi_samples: int = Field(512, gt=0, description="RoIs per image and branch; also the losses' divisor")
     cls_positive_fraction: Fraction = Field(0.25, description="at most this share of the classifier's RoIs")
     stages: int = Field(1, ge=1, le=4, description="regression stages (Table IV)")
-    stage_weights: tuple[float, float, float, float] = (1.0, 0.5, 0.25, 0.125)
+    stage_weights: tuple[float, float, float, float] = Field(
+        (1.0, 0.5, 0.25, 0.125), description="weight of each stage's regression loss"
+    )
     lambda_reg: float = Field(1.0, ge=0, description="λ of Eq. 8: weight of the regression losses (Table VI)")
 
     # Final detections.
@@ -96,12 +98,12 @@ class DetectorConfig(_Frozen):
     test_classifier: int | None = Field(
         None, ge=1, le=4, description="stage j of Table X whose classifier scores; none: the mean of all"
     )
-    score_thr: float = Field(0.05, ge=0, lt=1)
-    nms_final: IoU = 0.5
+    score_thr: float = Field(0.05, ge=0, lt=1, description="a detection scores more than this")
+    nms_final: IoU = Field(0.5, description="NMS threshold of the detections, in each class")
     soft_nms: bool = Field(
         False, description="linear soft-NMS instead: overlap above nms_final lowers scores"
     )
-    max_detections: int = Field(100, gt=0)
+    max_detections: int = Field(100, gt=0, description="per image, those of the highest scores")
 
     @model_validator(mode="after")
     def _frozen_parts_need_weights(self) -> Self:
@@ -168,7 +170,9 @@ class DataConfig(_Frozen):
     )
     val_images: int | None = Field(None, gt=0, description="likewise ('digits': 150)")
     test_images: int | None = Field(None, gt=0, description="likewise ('digits': 300)")
-    on_bad_data: Literal["fail", "skip"] = "fail"
+    on_bad_data: Literal["fail", "skip"] = Field(
+        "fail", description="on an image that cannot be used: stop, or leave it out and say so"
+    )
 
     @model_validator(mode="after")
     def _sides_agree(self) -> Self:
@@ -192,11 +196,11 @@ class DataConfig(_Frozen):
 class TrainingConfig(_Frozen):
     """Optimiser and schedule (Section IV-A)."""
 
-    epochs: int = Field(12, gt=0)
+    epochs: int = Field(12, gt=0, description="passes over the training images")
     batch_size: int = Field(8, gt=0, description="images per step over all workers")
     lr: float = Field(0.005, gt=0, description="at the paper's 8 images per step; scaled by batch_size / 8")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(1e-4, ge=0, description="of all trained parameters")
     schedule: Literal["step", "cosine"] = Field(
         "step", description="or a name of drcnn.presets.SCHEDULES, which sets several settings at once"
     )
@@ -242,7 +246,7 @@ class Config(_Frozen):
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, description="of all random choices: weights, order, flips, sampled RoIs")
 
     def with_changes(self, changes: Mapping[str, Any]) -> Config:
         """Return a copy with dotted keys replaced, checked as a whole.

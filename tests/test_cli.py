@@ -113,3 +113,15 @@ def test_data_check_lists_every_fault(tmp_path: Path, capsys: pytest.CaptureFixt
     faults = json.loads(capsys.readouterr().out)["faults"]
     assert len(faults) >= 3
     assert all(any(name in fault for fault in faults) for name in ("one", "two", "three"))
+
+
+def test_version_help_and_completion(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, expected in (
+        ("--version", "drcnn "),
+        ("--help", "examples:"),
+        ("--print-completion=bash", "complete"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([option])
+        assert ended.value.code == 0
+        assert expected in capsys.readouterr().out

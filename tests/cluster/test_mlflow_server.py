@@ -264,5 +264,5 @@ def test_a_server_killed_in_between_costs_nothing_in_the_end(server: Server, tmp
     tracker.log(second, epoch(2, 0.5))
     finish(second, 0.5)
     tracker.finish(second)
-    tracker.close("FINISHED", trials, first, [])
+    tracker.close("FINISHED", trials, first, [], "A title")
     Kept(server, "outage", output).check(0.5, tmp_path)
