@@ -26,7 +26,7 @@ def test_a_folder_is_read(make_coco: MakeCoco) -> None:
     assert made.boxes(0).tolist() == [[10, 5, 30, 35], [0, 0, 60, 40]]
     assert made.labels(0).tolist() == [1, 0]
     assert made.ignore(0).tolist() == [False, True]
-    assert made.areas(0).tolist() == [111.5, 9]
+    assert made.areas(0).tolist() == [111.5, 900]
     assert made.boxes(1).tolist() == [[1.5, 2.5, 4.5, 6.5]]
     assert str(made.source(0)).endswith("/coco/train2017/a.jpg")
     assert made.trainable_counts.tolist() == [1, 1]
@@ -52,7 +52,8 @@ def test_images_without_boxes_and_boxes_without_area(make_coco: MakeCoco) -> Non
 
     made = read(make_coco(change))
     assert (len(made), len(made.all_boxes)) == (2, 0)
-    assert made.skipped[0].endswith("annotations[0]: box of zero area left out")
+    assert made.skipped == ()
+    assert made.warnings[0].message.endswith("annotations[0]: box of zero area left out")
 
 
 def test_the_file_of_a_split_is_found(make_coco: MakeCoco) -> None:
@@ -156,7 +157,7 @@ def test_damaged_files_are_named(make_coco: MakeCoco) -> None:
     with pytest.raises(DataError, match="expected an object with images, annotations and categories"):
         read(folder)
     path.write_text('{"images": []}')
-    with pytest.raises(DataError, match="has no 'categories'; expected a COCO instances file"):
+    with pytest.raises(DataError, match="has no 'annotations'; expected a COCO instances file"):
         read(folder)
     path.write_text('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}')
     with pytest.raises(DataError, match="has no usable image"):

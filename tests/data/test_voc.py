@@ -56,13 +56,13 @@ def test_folders_are_joined(make_voc: MakeVoc) -> None:
     assert read(first, second).ids == ("VOC2007/000001", "VOC2007/000002", "VOC2012/000001", "VOC2012/000002")
     only_first = read(first, second, split="val")
     assert only_first.ids == ("VOC2007/000001", "VOC2007/000002")
-    assert "VOC2012/ImageSets/Main/val.txt: no such list" in only_first.skipped[0]
+    assert "VOC2012/ImageSets/Main/val.txt: no such list" in only_first.warnings[0].message
 
 
 def test_zero_area_is_left_out_and_recorded(make_voc: MakeVoc) -> None:
     made = read(make_voc({"a": [("dog", (5, 5, 5, 30)), DOG], "b": [("dog", (3, 40, 9, 40))]}))
     assert [len(made.boxes(row)) for row in range(2)] == [1, 0]
-    assert [message.rpartition("/")[2] for message in made.skipped] == [
+    assert [warning.message.rpartition("/")[2] for warning in made.warnings] == [
         "a.xml: object 1: box of zero area left out",
         "b.xml: object 1: box of zero area left out",
     ]
@@ -77,13 +77,12 @@ BAD = {
     "inverted": (None, ("dog", (31, 5, 11, 9)), r"object 1: box \[30, 4, 10, 8\] is inverted"),
     "outside": (None, ("dog", (11, 5, 63, 9)), r"object 1: box .* is outside the image of 60x40"),
     "negative": (None, ("dog", (-5, 5, 6, 9)), r"object 1: box .* is outside the image of 60x40"),
-    "no object": ("<annotation></annotation>", DOG, "has no <object>"),
     "no name": ("<annotation><object><bndbox/></object></annotation>", DOG, "object 1: has no <name>"),
     "no box": ("<annotation><object><name>dog</name></object></annotation>", DOG, "has no <bndbox><xmin>"),
     "text": (
         "<annotation><object><name>dog</name><bndbox><xmin>left</xmin></bndbox></object></annotation>",
         DOG,
-        "object 1: <xmin> is 'left', expected a whole number",
+        "object 1: <xmin> is 'left', expected a number",
     ),
     "not XML": ("<annotation>", DOG, "not readable as XML"),
     "other root": ("<svg/>", DOG, "the root is <svg>, expected <annotation>"),
