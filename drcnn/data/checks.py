@@ -36,13 +36,13 @@ def unusable(tables: Mapping[str, Annotations], names: Mapping[str, str]) -> lis
         name = f"split {names[split]!r}"
         if split == "train" and not table.trainable_counts[trainable_rows(table)].any():
             messages.append(
-                f"{name}: none of its {len(table)} images can be trained on (a box that is not ignored, "
+                f"{name}: none of its images ({len(table)}) can be trained on (a box that is not ignored, "
                 f"sides of at least {SMALLEST_SIDE} px); correct the data or set data.train_split"
             )
         elif split != "train" and not table.trainable_counts.any():
             ignored = " that is not ignored (difficult or crowd)" if len(table.all_boxes) else ""
             messages.append(
-                f"{name}: none of its {len(table)} images has an object{ignored}, so it can judge nothing; "
+                f"{name}: none of its images ({len(table)}) has an object{ignored}, so it can judge nothing; "
                 f"annotate it or set data.{split}_split"
             )
     if "train" in tables:

@@ -16,14 +16,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from drcnn.config import DataConfig
 from drcnn.data import coco, digits, voc
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.checks import unusable, warnings_across_splits, warnings_of_split
 from drcnn.data.faults import DataFaults
-from drcnn.data.warnings import WarningCounts, count_warnings
+from drcnn.data.prepared import PreparedData
+from drcnn.data.warnings import count_warnings
 
 __all__ = ["PreparedData", "open_source", "prepare", "prepare_judged", "split_names"]
 
@@ -32,47 +32,6 @@ FORMATS = {
     "voc": "a VOCdevkit year folder (JPEGImages/, Annotations/, ImageSets/Main/)",
     "coco": "a COCO folder (annotations/instances_*.json)",
 }
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """The paths of the prepared tables; a few strings, cheap to send to other processes.
-
-    Attributes:
-        train: path of the training split's table, for ``Annotations.load``.
-        val: likewise, of the split to choose by; none if the data has none.
-        test: likewise, of the split to judge by; none if the data has none.
-        classes: names; a label is an index into them.
-        fingerprint: 16 hex digits of the splits' content, pixels included, independent of their folder.
-        skipped: the fault of everything left out, training split first.
-        warnings: how many of each kind there are.
-    """
-
-    train: str
-    val: str | None
-    test: str | None
-    classes: tuple[str, ...]
-    fingerprint: str
-    skipped: tuple[str, ...]
-    warnings: WarningCounts = ()
-
-    @property
-    def judged(self) -> Literal["val", "test"]:
-        """The split that a trained detector is judged by: ``test`` where there is one."""
-        return "val" if self.test is None else "test"
-
-    @property
-    def judged_table(self) -> str:
-        """The path of that split's table."""
-        table = self.test or self.val
-        assert table is not None, "prepare gives at least one of both"
-        return table
-
-    @property
-    def tables(self) -> dict[str, str]:
-        """The path of each split's table, by the name of the split."""
-        paths = {"train": self.train, "val": self.val, "test": self.test}
-        return {split: path for split, path in paths.items() if path is not None}
 
 
 @dataclass(frozen=True)
