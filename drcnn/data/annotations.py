@@ -227,7 +227,8 @@ class Annotations:
     def digests(self) -> NDArray[np.bytes_]:
         """bytes[N] of 32, SHA-256 of each image; equal where the pictures are."""
         # An S32 array drops zeros at the end, which equal digests do alike.
-        return np.frombuffer(self._column("digest").buffers()[1], dtype="S32", count=len(self))
+        column = self._column("digest")
+        return np.frombuffer(column.buffers()[1], dtype="S32", count=len(self), offset=32 * column.offset)
 
     @cached_property
     def content(self) -> dict[str, str]:

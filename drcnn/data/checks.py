@@ -6,7 +6,7 @@ Here "unusable" is what training refuses, and a warning is what it uses all the 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -50,10 +50,16 @@ def unusable(tables: Mapping[str, Annotations], names: Mapping[str, str]) -> lis
             if table.classes != tables["train"].classes:
                 messages.append(
                     f"the classes of {names['train']!r} and {names[split]!r} differ "
-                    f"({', '.join(tables['train'].classes)}; {', '.join(table.classes)}); "
+                    f"({_difference(tables['train'].classes, table.classes)}); "
                     "give splits with the same categories"
                 )
     return messages
+
+
+def _difference(first: Sequence[str], second: Sequence[str]) -> str:
+    only = [name for name in first if name not in second], [name for name in second if name not in first]
+    texts = [", ".join(map(repr, names)) or "none" for names in only]
+    return f"only in the first: {texts[0]}; only in the second: {texts[1]}" if any(only) else "their order"
 
 
 def warnings_of_split(split: str, table: Annotations) -> list[DataWarning]:

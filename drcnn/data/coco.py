@@ -230,16 +230,14 @@ def _is_ignored(entry: Any, where: str, faults: DataFaults) -> bool:
 def _area(entry: Any, box: Box, where: str, faults: DataFaults) -> float:
     """The annotated area, of a mask, where the box allows it; else the box's own."""
     own = (box[2] - box[0]) * (box[3] - box[1])
-    if "area" not in entry:
-        return own
-    area = entry["area"]
+    area = entry.get("area")
     least = 0.0 if entry.get("segmentation") else LEAST_AREA * own
     is_number = isinstance(area, int | float) and math.isfinite(area)
     if is_number and area > 0 and least <= area <= MOST_AREA * own + 2:
         return float(area)
     faults.warn(
-        "areas that the box rules out, replaced by its own",
-        f"{where}: area is {area!r}, but the box has {own:g} square pixels; the box's is used",
+        "areas missing or ruled out by the box, replaced by its own",
+        f"{where}: area is {area!r}, the box has {own:g} square pixels; the box's is used",
     )
     return own
 
