@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from drcnn.data.records import Record, as_row
-from drcnn.data.warnings import DataWarning
+from drcnn.data.warnings import WarningCounts
 from drcnn.files import replacing
 
 __all__ = ["Annotations", "DataError", "Record"]
@@ -55,7 +55,7 @@ class Annotations:
     Attributes:
         classes: names; a label is an index into them.
         skipped: the fault of everything that was left out when the data was read.
-        warnings: about what was read.
+        warnings: how many of each kind there are; ``drcnn data check`` has their texts, which may be many.
         category_ids: COCO's category id of each class; empty for other formats.
     """
 
@@ -65,7 +65,7 @@ class Annotations:
             raise DataError("not a drcnn annotation table; delete it and let it be prepared again")
         self.classes: tuple[str, ...] = tuple(metadata["classes"])
         self.skipped: tuple[str, ...] = tuple(metadata["skipped"])
-        self.warnings = tuple(DataWarning(*pair) for pair in metadata.get("warnings", ()))
+        self.warnings: WarningCounts = tuple((kind, number) for kind, number in metadata.get("warnings", ()))
         self.category_ids: tuple[int, ...] = tuple(metadata["category_ids"])
         # One chunk per column, so that a column is one flat array plus offsets.
         self._table = table.combine_chunks()
@@ -77,7 +77,6 @@ class Annotations:
         classes: Sequence[str],
         *,
         skipped: Sequence[str] = (),
-        warnings: Sequence[DataWarning] = (),
         category_ids: Sequence[int] = (),
     ) -> Annotations:
         """Build the table in memory.
@@ -100,7 +99,7 @@ class Annotations:
         metadata = {
             "classes": list(classes),
             "skipped": list(skipped),
-            "warnings": [(warning.kind, warning.message) for warning in warnings],
+            "warnings": [],
             "category_ids": list(category_ids),
         }
         schema = SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
@@ -127,10 +126,9 @@ class Annotations:
         # Taken, not sliced: a slice would keep the boxes of all images behind its offsets.
         return Annotations(self._table.take(np.arange(min(count, len(self)))))
 
-    def with_warnings(self, warnings: Sequence[DataWarning]) -> Annotations:
-        """The same table with further warnings."""
-        metadata = json.loads(self._table.schema.metadata[_METADATA_KEY])
-        metadata["warnings"] += [(warning.kind, warning.message) for warning in warnings]
+    def with_warnings(self, counts: WarningCounts) -> Annotations:
+        """The same table with these warnings."""
+        metadata = json.loads(self._table.schema.metadata[_METADATA_KEY]) | {"warnings": counts}
         encoded = {_METADATA_KEY: json.dumps(metadata).encode()}
         return Annotations(self._table.replace_schema_metadata(encoded))
 

@@ -37,6 +37,7 @@ def check(data: DataConfig) -> Checked:
     except DataError as error:
         return Checked((str(error),), (), {})
     faults: list[str] = []
+    warnings: list[DataWarning] = []
     tables: dict[str, Annotations] = {}
     for split, name in names.items():
         found = DataFaults(skip=True)
@@ -46,12 +47,12 @@ def check(data: DataConfig) -> Checked:
             found.messages.append(str(error))
         else:
             count = getattr(data, f"{split}_images")
-            table = table if count is None else table.first(count)
-            tables[split] = table.with_warnings(warnings_of_split(split, table))
+            tables[split] = table if count is None else table.first(count)
+            found.warnings += warnings_of_split(split, tables[split])
         faults += found.messages
+        warnings += found.warnings
     faults += unusable(tables, names)
-    warnings = [warning for table in tables.values() for warning in table.warnings]
     if len(tables) == len(names):
         warnings += warnings_across_splits(tables)
     # A list that serves as two splits is read twice.
-    return Checked(tuple(dict.fromkeys(faults)), tuple(dict.fromkeys(warnings)), tables)
+    return Checked(tuple(dict.fromkeys(faults)), tuple(warnings), tables)

@@ -76,7 +76,6 @@ def read_coco(folder: Path, split: str, faults: DataFaults) -> Annotations:
         records,
         categories.classes,
         skipped=faults.messages,
-        warnings=faults.warnings,
         category_ids=categories.ids,
     )
 

@@ -23,7 +23,7 @@ from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.checks import unusable, warnings_across_splits, warnings_of_split
 from drcnn.data.faults import DataFaults
 from drcnn.data.prepared import PreparedData
-from drcnn.data.warnings import count_warnings
+from drcnn.data.warnings import count_warnings, total
 
 __all__ = ["PreparedData", "open_source", "prepare", "prepare_judged", "split_names"]
 
@@ -59,7 +59,7 @@ def prepare(data: DataConfig, cache: Path) -> PreparedData:
     made = {split: _table(source, name, split, data, cache) for split, name in names.items()}
     tables = {split: table for split, (_, table) in made.items()}
     _refuse_unusable(data, tables, names)
-    warnings = [warning for table in tables.values() for warning in table.warnings]
+    across = count_warnings(warnings_across_splits(tables))
     content = " ".join(f"{split} {table.fingerprint}" for split, table in tables.items())
     return PreparedData(
         train=made["train"][0],
@@ -68,7 +68,7 @@ def prepare(data: DataConfig, cache: Path) -> PreparedData:
         classes=tables["train"].classes,
         fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
         skipped=tuple(message for table in tables.values() for message in table.skipped),
-        warnings=count_warnings([*warnings, *warnings_across_splits(tables)]),
+        warnings=total([*(table.warnings for table in tables.values()), across]),
     )
 
 
@@ -190,9 +190,11 @@ def _table(source: _Source, name: str, split: str, data: DataConfig, cache: Path
             return str(path), Annotations.load(path)
         except DataError:
             pass  # damaged, or of another version: made again below
-    table = source.read(name, DataFaults(skip=skip))
+    faults = DataFaults(skip=skip)
+    table = source.read(name, faults)
     table = table if count is None else table.first(count)
-    table.with_warnings(warnings_of_split(split, table)).save(path)
+    warnings = [*faults.warnings, *warnings_of_split(split, table)]
+    table.with_warnings(count_warnings(warnings)).save(path)
     return str(path), Annotations.load(path)
 
 

@@ -68,7 +68,7 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
                 records.append(record)
     if not records:
         raise DataError(f"{folders[0]}: split {split!r} has no usable image")
-    return Annotations.from_records(records, classes, skipped=faults.messages, warnings=faults.warnings)
+    return Annotations.from_records(records, classes, skipped=faults.messages)
 
 
 def _find_list(folder: Path, split: str) -> Path:
@@ -101,7 +101,8 @@ def _read_list(path: Path, images: Collection[str], faults: DataFaults) -> list[
         names.append(name)
     if absent:
         faults.warn(
-            "lists with images marked -1, left out", f"{path}: {absent} images are marked -1 and are left out"
+            "lists with images marked -1, left out",
+            f"{path}: leaves out what is marked -1, the images without the class: {absent}",
         )
     if not names:
         raise DataError(f"{path}: the list is empty; expected an image name a line")

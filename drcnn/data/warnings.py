@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["DataWarning", "WarningCounts", "count_warnings", "in_one_line"]
+__all__ = ["DataWarning", "WarningCounts", "count_warnings", "in_one_line", "total"]
 
 WarningCounts = tuple[tuple[str, int], ...]
 
@@ -26,8 +26,16 @@ class DataWarning:
 
 
 def count_warnings(warnings: Iterable[DataWarning]) -> WarningCounts:
-    """Count the different warnings of each kind, in the order of their first."""
-    return tuple(Counter(warning.kind for warning in dict.fromkeys(warnings)).items())
+    """Count the warnings of each kind, in the order of their first."""
+    return tuple(Counter(warning.kind for warning in warnings).items())
+
+
+def total(counts: Iterable[WarningCounts]) -> WarningCounts:
+    """Add up counts, kind by kind."""
+    summed: Counter[str] = Counter()
+    for each in counts:
+        summed.update(dict(each))
+    return tuple(summed.items())
 
 
 def in_one_line(counts: WarningCounts, source: str) -> str:
@@ -36,7 +44,9 @@ def in_one_line(counts: WarningCounts, source: str) -> str:
     >>> in_one_line((("boxes given twice", 2),), "coco:DIR")
     '2 warnings about the data (boxes given twice: 2); `drcnn data check coco:DIR` shows them'
     """
-    total = sum(number for _, number in counts)
+    everything = sum(number for _, number in counts)
     kinds = ", ".join(f"{kind}: {number}" for kind, number in counts)
-    noun = "warning" if total == 1 else "warnings"
-    return f"{total} {noun} about the data ({kinds}); `drcnn data check {shlex.quote(source)}` shows them"
+    noun = "warning" if everything == 1 else "warnings"
+    return (
+        f"{everything} {noun} about the data ({kinds}); `drcnn data check {shlex.quote(source)}` shows them"
+    )
