@@ -11,6 +11,7 @@ from drcnn.data.annotations import DataError
 __all__ = ["find_files", "list_of", "read_json", "value_of"]
 
 PREFIX = "instances_"
+KINDS: dict[type, str] = {int: "a whole number", str: "text", list: "a list"}
 
 
 def find_files(folder: Path, split: str) -> tuple[Path, Path]:
@@ -73,7 +74,7 @@ def list_of(content: dict[str, Any], key: str, path: Path) -> list[Any]:
     return value
 
 
-def value_of(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+def value_of(entry: Any, key: str, kind: type, where: str) -> Any:
     """Return a value of an entry.
 
     Args:
@@ -86,10 +87,5 @@ def value_of(entry: Any, key: str, kind: type | tuple[type, ...], where: str) ->
         raise DataError(f"{where}: has no {key!r}; expected a COCO instances file")
     value = entry[key]
     if not isinstance(value, kind):
-        raise DataError(f"{where}: {key!r} is {value!r}, expected {_kind_name(kind)}; correct it")
+        raise DataError(f"{where}: {key!r} is {value!r}, expected {KINDS[kind]}; correct it")
     return value
-
-
-def _kind_name(kind: type | tuple[type, ...]) -> str:
-    names = {int: "a whole number", str: "text", list: "a list"}
-    return "a number" if isinstance(kind, tuple) else names[kind]
