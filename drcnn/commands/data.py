@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from drcnn.commands.options import SubCommands, add_changes, configuration
+from drcnn.commands import data_check
+from drcnn.commands.options import SubCommands
 
 __all__ = ["add"]
 
 
 def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
-    """Add the verb, with its options."""
-    data = commands.add_parser("data", help="inspect a data folder").add_subparsers(required=True)
-    check = data.add_parser("check", help="list every fault of all splits")
-    check.add_argument("data", help="voc:DIR or coco:DIR")
-    add_changes(check)
-    check.add_argument("--json", action="store_true")
-    check.set_defaults(run=_check, profile="laptop")
-
-
-def _check(options: argparse.Namespace) -> int:
-    from drcnn.data.prepare import check
-
-    faults = check(configuration(options).data)
-    if options.json:
-        print(json.dumps({"faults": faults}))
-    else:
-        print("\n".join(faults) or f"{options.data}: no faults")
-    return 1 if faults else 0
+    """Add the verb, with its own verbs."""
+    verbs = commands.add_parser("data", help="inspect a data folder").add_subparsers(required=True)
+    data_check.add(verbs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from drcnn.commands.options import SubCommands, add_configuration, configuration, run_options
@@ -17,6 +18,11 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     train = commands.add_parser("train", help="train one configuration, or resume it")
     add_configuration(train)
     train.add_argument(
+        "--on-bad-data",
+        choices=("fail", "skip"),
+        help="on an image that cannot be used: fail (default), or skip it and say so",
+    )
+    train.add_argument(
         "--output", type=Path, default=Path("runs/train"), help="folder of the run (runs/train)"
     )
     train.add_argument("--json", action="store_true", help="print one JSON object per epoch")
@@ -26,13 +32,19 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 def _train(options: argparse.Namespace) -> int:
     from drcnn.data.prepare import prepare
     from drcnn.engine.checkpoint import read_state
+    from drcnn.engine.metrics import counted_detections
     from drcnn.engine.train import fit
 
+    if options.on_bad_data is not None:
+        options.changes.append(f"data.on_bad_data={options.on_bad_data}")
     config = configuration(options)
     last = options.output / "last.safetensors"
-    if last.exists() and Config.from_yaml(read_state(last).config) != config:
-        raise ConfigError(f"{options.output} holds a run of another configuration; give another --output")
+    if last.exists():
+        _refuse_other_settings(options.output, Config.from_yaml(read_state(last).config), config)
     data = prepare(config.data, options.output / "data")
+    capped = counted_detections(config)
+    for line in [*data.said_at_start(config.data.source), *([capped] if capped else [])]:
+        print(line, file=sys.stderr, flush=True)
 
     def report(metrics: dict[str, float]) -> None:
         if options.json:
@@ -44,6 +56,13 @@ def _train(options: argparse.Namespace) -> int:
     if not options.json:
         print(f"{options.output}: finished; model in last.safetensors, record in result.json")
     return 0
+
+
+def _refuse_other_settings(output: Path, before: Config, now: Config) -> None:
+    old, new = dict(before.flat()), dict(now.flat())
+    changed = ", ".join(f"{key}={old[key]} there, {new[key]} here" for key in new if old[key] != new[key])
+    if changed:
+        raise ConfigError(f"{output} holds a run of another configuration ({changed}); give another --output")
 
 
 def _line(metrics: dict[str, float], epochs: int) -> str:

@@ -14,15 +14,16 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from drcnn.data.records import Record, as_row
+from drcnn.data.warnings import WarningCounts
 from drcnn.files import replacing
 
 __all__ = ["Annotations", "DataError", "Record"]
@@ -48,40 +49,13 @@ class DataError(ValueError):
     """Data that cannot be used; the message is one line, names the file and says what to do."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """One image and its G boxes, as a reader returns them.
-
-    Attributes:
-        id: unique in the split.
-        width: pixels of the original image; ``height`` likewise.
-        boxes: [G, 4], xyxy absolute pixels.
-        labels: [G], 0-based class.
-        ignore: [G], VOC's difficult or COCO's iscrowd; ``None`` means no box is.
-        areas: [G], in square pixels; ``None`` means each box's own area.
-        path: absolute path of the image file, or
-        image: its encoded bytes.
-        digest: SHA-256 of the encoded image; ``None`` takes that of ``image``.
-    """
-
-    id: str
-    width: int
-    height: int
-    boxes: ArrayLike
-    labels: ArrayLike
-    ignore: ArrayLike | None = None
-    areas: ArrayLike | None = None
-    path: str | None = None
-    image: bytes | None = None
-    digest: bytes | None = None
-
-
 class Annotations:
     """The images of one split with their boxes.
 
     Attributes:
         classes: names; a label is an index into them.
-        skipped: one message for everything left out when the data was read.
+        skipped: the fault of everything that was left out when the data was read.
+        warnings: how many of each kind there are; ``drcnn data check`` has their texts, which may be many.
         category_ids: COCO's category id of each class; empty for other formats.
     """
 
@@ -91,6 +65,7 @@ class Annotations:
             raise DataError("not a drcnn annotation table; delete it and let it be prepared again")
         self.classes: tuple[str, ...] = tuple(metadata["classes"])
         self.skipped: tuple[str, ...] = tuple(metadata["skipped"])
+        self.warnings: WarningCounts = tuple((kind, number) for kind, number in metadata.get("warnings", ()))
         self.category_ids: tuple[int, ...] = tuple(metadata["category_ids"])
         # One chunk per column, so that a column is one flat array plus offsets.
         self._table = table.combine_chunks()
@@ -117,11 +92,16 @@ class Annotations:
                     f"image id {record.id!r} occurs twice; every image of a split needs its own id"
                 )
             seen.add(record.id)
-            for name, value in _as_row(record).items():
+            for name, value in as_row(record).items():
                 columns[name].append(value)
         if not seen:
             raise DataError("no image is left; check the split's list of images")
-        metadata = {"classes": list(classes), "skipped": list(skipped), "category_ids": list(category_ids)}
+        metadata = {
+            "classes": list(classes),
+            "skipped": list(skipped),
+            "warnings": [],
+            "category_ids": list(category_ids),
+        }
         schema = SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
         return cls(pa.table(columns, schema=schema))
 
@@ -145,6 +125,12 @@ class Annotations:
         """The first ``count`` images, or all if there are fewer."""
         # Taken, not sliced: a slice would keep the boxes of all images behind its offsets.
         return Annotations(self._table.take(np.arange(min(count, len(self)))))
+
+    def with_warnings(self, counts: WarningCounts) -> Annotations:
+        """The same table with these warnings."""
+        metadata = json.loads(self._table.schema.metadata[_METADATA_KEY]) | {"warnings": counts}
+        encoded = {_METADATA_KEY: json.dumps(metadata).encode()}
+        return Annotations(self._table.replace_schema_metadata(encoded))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an Arrow IPC file in one atomic step: readers see either the old file or the new one."""
@@ -230,50 +216,42 @@ class Annotations:
         source: str | bytes = embedded if embedded is not None else self._table["path"][row].as_py()
         return source
 
+    def name(self, row: int) -> str:
+        """The path of an image, or its id if it has none: for messages."""
+        path: str | None = self._table["path"][row].as_py()
+        return path or self.ids[row]
+
+    @cached_property
+    def digests(self) -> NDArray[np.bytes_]:
+        """bytes[N] of 32, SHA-256 of each image; equal where the pictures are."""
+        # An S32 array drops zeros at the end, which equal digests do alike.
+        column = self._column("digest")
+        return np.frombuffer(column.buffers()[1], dtype="S32", count=len(self), offset=32 * column.offset)
+
+    @cached_property
+    def content(self) -> dict[str, str]:
+        """16 hex digits each of the ``images`` and of the ``annotations``, to tell which of them changed."""
+        images = hashlib.sha256(self.digests.tobytes()).hexdigest()
+        return {"images": images[:16], "annotations": self._annotations_digest().hexdigest()[:16]}
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of the content, pixels included, independent of the folder."""
+        digest = self._annotations_digest()
+        for image in self._table["digest"]:
+            digest.update(image.as_buffer())
+        return digest.hexdigest()[:16]
+
+    def _annotations_digest(self) -> hashlib._Hash:
         digest = hashlib.sha256(json.dumps([self.classes, self.ids]).encode())
         arrays: list[NDArray[Any]] = [self.widths, self.heights, self.offsets]
         arrays += [self.all_boxes, self.all_labels, self.all_ignore, self.all_areas]
         for array in arrays:
             digest.update(array.tobytes())
-        for image in self._table["digest"]:
-            digest.update(image.as_buffer())
-        return digest.hexdigest()[:16]
+        return digest
 
     def _column(self, name: str) -> Any:
         return self._table[name].chunk(0)
 
     def _span(self, row: int) -> slice:
         return slice(int(self.offsets[row]), int(self.offsets[row + 1]))
-
-
-def _as_row(record: Record) -> dict[str, Any]:
-    boxes = np.asarray(record.boxes, dtype=np.float32).reshape(-1, 4)
-    labels = np.asarray(record.labels, dtype=np.int32).reshape(-1)
-    if record.ignore is None:
-        ignore = np.zeros(len(boxes), dtype=np.bool_)
-    else:
-        ignore = np.asarray(record.ignore, dtype=np.bool_).reshape(-1)
-    if record.areas is None:
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    else:
-        areas = np.asarray(record.areas, dtype=np.float32).reshape(-1)
-    if not len(boxes) == len(labels) == len(ignore) == len(areas):
-        raise ValueError(
-            f"image {record.id!r}: {len(boxes)} boxes, {len(labels)} labels, {len(ignore)} ignore flags "
-            f"and {len(areas)} areas; there must be as many of each"
-        )
-    return {
-        "id": record.id,
-        "path": record.path,
-        "image": record.image,
-        "digest": record.digest or hashlib.sha256(record.image or b"").digest(),
-        "width": record.width,
-        "height": record.height,
-        "boxes": list(boxes),
-        "labels": labels,
-        "ignore": ignore,
-        "areas": areas,
-    }

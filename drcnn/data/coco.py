@@ -1,212 +1,249 @@
 """Read COCO: ``annotations/instances_{name}*.json`` with the images in ``{name}*/``.
 
 Category ids become labels 0, 1, 2, ... in ascending order; ``Annotations.category_ids`` maps them back.
+Categories of one name are one class, as Roboflow's exports need, whose root may be named like a class.
 """
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drcnn.data.annotations import Annotations, DataError, Record
-from drcnn.data.faults import Box, DataFaults, checked_box
-from drcnn.data.images import decode, file_digest, read_size
+from drcnn.data.coco_file import find_files, list_of, read_json, value_of
+from drcnn.data.faults import Box, DataFaults, checked_box, looks_normalised, size_fault
+from drcnn.data.images import ImageFile, inspect
 
 __all__ = ["find_files", "read_coco"]
 
-PREFIX = "instances_"
+# An annotated area is at most so many times its box's, through rounding, and at least so much of it, unless
+# an outline explains it.
+MOST_AREA, LEAST_AREA = 1.1, 0.01
+
+Entries = list[tuple[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Categories:
+    """The classes, the label of each category id, and the id that stands for each class."""
+
+    classes: list[str]
+    labels: dict[int, int]
+    ids: list[int]
 
 
 def read_coco(folder: Path, split: str, faults: DataFaults) -> Annotations:
     """Read one split.
 
-    Boxes are COCO's ``x, y, width, height`` turned into corners. ``iscrowd`` boxes are kept and marked as
-    ignored. Images without a box are kept: they count in evaluation.
+    Boxes are COCO's ``x, y, width, height`` turned into corners. Those with ``iscrowd`` or ``ignore`` are
+    kept and marked as ignored. Images without a box are kept: they count in evaluation. Entries of the same
+    file are one image. An area that is missing, or that the box rules out, is replaced by the box's own.
 
     Args:
         folder: holds ``annotations/`` and the image folders.
         split: ``train`` finds ``instances_train.json``, or else the one ``instances_train*.json`` with the
             latest year.
-        faults: collects every fault. If it skips, an image with any fault is left out, and every image is
-            decoded once to find damage (a quarter of an hour on one core for COCO), so that training finds
-            none.
+        faults: collects every fault and warning. If it skips, an image with any fault is left out, and every
+            image is decoded once to find damage (a quarter of an hour on one core for COCO), so that training
+            finds none.
 
     Raises:
         DataError: the folder, the file or an image is missing or damaged, an entry lacks a key, or a box is
             inverted or outside its image.
     """
     path, images = find_files(folder, split)
-    content = _read_json(path)
-    category_ids, classes = _read_categories(content, path)
-    index = {category: label for label, category in enumerate(category_ids)}
-    entries = defaultdict(list)
-    for position, entry in enumerate(_list(content, "annotations", path)):
+    content = read_json(path)
+    entries: dict[int, Entries] = defaultdict(list)
+    used: Counter[Any] = Counter()
+    for position, entry in enumerate(list_of(content, "annotations", path)):
         where = f"{path}: annotations[{position}]"
-        entries[_get(entry, "image_id", int, where)].append((where, entry))
+        entries[value_of(entry, "image_id", int, where)].append((where, entry))
+        used[entry.get("category_id")] += 1
+    categories = _read_categories(content, path, used, faults)
     records = []
-    image_entries = _list(content, "images", path)
-    if len({_get(image, "id", int, f"{path}: images") for image in image_entries}) < len(image_entries):
-        raise DataError(f"{path}: two images have the same id; give every image its own")
-    for position, image in enumerate(image_entries):
-        record, messages, empty_boxes = _read_image(
-            image, f"{path}: images[{position}]", images, entries, index, decode_all=faults.skip
-        )
-        if faults.add(messages) or record is None:
-            continue
-        for message in empty_boxes:
-            faults.note(message)
-        records.append(record)
+    for place, image in _merged(list_of(content, "images", path), path, entries, faults):
+        record = _read_image(image, place, images, entries, categories, faults)
+        if record is not None:
+            records.append(record)
     for image_id, ((where, _), *_) in entries.items():
         faults.add([f"{where}: image_id {image_id} is not among the images; add it or remove the entry"])
     if not records:
         raise DataError(f"{path}: has no usable image")
-    return Annotations.from_records(records, classes, skipped=faults.messages, category_ids=category_ids)
+    return Annotations.from_records(
+        records,
+        categories.classes,
+        skipped=faults.messages,
+        category_ids=categories.ids,
+    )
 
 
-def find_files(folder: Path, split: str) -> tuple[Path, Path]:
-    """Return the annotation file and the image folder of a split.
-
-    Raises:
-        DataError: one of them does not exist, or several annotation files fit the split equally well.
-    """
-    path = _find_instances(folder, split)
-    name = path.stem.removeprefix(PREFIX)
-    for images in (folder / name, folder / "images" / name):
-        if images.is_dir():
-            return path, images
-    raise DataError(f"{folder}: no image folder {name}/ for {path.name}; expected {name}/ or images/{name}/")
-
-
-def _find_instances(folder: Path, split: str) -> Path:
-    annotations = folder / "annotations"
-    exact = annotations / f"{PREFIX}{split}.json"
-    if exact.is_file():
-        return exact
-    candidates = sorted(annotations.glob(f"{PREFIX}{split}*.json"))
-    years = {path: path.stem.removeprefix(PREFIX + split) for path in candidates}
-    dated = [path for path in candidates if years[path].isdecimal()]
-    if dated:
-        return max(dated, key=lambda path: int(years[path]))
-    if len(candidates) == 1:
-        return candidates[0]
-    if candidates:
-        names = ", ".join(path.name for path in candidates)
-        raise DataError(
-            f"{annotations}: split {split!r} fits several files ({names}); give the full name of one"
-        )
-    existing = ", ".join(path.name for path in sorted(annotations.glob("*.json"))) or "no JSON file"
-    raise DataError(f"{annotations}: no {PREFIX}{split}*.json (found {existing}); give a split that exists")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}); restore the file") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected an object with images, annotations and categories")
-    return content
-
-
-def _read_categories(content: dict[str, Any], path: Path) -> tuple[list[int], list[str]]:
+def _read_categories(
+    content: dict[str, Any], path: Path, used: Counter[Any], faults: DataFaults
+) -> _Categories:
+    """Read the categories; of several with one name, the most used one's id stands for the class."""
     names: dict[int, str] = {}
-    for position, entry in enumerate(_list(content, "categories", path)):
+    for position, entry in enumerate(list_of(content, "categories", path)):
         where = f"{path}: categories[{position}]"
-        category = _get(entry, "id", int, where)
+        category = value_of(entry, "id", int, where)
         if category in names:
             raise DataError(f"{where}: id {category} occurs twice; give every category its own")
-        names[category] = _get(entry, "name", str, where)
+        names[category] = value_of(entry, "name", str, where).strip()
     if not names:
         raise DataError(f"{path}: 'categories' is empty; expected the classes")
-    ids = sorted(names)
-    return ids, [names[category] for category in ids]
+    ids_of: dict[str, list[int]] = {}
+    for category in sorted(names):
+        ids_of.setdefault(names[category], []).append(category)
+    chosen = {
+        name: max(ids, key=lambda category: (used[category], -category)) for name, ids in ids_of.items()
+    }
+    for name, ids in ids_of.items():
+        if len(ids) > 1:
+            faults.warn(
+                "categories of one name, read as one class",
+                f"{path}: categories {', '.join(map(str, ids))} are all named {name!r}; they are one class",
+            )
+    # In the order of the lowest id, so that splits that use different ones agree.
+    classes = list(ids_of)
+    index = {name: label for label, name in enumerate(classes)}
+    labels = {category: index[name] for category, name in names.items()}
+    return _Categories(classes, labels, [chosen[name] for name in classes])
+
+
+def _merged(
+    images: list[Any], path: Path, entries: dict[int, Entries], faults: DataFaults
+) -> list[tuple[str, Any]]:
+    """Return the image entries with their places, one for each file; the first gets the others' boxes."""
+    merged: dict[str, tuple[str, Any]] = {}
+    ids: set[int] = set()
+    for position, image in enumerate(images):
+        where = f"{path}: images[{position}]"
+        image_id, name = value_of(image, "id", int, where), value_of(image, "file_name", str, where)
+        if image_id in ids:
+            raise DataError(f"{path}: two images have the same id; give every image its own")
+        ids.add(image_id)
+        if name not in merged:
+            merged[name] = where, image
+            continue
+        first = merged[name][1]["id"]
+        entries[first] += entries.pop(image_id, [])
+        faults.warn(
+            "further entries of an image, read as one",
+            f"{where}: file_name {name!r} is that of image {first} too; both are read as one image",
+        )
+    return list(merged.values())
 
 
 def _read_image(
     image: Any,
     where: str,
     folder: Path,
-    entries: dict[int, list[tuple[str, Any]]],
-    index: dict[int, int],
-    *,
-    decode_all: bool,
-) -> tuple[Record | None, list[str], list[str]]:
-    """Return the image (unless it has a fault), messages about its faults, and about its boxes without area.
+    entries: dict[int, Entries],
+    categories: _Categories,
+    faults: DataFaults,
+) -> Record | None:
+    """Return the image, or none if it has a fault that is skipped.
 
     Removes the image's annotations from ``entries``: those that remain at the end belong to no image.
     """
-    image_id = _get(image, "id", int, where)
-    own_entries = entries.pop(image_id, [])
-    file_name = _get(image, "file_name", str, where)
-    file = folder / file_name
-    faults: list[str] = []
+    own_entries = entries.pop(image["id"], [])
+    path = folder / image["file_name"]
     try:
-        if not file.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{where}: file_name {file_name!r} leads out of {folder}; correct it")
-        width, height = read_size(str(file))
-        if decode_all:
-            decode(str(file))
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{where}: file_name {image['file_name']!r} leads out of {folder}; correct it")
+        file = inspect(str(path), decode_all=faults.skip)
     except DataError as error:
-        return None, [str(error)], []
+        faults.add([str(error)])
+        return None
+    stated = _stated_size(image)
+    messages = size_fault(str(path), file, stated, where)
     boxes: list[Box] = []
-    labels, crowd, areas, empty_boxes = [], [], [], []
+    labels, ignore, areas = [], [], []
     for place, entry in own_entries:
         try:
-            box = checked_box(_corners(entry, place), width, height, place)
-            category = _get(entry, "category_id", int, place)
-            if category not in index:
-                raise DataError(f"{place}: category_id {category} is not among the categories; correct it")
-            iscrowd = bool(_get(entry, "iscrowd", int, place)) if "iscrowd" in entry else False
-            area = float(_get(entry, "area", (int, float), place)) if "area" in entry else None
+            box = _box(entry, file, place)
+            label = _label(entry, categories, place)
+            is_ignored = _is_ignored(entry, place, faults)
         except DataError as error:
-            faults.append(str(error))
+            messages.append(str(error))
             continue
         if box is None:
             # Nothing can match it and no regression target exists, but the rest of the image is usable.
-            empty_boxes.append(f"{place}: box of zero area left out")
+            faults.warn("boxes of zero area, left out", f"{place}: box of zero area left out")
             continue
         boxes.append(box)
-        labels.append(index[category])
-        crowd.append(iscrowd)
-        areas.append((box[2] - box[0]) * (box[3] - box[1]) if area is None else area)
-    record = Record(
-        str(image_id),
-        width,
-        height,
+        labels.append(label)
+        ignore.append(is_ignored)
+        areas.append(_area(entry, box, place, faults))
+    if faults.add(messages):
+        return None
+    faults.warn_of_image(str(path), file, stated)
+    return Record(
+        str(image["id"]),
+        file.width,
+        file.height,
         boxes,
         labels,
-        crowd,
+        ignore,
         areas,
-        path=str(file),
-        digest=file_digest(str(file)),
+        path=str(path),
+        digest=file.digest,
     )
-    return record, faults, empty_boxes
+
+
+def _stated_size(image: dict[str, Any]) -> tuple[int, int] | None:
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
+def _box(entry: Any, file: ImageFile, where: str) -> Box | None:
+    corners = _corners(entry, where)
+    if looks_normalised(corners, *file.size):
+        raise DataError(
+            f"{where}: bbox {entry['bbox']} seems to be in fractions of the image, expected pixels; "
+            "multiply it by the image's size"
+        )
+    return checked_box(corners, *file.size, where)
+
+
+def _label(entry: Any, categories: _Categories, where: str) -> int:
+    category = value_of(entry, "category_id", int, where)
+    if category not in categories.labels:
+        raise DataError(f"{where}: category_id {category} is not among the categories; correct it")
+    return categories.labels[category]
+
+
+def _is_ignored(entry: Any, where: str, faults: DataFaults) -> bool:
+    is_crowd = bool(value_of(entry, "iscrowd", int, where)) if "iscrowd" in entry else False
+    if entry.get("ignore") and not is_crowd:
+        faults.warn(
+            "boxes marked 'ignore', read like crowds",
+            f"{where}: 'ignore' is {entry['ignore']!r}; the box is neither trained on nor counted",
+        )
+        return True
+    return is_crowd
+
+
+def _area(entry: Any, box: Box, where: str, faults: DataFaults) -> float:
+    """The annotated area, of a mask, where the box allows it; else the box's own."""
+    own = (box[2] - box[0]) * (box[3] - box[1])
+    area = entry.get("area")
+    least = 0.0 if entry.get("segmentation") else LEAST_AREA * own
+    is_number = isinstance(area, int | float) and math.isfinite(area)
+    if is_number and area > 0 and least <= area <= MOST_AREA * own + 2:
+        return float(area)
+    faults.warn(
+        "areas missing or ruled out by the box, replaced by its own",
+        f"{where}: area is {area!r}, the box has {own:g} square pixels; the box's is used",
+    )
+    return own
 
 
 def _corners(entry: Any, where: str) -> Box:
-    bbox = _get(entry, "bbox", list, where)
+    bbox = value_of(entry, "bbox", list, where)
     if len(bbox) != 4 or not all(isinstance(value, int | float) for value in bbox):
         raise DataError(f"{where}: bbox is {bbox!r}, expected [x, y, width, height]; correct it")
     x, y, width, height = (float(value) for value in bbox)
     return x, y, x + width, y + height
-
-
-def _list(content: dict[str, Any], key: str, path: Path) -> list[Any]:
-    value: list[Any] = _get(content, key, list, f"{path}")
-    return value
-
-
-def _get(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    if not isinstance(entry, dict) or key not in entry:
-        raise DataError(f"{where}: has no {key!r}; expected a COCO instances file")
-    value = entry[key]
-    if not isinstance(value, kind):
-        raise DataError(f"{where}: {key!r} is {value!r}, expected {_kind_name(kind)}; correct it")
-    return value
-
-
-def _kind_name(kind: type | tuple[type, ...]) -> str:
-    names = {int: "a whole number", str: "text", list: "a list"}
-    return "a number" if isinstance(kind, tuple) else names[kind]

@@ -12,6 +12,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from torchvision.transforms.v2 import functional
 
 from drcnn.data.annotations import DataError
 
-__all__ = ["decode", "file_digest", "flip", "read_size", "resize", "resized_sizes"]
+__all__ = ["ImageFile", "decode", "flip", "inspect", "resize", "resized_sizes"]
 
 # What Pillow raises for files that are truncated, damaged, or no image at all.
 DECODE_ERRORS = (
@@ -47,12 +49,37 @@ PERMANENT = {
     errno.ENOTDIR,
     errno.EPERM,
 }
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """What an image file holds, and how ``decode`` reads it.
+
+    Attributes:
+        width: pixels of the upright picture, the EXIF orientation applied; ``height`` likewise.
+        orientation: of EXIF, 1 to 8; 1 leaves the pixels as they are stored.
+        is_narrow: whether it is 16-bit grey whose values use fewer bits, as ``decode`` reads it.
+        digest: SHA-256 of the bytes, and of how they are read where that is not as they are stored.
+    """
+
+    width: int
+    height: int
+    orientation: int
+    is_narrow: bool
+    digest: bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width, self.height
 
 
 def decode(source: str | bytes, name: str = "image") -> Tensor:
-    """Return the pixels as uint8[3, H, W]; grey, palette and CMYK images become RGB, 16 bits become 8.
+    """Return the pixels as uint8[3, H, W]; grey, palette and CMYK images become RGB.
 
-    An EXIF orientation is not applied: VOC's and COCO's boxes refer to the pixels as stored.
+    An EXIF orientation is applied: labelling tools show the upright picture, and boxes refer to it. Grey
+    images of 16 bits become 8; one whose largest value needs 14, 12, 10 or 8 bits is read as one of so many.
 
     Args:
         source: a path, or the encoded bytes.
@@ -68,44 +95,43 @@ def decode(source: str | bytes, name: str = "image") -> Tensor:
         Image.open(source if isinstance(source, str) else io.BytesIO(source)) as image,
     ):
         _require_range(image)
+        orientation = _orientation(image)
         pixels = _eight_bits(image) if _is_wide(image) else np.array(image.convert("RGB"))
+        pixels = _upright(pixels, orientation)
     # Keep Pillow's layout, channels innermost: resizing is faster on it.
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def read_size(path: str) -> tuple[int, int]:
-    """Return (width, height) from an image file's header, and check that the file is complete.
+def inspect(path: str, *, decode_all: bool = False) -> ImageFile:
+    """Read an image file's header, and check that the file is complete.
 
-    The pixels are decoded only if the end marker of a JPEG or PNG file is missing, so a whole data set is
-    checked in seconds.
+    The pixels are decoded only if the end marker of a JPEG or PNG file is missing, or to see how many of 16
+    bits are used, so a whole data set is checked in seconds.
+
+    Args:
+        path: of the file.
+        decode_all: decode every image, to find damage between header and end.
 
     Raises:
         DataError: the file is missing, is no image, stops before its end, or its pixels have no fixed range.
         OSError: the file system failed; the next time it may not.
     """
-    with _explaining(path), open(path, "rb") as file, Image.open(file) as image:
-        _require_range(image)
-        size, kind = image.size, image.format
-        file.seek(0, io.SEEK_END)
-        # Some cameras and tools append bytes to the end marker.
-        file.seek(max(0, file.tell() - 1024))
-        tail = file.read()
-    end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "", b"")
-    if end not in tail:
+    with _explaining(path), open(path, "rb") as file:
+        content = file.read()
+        with Image.open(io.BytesIO(content)) as image:
+            _require_range(image)
+            orientation = _orientation(image)
+            width, height = image.size if orientation < 5 else image.size[::-1]
+            bits = _used_bits(np.asarray(image)) if _is_wide(image) else 16
+            # Some cameras and tools append bytes to the end marker.
+            end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(image.format or "", b"")
+    if decode_all or end not in content[-1024:]:
         # Truncated, or much was appended: decoding tells which.
         decode(path)
-    return size
-
-
-def file_digest(path: str) -> bytes:
-    """Return the SHA-256 of an image file's bytes.
-
-    Raises:
-        DataError: the file is missing or may not be read.
-        OSError: the file system failed; the next time it may not.
-    """
-    with _explaining(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    digest = hashlib.sha256(content)
+    if orientation != 1 or bits < 16:
+        digest.update(f"orientation {orientation}, {bits} bits".encode())
+    return ImageFile(width, height, orientation, bits < 16, digest.digest())
 
 
 def resized_sizes(
@@ -180,10 +206,39 @@ def _is_wide(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
 
 
+def _used_bits(grey: NDArray[np.integer[Any]]) -> int:
+    """How many of 16 bits the values use: 8, 10, 12, 14 or 16, the depths of cameras and scanners."""
+    return max(8, -(-int(grey.max(initial=0)).bit_length() // 2) * 2)
+
+
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8[H, W, 3]: the higher byte, which Pillow takes of 16-bit colours too."""
-    grey = (np.asarray(image) >> 8).astype(np.uint8)
+    """uint8[H, W, 3]: the highest 8 of the bits in use. Of 16-bit colours Pillow takes the higher byte."""
+    wide = np.asarray(image)
+    grey = (wide >> (_used_bits(wide) - 8)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Read the EXIF orientation that is still to be applied; 1 if there is none, or it cannot be read."""
+    # Pillow applies that of a TIFF file. A PNG without one in its header would be decoded to look further.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except DECODE_ERRORS:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Apply an EXIF orientation to uint8[H, W, 3]; 5 to 8 exchange height and width."""
+    if orientation == 1:
+        return pixels
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    down = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    across = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return np.ascontiguousarray(pixels[down, across])
 
 
 def _require_range(image: Image.Image) -> None:

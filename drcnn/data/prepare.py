@@ -16,61 +16,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from drcnn.config import DataConfig
 from drcnn.data import coco, digits, voc
 from drcnn.data.annotations import Annotations, DataError
+from drcnn.data.checks import unusable, warnings_across_splits, warnings_of_split
 from drcnn.data.faults import DataFaults
+from drcnn.data.prepared import PreparedData
+from drcnn.data.warnings import count_warnings, total
 
-__all__ = ["PreparedData", "check", "prepare", "prepare_judged"]
+__all__ = ["PreparedData", "open_source", "prepare", "prepare_judged", "split_names"]
 
-# The modules that determine the content of a table.
-READERS = ("annotations", "coco", "digits", "faults", "images", "voc")
 DIGITS_COUNTS = {"train": 500, "val": 150, "test": 300}
 FORMATS = {
     "voc": "a VOCdevkit year folder (JPEGImages/, Annotations/, ImageSets/Main/)",
     "coco": "a COCO folder (annotations/instances_*.json)",
 }
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """The paths of the prepared tables; a few strings, cheap to send to other processes.
-
-    Attributes:
-        train: path of the training split's table, for ``Annotations.load``.
-        val: likewise, of the split to choose by; none if the data has none.
-        test: likewise, of the split to judge by; none if the data has none.
-        classes: names; a label is an index into them.
-        fingerprint: 16 hex digits of the splits' content, pixels included, independent of their folder.
-        skipped: one message for everything left out, training split first.
-    """
-
-    train: str
-    val: str | None
-    test: str | None
-    classes: tuple[str, ...]
-    fingerprint: str
-    skipped: tuple[str, ...]
-
-    @property
-    def judged(self) -> Literal["val", "test"]:
-        """The split that a trained detector is judged by: ``test`` where there is one."""
-        return "val" if self.test is None else "test"
-
-    @property
-    def judged_table(self) -> str:
-        """The path of that split's table."""
-        table = self.test or self.val
-        assert table is not None, "prepare gives at least one of both"
-        return table
-
-    @property
-    def tables(self) -> dict[str, str]:
-        """The path of each split's table, by the name of the split."""
-        paths = {"train": self.train, "val": self.val, "test": self.test}
-        return {split: path for split, path in paths.items() if path is not None}
 
 
 @dataclass(frozen=True)
@@ -93,16 +54,12 @@ def prepare(data: DataConfig, cache: Path) -> PreparedData:
     Raises:
         DataError: the source is missing, empty, of another format or damaged; see ``read_voc``.
     """
-    source = _open_source(data)
-    names = _split_names(data, source)
+    source = open_source(data)
+    names = split_names(data, source)
     made = {split: _table(source, name, split, data, cache) for split, name in names.items()}
     tables = {split: table for split, (_, table) in made.items()}
-    for split, table in tables.items():
-        if table.classes != tables["train"].classes:
-            raise DataError(
-                f"{data.source}: the classes of {names['train']!r} and {names[split]!r} differ; "
-                "give splits with the same categories"
-            )
+    _refuse_unusable(data, tables, names)
+    across = count_warnings(warnings_across_splits(tables))
     content = " ".join(f"{split} {table.fingerprint}" for split, table in tables.items())
     return PreparedData(
         train=made["train"][0],
@@ -111,6 +68,7 @@ def prepare(data: DataConfig, cache: Path) -> PreparedData:
         classes=tables["train"].classes,
         fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
         skipped=tuple(message for table in tables.values() for message in table.skipped),
+        warnings=total([*(table.warnings for table in tables.values()), across]),
     )
 
 
@@ -120,30 +78,25 @@ def prepare_judged(data: DataConfig, cache: Path) -> str:
     Raises:
         DataError: as ``prepare`` does.
     """
-    source = _open_source(data)
-    names = _split_names(data, source)
+    source = open_source(data)
+    names = split_names(data, source)
     split = "test" if "test" in names else "val"
-    return _table(source, names[split], split, data, cache)[0]
+    path, table = _table(source, names[split], split, data, cache)
+    _refuse_unusable(data, {split: table}, names)
+    return path
 
 
-def check(data: DataConfig) -> list[str]:
-    """Return one line for every fault in the splits; every image is decoded, nothing is written."""
-    faults = DataFaults(skip=True)
-    try:
-        source = _open_source(data)
-        names = _split_names(data, source)
-    except DataError as error:
-        return [str(error)]
-    for name in dict.fromkeys(names.values()):
-        try:
-            source.read(name, faults)
-        except DataError as error:
-            faults.note(str(error))
-    return faults.messages
+def _refuse_unusable(data: DataConfig, tables: dict[str, Annotations], names: dict[str, str]) -> None:
+    for message in unusable(tables, names):
+        raise DataError(f"{data.source}: {message}")
 
 
-def _split_names(data: DataConfig, source: _Source) -> dict[str, str]:
-    """What the data calls each of the splits ``train``, ``val`` and ``test`` that it has, in this order."""
+def split_names(data: DataConfig, source: _Source) -> dict[str, str]:
+    """Return what the data calls each of the splits ``train``, ``val`` and ``test`` that it has.
+
+    Raises:
+        DataError: nothing could be chosen or judged.
+    """
     if data.source == "digits":
         wanted = {"train": "train", "val": data.val_split and "val", "test": data.test_split and "test"}
     else:
@@ -160,7 +113,12 @@ def _split_names(data: DataConfig, source: _Source) -> dict[str, str]:
     return names
 
 
-def _open_source(data: DataConfig) -> _Source:
+def open_source(data: DataConfig) -> _Source:
+    """Return how the source is read.
+
+    Raises:
+        DataError: it does not exist, or is of an unknown or another format.
+    """
     scheme, _, where = data.source.partition(":")
     if data.source == "digits":
         counts = {
@@ -216,7 +174,15 @@ def _table(source: _Source, name: str, split: str, data: DataConfig, cache: Path
     """
     count: int | None = getattr(data, f"{split}_images")
     skip = data.on_bad_data == "skip"
-    content = [*map(str, source.settings), name, count, skip, _code_stamp(), *_stamps(source.files(name))]
+    content = [
+        *map(str, source.settings),
+        name,
+        split,
+        count,
+        skip,
+        _code_stamp(),
+        *_stamps(source.files(name)),
+    ]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     path = cache.absolute() / f"{source.settings[0]}-{name}-{key}.arrow"
     if path.exists():
@@ -224,8 +190,11 @@ def _table(source: _Source, name: str, split: str, data: DataConfig, cache: Path
             return str(path), Annotations.load(path)
         except DataError:
             pass  # damaged, or of another version: made again below
-    table = source.read(name, DataFaults(skip=skip))
-    (table if count is None else table.first(count)).save(path)
+    faults = DataFaults(skip=skip)
+    table = source.read(name, faults)
+    table = table if count is None else table.first(count)
+    warnings = [*faults.warnings, *warnings_of_split(split, table)]
+    table.with_warnings(count_warnings(warnings)).save(path)
     return str(path), Annotations.load(path)
 
 
@@ -245,8 +214,8 @@ def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
 
 
 def _code_stamp() -> str:
-    """A hash of the readers' and the generator's code, so that no table of an older version is reused."""
-    sources = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in READERS)
+    """A hash of this folder's code, so that no table of an older version is reused."""
+    sources = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     return hashlib.sha256(b"".join(sources)).hexdigest()
 
 

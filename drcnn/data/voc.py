@@ -1,20 +1,15 @@
-"""Read a VOCdevkit year folder: ``JPEGImages/``, ``Annotations/``, ``ImageSets/Main/{split}.txt``.
-
-VOC's corners are pixel numbers counted from 1. As MMDetection does (and so the paper), 1 is taken off all
-four and the result is used as a continuous box: ``xmin..xmax`` becomes ``[xmin - 1, xmax - 1]``, of width
-``xmax - xmin``.
-"""
+"""Read a VOCdevkit year folder: ``JPEGImages/``, ``Annotations/``, ``ImageSets/Main/{split}.txt``."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
-from drcnn.data.faults import DataFaults, checked_box
-from drcnn.data.images import decode, file_digest, read_size
+from drcnn.data.faults import DataFaults, size_fault
+from drcnn.data.images import inspect
+from drcnn.data.voc_xml import VocFile, class_names, parse, read_objects, read_text
 
 __all__ = ["VOC_CLASSES", "read_voc"]
 
@@ -24,19 +19,7 @@ VOC_CLASSES = (
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-
-
-@dataclass
-class _Objects:
-    """The content of one XML file: usable objects, faults of the image, and boxes without area."""
-
-    names: list[str] = field(default_factory=list)
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
-    difficult: list[bool] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    empty_boxes: list[str] = field(default_factory=list)
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotations:
@@ -44,13 +27,15 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
 
     The classes are VOC's 20 in alphabetical order if every name in the folders is one of them, else the
     sorted names of all their annotations, so that all splits agree. With several folders an id is
-    ``folder/name``. Sizes are those of the image files, not those in the XML.
+    ``folder/name``. Images without objects are kept: they count in evaluation. An XML's stated size is
+    compared with the image file's, which is used.
 
     Args:
         folders: joined in this order.
-        split: the name of a list in ``ImageSets/Main``.
-        faults: collects every fault. If it skips, an image with any fault is left out, and every image is
-            decoded once to find damage (two minutes for VOC07+12), so that training finds none.
+        split: the name of a list in ``ImageSets/Main``. Of a class's list (``dog_train``), whose lines end
+            with a mark, the images marked -1 (without the class) are left out.
+        faults: collects every fault and warning. If it skips, an image with any fault is left out, and every
+            image is decoded once to find damage (two minutes for VOC07+12), so that training finds none.
 
     Raises:
         DataError: the folder is no VOC folder, the list is missing or empty; or, unless ``faults`` skips,
@@ -63,35 +48,24 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
         raise DataError(
             f"{first}: no such list (there are: {existing}); set data.train_split and data.val_split"
         )
-    listed = []
-    for folder, path in lists.items():
-        if path.is_file():
-            listed += [(folder, name) for name in _read_list(path)]
-        else:
-            # VOC2012 has no test list: VOC2007+VOC2012 train on both and are tested on the first.
-            faults.note(f"{path}: no such list, so no image of this folder is in split {split!r}")
     names = sorted(set().union(*(_all_names(folder) for folder in folders)))
     classes = VOC_CLASSES if set(names) <= set(VOC_CLASSES) else tuple(names)
     index = {name: label for label, name in enumerate(classes)}
     records = []
-    for folder, name in listed:
-        objects, size, image = _read_image(folder, name, decode_all=faults.skip)
-        if faults.add(objects.faults):
-            continue
-        for message in objects.empty_boxes:
-            faults.note(message)
-        records.append(
-            Record(
-                id=f"{folder.name}/{name}" if len(folders) > 1 else name,
-                width=size[0],
-                height=size[1],
-                boxes=objects.boxes,
-                labels=[index[class_name] for class_name in objects.names],
-                ignore=objects.difficult,
-                path=str(image),
-                digest=file_digest(str(image)),
+    for folder, path in lists.items():
+        if not path.is_file():
+            # VOC2012 has no test list: VOC2007+VOC2012 train on both and are tested on the first.
+            faults.warn(
+                "folders without the split's list",
+                f"{path}: no such list, so no image of this folder is in split {split!r}",
             )
-        )
+            continue
+        images = _images(folder)
+        prefix = f"{folder.name}/" if len(folders) > 1 else ""
+        for name in _read_list(path, images, faults):
+            record = _read_image(folder, name, images, index, prefix, faults)
+            if record is not None:
+                records.append(record)
     if not records:
         raise DataError(f"{folders[0]}: split {split!r} has no usable image")
     return Annotations.from_records(records, classes, skipped=faults.messages)
@@ -107,13 +81,33 @@ def _find_list(folder: Path, split: str) -> Path:
     return folder / "ImageSets" / "Main" / f"{split}.txt"
 
 
-def _read_list(path: Path) -> list[str]:
-    lines = [line.split() for line in _read_text(path).splitlines()]
-    names = [words[0] for words in lines if words]
+def _images(folder: Path) -> dict[str, list[Path]]:
+    """The image files of a folder, by their name without suffix."""
+    images: dict[str, list[Path]] = {}
+    for path in sorted((folder / "JPEGImages").iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            images.setdefault(path.stem, []).append(path)
+    return images
+
+
+def _read_list(path: Path, images: Collection[str], faults: DataFaults) -> list[str]:
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    names, absent = [], 0
+    for line in filter(None, lines):
+        name, mark = _name_and_mark(line, images)
+        if mark == "-1":
+            absent += 1
+            continue
+        names.append(name)
+    if absent:
+        faults.warn(
+            "lists with images marked -1, left out",
+            f"{path}: leaves out what is marked -1, the images without the class: {absent}",
+        )
     if not names:
         raise DataError(f"{path}: the list is empty; expected an image name a line")
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, number in Counter(names).items() if number > 1)
         raise DataError(f"{path}: {twice!r} is listed twice; remove one of the lines")
     for name in names:
         # A name must not be a path, so that nothing outside the folder is read.
@@ -124,102 +118,89 @@ def _read_list(path: Path) -> list[str]:
     return names
 
 
+def _name_and_mark(line: str, images: Collection[str]) -> tuple[str, str]:
+    """Split a line of a list into the image's name, which may have spaces, and a class's mark, if any."""
+    if line in images:
+        return line, ""
+    name, mark = line, ""
+    words = line.rsplit(maxsplit=1)
+    if len(words) == 2 and words[1] in {"-1", "0", "1"}:
+        name, mark = words
+    stem, dot, suffix = name.rpartition(".")
+    if name not in images and stem in images and f"{dot}{suffix}".lower() in IMAGE_SUFFIXES:
+        name = stem
+    return name, mark
+
+
 def _all_names(folder: Path) -> set[str]:
     """The class names of all annotations, also of other splits; unreadable files are skipped here."""
     names: set[str] = set()
     for path in (folder / "Annotations").glob("*.xml"):
         try:
-            objects = _parse(path).findall("object")
+            names |= class_names(parse(path))
         except DataError:
             continue
-        names.update(name for item in objects if (name := (item.findtext("name") or "").strip()))
     return names
 
 
-def _read_image(folder: Path, name: str, *, decode_all: bool) -> tuple[_Objects, tuple[int, int], Path]:
-    candidates = [folder / "JPEGImages" / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
-    image = next((path for path in candidates if path.is_file()), candidates[0])
+def _read_image(
+    folder: Path,
+    name: str,
+    images: Mapping[str, list[Path]],
+    index: Mapping[str, int],
+    prefix: str,
+    faults: DataFaults,
+) -> Record | None:
+    """Read a listed image; none if it has a fault that is skipped."""
     try:
-        size = read_size(str(image))
-        if decode_all:
-            decode(str(image))
+        if name not in images:
+            missing = folder / "JPEGImages" / f"{name}.jpg"
+            raise DataError(f"{missing}: no such image file; restore it or use --on-bad-data skip")
+        file = parse(folder / "Annotations" / f"{name}.xml")
+        path = _choose_image(images[name], file)
+        image = inspect(str(path), decode_all=faults.skip)
     except DataError as error:
-        return _Objects(faults=[str(error)]), (0, 0), image
-    return _read_objects(folder / "Annotations" / f"{name}.xml", size), size, image
+        faults.add([str(error)])
+        return None
+    objects = read_objects(file, image.size, faults)
+    if faults.add([*size_fault(str(path), image, file.size, str(file.path)), *objects.faults]):
+        return None
+    faults.warn_of_image(str(path), image, file.size)
+    _warn_of_filename(file, path, images, faults)
+    return Record(
+        id=f"{prefix}{name}",
+        width=image.width,
+        height=image.height,
+        boxes=objects.boxes,
+        labels=[index[class_name] for class_name in objects.names],
+        ignore=objects.difficult,
+        path=str(path),
+        digest=image.digest,
+    )
 
 
-def _read_objects(path: Path, size: tuple[int, int]) -> _Objects:
-    objects = _Objects()
-    try:
-        elements = _parse(path).findall("object")
-    except DataError as error:
-        objects.faults.append(str(error))
-        return objects
-    if not elements:
-        # VOC lists only annotated images; an empty one is a lost annotation rather than a background.
-        objects.faults.append(
-            f"{path}: has no <object>; annotate it, take it off the list or use --on-bad-data skip"
-        )
-    for number, item in enumerate(elements, start=1):
-        where = f"{path}: object {number}"
-        try:
-            name = _text(item, "name", where)
-            left, top, right, bottom = (_number(item, f"bndbox/{corner}", where) - 1 for corner in CORNERS)
-            difficult = (
-                _number(item, "difficult", where) != 0 if item.find("difficult") is not None else False
-            )
-            box = checked_box((left, top, right, bottom), *size, where)
-        except DataError as error:
-            objects.faults.append(str(error))
-            continue
-        if box is None:
-            # Nothing can match it and no regression target exists, but the rest of the image is usable.
-            objects.empty_boxes.append(f"{where}: box of zero area left out")
-            continue
-        objects.names.append(name)
-        objects.boxes.append(box)
-        objects.difficult.append(difficult)
-    return objects
-
-
-def _parse(path: Path) -> ET.Element:
-    text = _read_text(path)
-    # Entities could make a small file fill the memory, and VOC does not need them.
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DataError(f"{path}: has a DOCTYPE or ENTITY declaration, which is refused; remove it")
-    try:
-        root = ET.fromstring(text)
-    except (ET.ParseError, ValueError) as error:
+def _choose_image(found: Sequence[Path], file: VocFile) -> Path:
+    """Return the image of an annotation; ``<filename>`` decides between several suffixes."""
+    if len(found) == 1:
+        return found[0]
+    named = [path for path in found if path.name == file.filename]
+    if not named:
+        files = " and ".join(path.name for path in found)
         raise DataError(
-            f"{path}: not readable as XML ({error}); correct it or use --on-bad-data skip"
-        ) from None
-    if root.tag != "annotation":
-        raise DataError(f"{path}: the root is <{root.tag}>, expected <annotation>; is this a VOC annotation?")
-    return root
+            f"{file.path}: {files} both exist and its <filename> is {file.filename!r}; remove one of them, "
+            "correct <filename> or use --on-bad-data skip"
+        )
+    return named[0]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; restore it or use --on-bad-data skip") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); correct it") from None
-
-
-def _text(item: ET.Element, field_name: str, where: str) -> str:
-    text = (item.findtext(field_name) or "").strip()
-    if not text:
-        tags = "><".join(field_name.split("/"))
-        raise DataError(f"{where}: has no <{tags}>; add it or use --on-bad-data skip")
-    return text
-
-
-def _number(item: ET.Element, field_name: str, where: str) -> int:
-    text = _text(item, field_name, where)
-    try:
-        # A few files of VOC2011 write 45.70 where all others have whole pixels.
-        return int(float(text))
-    except (ValueError, OverflowError):
-        tag = field_name.rpartition("/")[2]
-        raise DataError(f"{where}: <{tag}> is {text!r}, expected a whole number; correct it") from None
+def _warn_of_filename(
+    file: VocFile, path: Path, images: Mapping[str, list[Path]], faults: DataFaults
+) -> None:
+    named = file.filename
+    if not named or path.stem in (named, Path(named).stem):
+        return
+    other = "another image of the folder" if Path(named).stem in images else "no image of the folder"
+    faults.warn(
+        "annotations that name another image",
+        f"{file.path}: its <filename> is {named!r}, {other}; it is used for {path.name}",
+    )

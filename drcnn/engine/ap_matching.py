@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from drcnn.engine.metrics import IOU_THRESHOLDS
+from drcnn.engine.metrics import COCO_DETECTIONS, IOU_THRESHOLDS
 
 __all__ = ["COCO_AREAS", "Boxes", "Detections", "Objects", "ScoredClass", "match_coco", "match_voc07"]
 
@@ -33,7 +33,6 @@ COCO_AREAS: dict[str, tuple[float, float]] = {
     "medium": (32**2, 96**2),
     "large": (96**2, 1e10),
 }
-COCO_DETECTIONS = 100  # per image and class; those of lower scores are left out
 PAIRS = 1 << 18  # compared at a time: about 50 MiB
 
 

@@ -39,6 +39,8 @@ class TrainingState:
         per_class: AP of each class when the split that the trial is judged by was last evaluated.
         made_by: with what the epochs so far were trained (``drcnn.engine.made_by``).
         scaler: state of the fp16 gradient scaler; empty otherwise.
+        data: of each split, the digests of its images and annotations (``Annotations.content``); empty in
+            files of earlier versions.
     """
 
     config: str
@@ -48,6 +50,7 @@ class TrainingState:
     per_class: dict[str, float] = field(default_factory=dict)
     made_by: dict[str, str] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def save(

@@ -8,12 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IOU_THRESHOLDS", "Metrics", "mean_of_present", "summarise"]
+from drcnn.config import Config
+
+__all__ = [
+    "COCO_DETECTIONS",
+    "IOU_THRESHOLDS",
+    "Metrics",
+    "counted_detections",
+    "mean_of_present",
+    "summarise",
+]
 
 # 0.50, 0.55 ... 0.95. As quotients: 0.5 + 4 * 0.05 is not 0.7, and a box of IoU 7/10 would miss it.
 IOU_THRESHOLDS: NDArray[np.float64] = np.arange(50, 100, 5) / 100
 # Positions in these.
 AT_IOU = {"AP50": 0, "AP60": 2, "AP70": 4, "AP75": 5, "AP80": 6, "AP90": 8}
+
+# Of an image and class, by pycocotools' default; those of lower scores are left out.
+COCO_DETECTIONS = 100
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,17 @@ class Metrics:
 
     summary: dict[str, float]
     per_class: dict[str, float]
+
+
+def counted_detections(config: Config) -> str:
+    """Say that COCO's metric counts fewer detections than the detector may give; nothing if it does not."""
+    most = config.detector.max_detections
+    if config.evaluation.metric != "coco" or most <= COCO_DETECTIONS:
+        return ""
+    return (
+        f"detector.max_detections={most}: COCO's metric counts the {COCO_DETECTIONS} of the highest scores "
+        "of each image and class, as pycocotools does"
+    )
 
 
 def summarise(ap: NDArray[np.float64], classes: Sequence[str]) -> Metrics:

@@ -36,6 +36,7 @@ from drcnn.data.prepare import PreparedData
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine import checkpoint, record
 from drcnn.engine.checkpoint import TrainingState
+from drcnn.engine.data_content import data_content, refuse_changed_data
 from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.made_by import made_by, merged
 from drcnn.engine.precision import autocast, require_precision
@@ -78,7 +79,7 @@ def fit(
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or the folder holds a run on data that changed since.
         ConfigError: the weights do not fit, or fp16 is asked for without a GPU.
         CheckpointError: ``last.safetensors`` is damaged, or of another model.
         OSError: storage or the download of the weights failed; a later attempt may succeed.
@@ -133,7 +134,8 @@ class _Trial:
         if not self.last.exists():
             if rank() == 0:
                 write_text(self.folder / "config.yaml", self.config.to_yaml())
-            return TrainingState(self.config.to_yaml(), list(self.data.classes))
+            return TrainingState(self.config.to_yaml(), list(self.data.classes), data=data_content(self.data))
+        refuse_changed_data(self.last, data_content(self.data))
         state = checkpoint.restore(self.last, self.detector, self.optimizer)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)

@@ -101,7 +101,7 @@ class Space(Frozen):
     high: int | float | None = None
     step: int | float | None = Field(None, gt=0)
     log: bool = False
-    choices: tuple[bool | int | float | str, ...] = ()
+    choices: tuple[bool | int | float | str | None, ...] = ()
 
     @model_validator(mode="after")
     def _is_range_or_list(self) -> Self:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from drcnn.backbone_weights import WEIGHT_NAMES
+from drcnn.engine.metrics import counted_detections
 from studies.definition.errors import StudyError
 from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand, search_points
@@ -64,8 +65,10 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
         plan = Plan(name, overrides, output, inputs, request.margin)
         is_search = isinstance(plan.study, SearchStudy)
         trials = search_points(plan) if is_search else expand(plan, request.listed_seeds)
-        for message in trials[0].data.skipped:
-            print(f"skipped: {message}")
+        for line in trials[0].data.said_at_start(trials[0].config.data.source):
+            print(line)
+        if capped := next(filter(None, (counted_detections(trial.config) for trial in trials)), None):
+            print(capped)
         if request.dry_run:
             from studies.execution.dry_run import print_preview
 

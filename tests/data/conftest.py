@@ -100,7 +100,7 @@ def make_coco(tmp_path: Path) -> CocoMaker:
                         "image_id": 7,
                         "category_id": 2,
                         "bbox": [0, 0, 60, 40],
-                        "area": 9.0,
+                        "area": 900.0,
                         "iscrowd": 1,
                     },
                     {

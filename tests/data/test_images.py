@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from drcnn.data.annotations import DataError
-from drcnn.data.images import decode, flip, read_size, resize, resized_sizes
+from drcnn.data.images import decode, flip, inspect, resize, resized_sizes
 
 # At a side of one pixel torch 2.11 fails an internal assertion of its own (uint8, antialiased).
 SIDES = st.integers(2, 200)
@@ -88,7 +89,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert (image.shape, image.dtype) == ((3, 3, 5), torch.uint8)
     assert (image > 250).all()
     assert torch.equal(decode(path.read_bytes()), image)
-    assert read_size(str(path)) == (5, 3)
+    assert inspect(str(path)).size == (5, 3)
 
 
 def test_16_bits_become_8(tmp_path: Path) -> None:
@@ -97,13 +98,13 @@ def test_16_bits_become_8(tmp_path: Path) -> None:
     image = decode(str(tmp_path / "a.png"))
     assert image.dtype == torch.uint8
     assert image.tolist() == [(grey // 256).tolist()] * 3
-    assert read_size(str(tmp_path / "a.png")) == (8, 8)
+    assert inspect(str(tmp_path / "a.png")).size == (8, 8)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_pixels_without_a_range_are_refused(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (5, 3)).save(tmp_path / "a.tif")
-    for function in (decode, read_size):
+    for function in (decode, inspect):
         with pytest.raises(DataError, match=r"a\.tif: .*range is not known; .*--on-bad-data skip"):
             function(str(tmp_path / "a.tif"))
 
@@ -124,16 +125,53 @@ def test_a_failing_file_system_is_no_bad_data(tmp_path: Path, monkeypatch: pytes
             raise fault
 
         monkeypatch.setattr(Image, "open", fail)
-        for function in (decode, read_size):
+        for function in (decode, inspect):
             with pytest.raises(kind):
                 function(str(path))
 
 
-def test_the_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 5, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, exif=exif)
+    with Image.open(path) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert decode(str(path)).permute(1, 2, 0).tolist() == upright.tolist()
+    assert inspect(str(path)).size == (upright.shape[1], upright.shape[0])
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_an_exif_block_that_cannot_be_read_does_no_harm(tmp_path: Path) -> None:
+    Image.new("RGB", (5, 3)).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0 and nothing more")
+    assert decode(str(tmp_path / "a.jpg")).shape == (3, 3, 5)
+    assert inspect(str(tmp_path / "a.jpg")).orientation == 1
+
+
+@pytest.mark.parametrize("most", [255, 1023, 4095, 16383, 65535])
+def test_16_bits_are_scaled_by_those_in_use(tmp_path: Path, most: int) -> None:
+    grey = np.linspace(0, most, 64, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    image = decode(str(tmp_path / "a.png"))
+    assert image.min() == 0
+    assert image.max() == 255
+    assert inspect(str(tmp_path / "a.png")).is_narrow == (most < 65535)
+
+
+def test_pixels_that_are_read_in_another_way_are_other_content(tmp_path: Path) -> None:
+    """An output of an earlier version, which did not turn the image, is not reused."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (5, 3)).save(tmp_path / "a.jpg", exif=exif)
-    assert decode(str(tmp_path / "a.jpg")).shape == (3, 3, 5)
+    Image.new("RGB", (5, 5)).save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGB", (5, 5)).save(tmp_path / "plain.png")
+    digests = {
+        name: hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in ("turned.png", "plain.png")
+    }
+    assert inspect(str(tmp_path / "plain.png")).digest == digests["plain.png"]
+    assert inspect(str(tmp_path / "turned.png")).digest != digests["turned.png"]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -143,7 +181,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(content, "JPEG" if suffix == "jpg" else "PNG")
     path.write_bytes(content.getvalue()[: len(content.getvalue()) // 2])
-    for function in (decode, read_size):
+    for function in (decode, inspect):
         with pytest.raises(
             DataError, match=rf"cut\.{suffix}: the image file is truncated.*--on-bad-data skip"
         ):
@@ -154,12 +192,12 @@ def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
     Image.new("RGB", (5, 3)).save(tmp_path / "a.jpg")
     with (tmp_path / "a.jpg").open("ab") as file:
         file.write(bytes(5000))
-    assert read_size(str(tmp_path / "a.jpg")) == (5, 3)
+    assert inspect(str(tmp_path / "a.jpg")).size == (5, 3)
 
 
 def test_other_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
-    for function in (decode, read_size):
+    for function in (decode, inspect):
         with pytest.raises(DataError, match=r"gone\.jpg: no such image file"):
             function(str(tmp_path / "gone.jpg"))
         with pytest.raises(DataError, match=r"text\.jpg: not an image file"):

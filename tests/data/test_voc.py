@@ -19,6 +19,13 @@ def read(*folders: Path, split: str = "train", skip: bool = False) -> Annotation
     return read_voc(folders, split, DataFaults(skip=skip))
 
 
+def warned(*folders: Path, split: str = "train") -> list[str]:
+    """The warnings' messages, without folders."""
+    faults = DataFaults(skip=False)
+    read_voc(folders, split, faults)
+    return [warning.message.rpartition("/")[2] for warning in faults.warnings]
+
+
 def test_a_folder_is_read(make_voc: MakeVoc, xml: Callable[..., str]) -> None:
     images = {"000001": [DOG], "000002": [("cat", (1, 1, 60, 40)), ("dog", (5, 5, 20, 30))]}
     made = read(make_voc(images, xml={"000002": xml(images["000002"], difficult=[1])}))
@@ -56,13 +63,14 @@ def test_folders_are_joined(make_voc: MakeVoc) -> None:
     assert read(first, second).ids == ("VOC2007/000001", "VOC2007/000002", "VOC2012/000001", "VOC2012/000002")
     only_first = read(first, second, split="val")
     assert only_first.ids == ("VOC2007/000001", "VOC2007/000002")
-    assert "VOC2012/ImageSets/Main/val.txt: no such list" in only_first.skipped[0]
+    assert "val.txt: no such list" in warned(first, second, split="val")[0]
 
 
 def test_zero_area_is_left_out_and_recorded(make_voc: MakeVoc) -> None:
-    made = read(make_voc({"a": [("dog", (5, 5, 5, 30)), DOG], "b": [("dog", (3, 40, 9, 40))]}))
+    folder = make_voc({"a": [("dog", (5, 5, 5, 30)), DOG], "b": [("dog", (3, 40, 9, 40))]})
+    made = read(folder)
     assert [len(made.boxes(row)) for row in range(2)] == [1, 0]
-    assert [message.rpartition("/")[2] for message in made.skipped] == [
+    assert warned(folder) == [
         "a.xml: object 1: box of zero area left out",
         "b.xml: object 1: box of zero area left out",
     ]
@@ -77,13 +85,12 @@ BAD = {
     "inverted": (None, ("dog", (31, 5, 11, 9)), r"object 1: box \[30, 4, 10, 8\] is inverted"),
     "outside": (None, ("dog", (11, 5, 63, 9)), r"object 1: box .* is outside the image of 60x40"),
     "negative": (None, ("dog", (-5, 5, 6, 9)), r"object 1: box .* is outside the image of 60x40"),
-    "no object": ("<annotation></annotation>", DOG, "has no <object>"),
     "no name": ("<annotation><object><bndbox/></object></annotation>", DOG, "object 1: has no <name>"),
     "no box": ("<annotation><object><name>dog</name></object></annotation>", DOG, "has no <bndbox><xmin>"),
     "text": (
         "<annotation><object><name>dog</name><bndbox><xmin>left</xmin></bndbox></object></annotation>",
         DOG,
-        "object 1: <xmin> is 'left', expected a whole number",
+        "object 1: <xmin> is 'left', expected a number",
     ),
     "not XML": ("<annotation>", DOG, "not readable as XML"),
     "other root": ("<svg/>", DOG, "the root is <svg>, expected <annotation>"),
@@ -147,3 +154,77 @@ def test_bad_lists_are_named(make_voc: MakeVoc) -> None:
     (folder / "JPEGImages").rename(folder / "Images")
     with pytest.raises(DataError, match="no folder JPEGImages/"):
         read(folder)
+
+
+def annotation(inner: str = "") -> str:
+    return (
+        f"<annotation>{inner}<object><name>dog</name><bndbox><xmin>11</xmin><ymin>21</ymin>"
+        "<xmax>31</xmax><ymax>41</ymax></bndbox></object></annotation>"
+    )
+
+
+def test_images_without_objects_are_kept(make_voc: MakeVoc) -> None:
+    made = read(make_voc({"a": [DOG], "b": []}))
+    assert made.ids == ("a", "b")
+    assert trainable_rows(made).tolist() == [0]
+
+
+def test_a_stated_size_is_compared_with_the_files(make_voc: MakeVoc) -> None:
+    def size(width: int, height: int) -> str:
+        return annotation(f"<size><width>{width}</width><height>{height}</height></size>")
+
+    folder = make_voc(
+        {name: [DOG] for name in "abcd"},
+        xml={"a": size(120, 80), "b": size(60, 40), "c": size(0, 0), "d": size(61, 39)},
+    )
+    with pytest.raises(DataError, match=r"a\.xml: states a size of 120x80, but \S*a\.jpg has 60x40;"):
+        read(folder)
+    # Zeros say nothing, and a pixel is rounding.
+    assert read(folder, skip=True).ids == ("b", "c", "d")
+
+
+def test_names_may_have_spaces(make_voc: MakeVoc) -> None:
+    folder = make_voc({"photo one": [DOG], "photo": [DOG], "photo 1": [DOG]})
+    assert read(folder).ids == ("photo one", "photo", "photo 1")
+
+
+def test_a_list_may_have_suffixes_blanks_and_marks(make_voc: MakeVoc) -> None:
+    folder = make_voc({name: [DOG] for name in ("a", "b c", "d", "e.f")})
+    path = folder / "ImageSets" / "Main" / "train.txt"
+    path.write_bytes(b"\xef\xbb\xbfa.JPG \r\n\r\nb c.jpg\t\r\ne.f")
+    assert read(folder).ids == ("a", "b c", "e.f")
+    path.write_text("a  1\nb c -1\nd  0\n")
+    assert read(folder).ids == ("a", "d")
+    assert warned(folder) == ["train.txt: leaves out what is marked -1, the images without the class: 1"]
+    path.write_text("a -1\n")
+    with pytest.raises(DataError, match=r"train\.txt: the list is empty"):
+        read(folder)
+
+
+@pytest.mark.parametrize("suffix", ["Jpg", "bmp", "tif", "webp", "PNG"])
+def test_suffixes_of_images(make_voc: MakeVoc, suffix: str) -> None:
+    folder = make_voc({"a": [DOG]})
+    with Image.open(folder / "JPEGImages" / "a.jpg") as image:
+        image.save(folder / "JPEGImages" / f"b.{suffix}")
+    (folder / "JPEGImages" / "a.jpg").unlink()
+    (folder / "JPEGImages" / f"b.{suffix}").rename(folder / "JPEGImages" / f"a.{suffix}")
+    assert read(folder).ids == ("a",)
+
+
+def test_the_annotation_decides_between_two_suffixes(make_voc: MakeVoc) -> None:
+    folder = make_voc({"a": [DOG]}, xml={"a": annotation("<filename>a.png</filename>")})
+    Image.new("RGB", (60, 40)).save(folder / "JPEGImages" / "a.png")
+    assert str(read(folder).source(0)).endswith("a.png")
+    (folder / "Annotations" / "a.xml").write_text(annotation())
+    with pytest.raises(DataError, match=r"a\.xml: a\.jpg and a\.png both exist and its <filename> is ''"):
+        read(folder)
+
+
+def test_an_annotation_that_names_another_image_is_told(make_voc: MakeVoc) -> None:
+    names = {"a": "b.jpg", "b": "b", "c": "renamed.jpg", "d": "d.png"}
+    xml = {name: annotation(f"<filename>{named}</filename>") for name, named in names.items()}
+    folder = make_voc({name: [DOG] for name in names}, xml=xml)
+    assert warned(folder) == [
+        "a.xml: its <filename> is 'b.jpg', another image of the folder; it is used for a.jpg",
+        "c.xml: its <filename> is 'renamed.jpg', no image of the folder; it is used for c.jpg",
+    ]

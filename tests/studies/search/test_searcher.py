@@ -320,3 +320,14 @@ def test_a_search_asks_whether_there_is_time_first_for_what_it_resumes(
     assert [trial and trial.id for trial in asked] == [first.id, None, None]
     assert search.remaining() == 2, "what was not suggested is left"
     assert states(plan) == ["FAIL", "RUNNING", "RUNNING"], "Optuna was not asked in vain"
+
+
+def test_null_may_be_a_choice(make_plan: Callable[..., Plan]) -> None:
+    """A setting that may be switched off; also when the study is opened again."""
+    plan = make_plan(
+        "title: t\nkind: search\ntrials: 2\nspace: {training.clip_norm: {choices: [null, 10.0]}}\n"
+    )
+    search = StudySearcher(plan, "key")
+    assert {ask(search, tune_id).config.training.clip_norm for tune_id in "ab"} == {None, 10.0}
+    again = StudySearcher(plan, "key")
+    assert {ask(again, tune_id).config.training.clip_norm for tune_id in "ab"} == {None, 10.0}

@@ -1,0 +1,165 @@
+"""``drcnn data check`` and what ``drcnn train`` says and refuses of its data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from drcnn.cli import main
+
+TINY = [
+    "detector.backbone_width=0.25",
+    "detector.weights=none",
+    "detector.norm=group",
+    "detector.frozen_stages=0",
+    "detector.fpn_channels=16",
+    "detector.fc_width=32",
+    "data.short_side=64",
+    "data.long_side=96",
+    "training.batch_size=2",
+    "training.epochs=1",
+    "training.warmup_iterations=0",
+]
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """A VOC folder: two images in train, one in val, one square in each."""
+    folder = tmp_path / "my squares"
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True)
+    for number, name in enumerate(("a", "b", "c")):
+        Image.new("RGB", (96, 64), (60 * number, 90, 90)).save(folder / "JPEGImages" / f"{name}.png")
+        write_label(folder, name)
+    (folder / "ImageSets/Main/train.txt").write_text("a\nb\n")
+    (folder / "ImageSets/Main/val.txt").write_text("c\n")
+    return folder
+
+
+def write_label(folder: Path, name: str, right: float = 41) -> None:
+    corners = f"<xmin>11</xmin><ymin>11</ymin><xmax>{right}</xmax><ymax>41</ymax>"
+    (folder / "Annotations" / f"{name}.xml").write_text(
+        f"<annotation><object><name>square</name><bndbox>{corners}</bndbox></object></annotation>"
+    )
+
+
+def train(folder: Path, output: Path, *more: str) -> int:
+    return main(["train", "--data", f"voc:{folder}", "--output", str(output), *more, "--set", *TINY])
+
+
+def test_a_run_on_data_that_changed_is_not_taken_for_this_one(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(voc, tmp_path / "run") == 0
+    assert train(voc, tmp_path / "run") == 0
+    capsys.readouterr()
+    kept = (voc / "JPEGImages/a.png").read_bytes()
+    Image.new("RGB", (96, 64), "red").save(voc / "JPEGImages/a.png")
+    assert train(voc, tmp_path / "run") == 2
+    assert "there changed: the images of train. Give another --output" in capsys.readouterr().err
+    (voc / "JPEGImages/a.png").write_bytes(kept)
+    write_label(voc, "c", right=51)
+    assert train(voc, tmp_path / "run") == 2
+    assert "there changed: the annotations of val." in capsys.readouterr().err
+    (voc / "ImageSets/Main/test.txt").write_text("c\n")
+    write_label(voc, "c")
+    assert train(voc, tmp_path / "run") == 2
+    assert "there changed: the split test is new." in capsys.readouterr().err
+    (voc / "ImageSets/Main/test.txt").unlink()
+    assert train(voc, tmp_path / "run") == 0
+
+
+def test_another_configuration_is_named(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(voc, tmp_path / "run") == 0
+    assert train(voc, tmp_path / "run", "--on-bad-data", "skip") == 2
+    assert "another configuration (data.on_bad_data=fail there, skip here)" in capsys.readouterr().err
+
+
+def test_a_run_says_what_it_skips_and_how_many_warnings_there_are(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_label(voc, "b", right=500)
+    assert train(voc, tmp_path / "run") == 2
+    assert "b.xml: object 1: box [10, 10, 499, 40] is outside the image" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    assert train(voc, tmp_path / "run", "--on-bad-data", "skip") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("skipped: ")
+    assert "b.xml: object 1: box [10, 10, 499, 40] is outside the image" in lines[0]
+    assert lines[1] == (
+        f"1 warning about the data (classes with few objects: 1); `drcnn data check 'voc:{voc}'` shows them"
+    )
+
+
+def test_a_run_says_that_the_metric_counts_100_detections(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--set", "detector.max_detections=300")
+    assert train(voc, tmp_path / "run", *more) == 0
+    said = "detector.max_detections=300: COCO's metric counts the 100 of the highest scores"
+    assert said in capsys.readouterr().err
+    assert train(voc, tmp_path / "other", *more, "evaluation.metric=voc07") == 0
+    assert said not in capsys.readouterr().err
+
+
+def test_a_split_without_objects_is_refused_before_training(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (voc / "Annotations/c.xml").write_text("<annotation></annotation>")
+    assert train(voc, tmp_path / "run") == 2
+    assert "split 'val': none of its images (1) has an object" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_check_ends_with_a_table(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", f"voc:{voc}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "warning: class 'square' has few objects to train on: 2"
+    assert max(map(len, lines[1:-2])) <= 80
+    table = [line.split() for line in lines[2:-2]]
+    assert table == [
+        ["all", "train", "2", "2", "0", "30", "30", "30", "30", "30", "30"],
+        ["all", "val", "1", "1", "0", "30", "30", "30", "30", "30", "30"],
+        ["square", "train", "2", "2", "0", "30", "30", "30", "30", "30", "30"],
+        ["square", "val", "1", "1", "0", "30", "30", "30", "30", "30", "30"],
+    ]
+    assert lines[-2] == "1 warning, which training does not mind (classes with few objects: 1)"
+    assert lines[-1] == f"voc:{voc}: no faults"
+
+
+def test_check_gives_json_of_all_of_it(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_label(voc, "b", right=500)
+    assert main(["data", "check", f"voc:{voc}", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["faults"]) == 1
+    assert found["warnings"] == [
+        {
+            "kind": "classes with few objects",
+            "message": "class 'square' has few objects to train on: 1",
+        }
+    ]
+    assert found["counts"][0] == {
+        "name": None,
+        "split": "train",
+        "images": 1,
+        "objects": 1,
+        "ignored": 0,
+        "widths": [30, 30, 30],
+        "heights": [30, 30, 30],
+    }
+
+
+def test_check_of_a_damaged_folder_says_what_training_does(
+    voc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_label(voc, "b", right=500)
+    assert main(["data", "check", f"voc:{voc}"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("fault: ")
+    assert out.splitlines()[-1].startswith(f"voc:{voc}: 1 fault; training refuses the data")
