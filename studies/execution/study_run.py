@@ -28,13 +28,13 @@ from studies.record.completion import is_complete, to_time, without_unused_seeds
 from studies.record.other_identities import note_on_other_identities
 from studies.record.output_folder import archive
 from studies.record.results import ranked, write_results
-from studies.record.tracking_uri import ui_command
+from studies.record.tracking.addresses import default_uri, ui_command
 from studies.search.confirmation import confirming_count, confirming_trials
 from studies.transfer.trial_folders import TrialFolders
 
 if TYPE_CHECKING:
     from studies.execution.budgeted import BudgetedTrials, LaunchBudget
-    from studies.record.tracking import Tracker
+    from studies.record.tracking.runs import Tracker
     from studies.resources.slots import Allocation
     from studies.search.searcher import StudySearcher
 
@@ -77,11 +77,11 @@ class StudyRun:
         self._models = trained_models(self._trials)
         self._confirming: list[Trial] = []
         self._reused: dict[str, Trial] = {}
-        self._uri = request.tracking_uri or f"sqlite:///{plan.output / 'mlflow.db'}"
+        self._uri = request.tracking_uri or default_uri(plan.output)
 
     def run(self) -> int:
         """Train what is left, then show everything."""
-        from studies.record.tracking import open_tracker
+        from studies.record.tracking.store import open_tracker
 
         tracker = open_tracker(self._uri, self._plan)
         try:

@@ -15,10 +15,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
+from studies.record.tracking.addresses import sqlite_uri
 
 __all__ = [
     "TRIAL_ID",
@@ -38,6 +40,9 @@ def search_key(plan: Plan, sample: Trial) -> str:
     """The name of the Optuna study of a search: a hash of its definition, base configuration and data."""
     tree = plan.base.model_dump(mode="json")
     tree["data"]["source"] = sample.data.fingerprint
+    if plan.base.detector.weights not in WEIGHT_NAMES:
+        # The content of a file, wherever it lies.
+        tree["detector"]["weights"] = plan.inputs.weights_digest(plan.base.detector)
     definition = plan.study.model_dump(mode="json", exclude={"title", "answers", "paper", "confirm"})
     text = json.dumps([definition, tree], sort_keys=True)
     return f"{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -45,7 +50,7 @@ def search_key(plan: Plan, sample: Trial) -> str:
 
 def storage(plan: Plan) -> optuna.storages.RDBStorage:
     """Optuna's storage, in the study's folder; made if it is not there."""
-    return optuna.storages.RDBStorage(f"sqlite:///{_database(plan)}")
+    return optuna.storages.RDBStorage(sqlite_uri(_database(plan)))
 
 
 def recorded_trials(plan: Plan, key: str) -> list[Trial]:

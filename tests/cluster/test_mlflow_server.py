@@ -31,7 +31,7 @@ from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.study_file import parse
 from studies.definition.trial import Inputs
-from studies.record.tracking import Tracker
+from studies.record.tracking.runs import Tracker
 
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[cluster]'")
 psycopg2 = pytest.importorskip("psycopg2", reason="needs psycopg2: pip install '.[cluster]'")

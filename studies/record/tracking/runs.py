@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
@@ -23,12 +23,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
 
 from drcnn.engine.record import LATENCY, Status, TrialRecord, read_record
-from studies.definition.errors import StudyError, one_line
+from studies.definition.errors import one_line
 from studies.definition.metrics import key_of
-from studies.definition.plan import Plan, Trial
-from studies.record.tracking_uri import artifacts_of
+from studies.definition.plan import Trial
 
-__all__ = ["Tracker", "open_tracker"]
+__all__ = ["OUTPUT", "Tracker"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +39,6 @@ STATUS = "drcnn.status"
 ARTIFACTS = ("config.yaml", "result.json", "error.json", "detections.parquet", "last.safetensors")
 MAX_METRICS = 40
 BEST_METRICS = ("AP", "AP50", "AP90")
-# For a server that does not answer: by default MLflow tries for minutes, at every call, and trials wait.
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 # A metric that no epoch and no evaluation lacks: the steps of its history are the epochs logged before.
 ALWAYS_LOGGED = "perf/eval_seconds"
 
@@ -57,12 +54,8 @@ class Tracker:
     """
 
     def __init__(self, uri: str, artifacts: str | None, experiment: str, output: Path) -> None:
-        for name in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        for name, value in IMPATIENT.items():
-            os.environ.setdefault(name, value)
         self._client = MlflowClient(tracking_uri=uri)
-        location = f"{artifacts}/{experiment}" if artifacts else None
+        location = f"{artifacts}/{quote(experiment)}" if artifacts else None
         mlflow_experiment = self._experiment(experiment, location)
         self.experiment_id = mlflow_experiment.experiment_id
         if mlflow_experiment.lifecycle_stage == "deleted":
@@ -264,18 +257,6 @@ class Tracker:
             token = page.token
             if not token:
                 return runs
-
-
-def open_tracker(uri: str, plan: Plan) -> Tracker:
-    """The tracker of a study.
-
-    Raises:
-        StudyError: the store of runs cannot be used.
-    """
-    try:
-        return Tracker(uri, artifacts_of(uri, plan.output), plan.name, plan.output)
-    except MlflowException as error:
-        raise StudyError(f"--tracking-uri {uri}: {one_line(error)}") from None
 
 
 def _params(trial: Trial) -> list[Param]:

@@ -11,8 +11,7 @@ from study_helpers import epoch
 
 from drcnn.engine.record import write_failed
 from studies.definition.plan import Plan, Trial, expand
-from studies.record.tracking import Tracker
-from studies.record.tracking_uri import ui_command
+from studies.record.tracking.runs import Tracker
 
 
 class Desk:
@@ -150,12 +149,3 @@ def test_a_broken_store_costs_no_training_and_is_filled_in_later(
     (child,) = desk.runs(children=True)
     assert sorted(desk.steps(child)) == [1, 2]
     assert child.info.status == "FINISHED"
-
-
-def test_where_the_runs_are_is_said_without_a_password() -> None:
-    assert ui_command("sqlite:////a/mlflow.db").startswith(
-        "mlflow ui --backend-store-uri sqlite:////a/mlflow.db "
-    )
-    assert ui_command("http://head:5000") == "http://head:5000"
-    assert "secret" not in ui_command("postgresql://me:secret@db/mlflow")
-    assert "secret" not in ui_command("https://me:secret@head/mlflow")
