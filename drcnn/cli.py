@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from drcnn.commands import data, evaluate, speed, train
 from drcnn.config import ConfigError
+from drcnn.plain_text import allow_any_terminal
 
 __all__ = ["main"]
 
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: training failed, or faults found; 2: bad input, or files or the network failed (one line says
     which); 130: interrupted.
     """
+    allow_any_terminal()
     options = _parser().parse_args(arguments)
     from drcnn.data.annotations import DataError
     from drcnn.engine.checkpoint import CheckpointError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -94,7 +95,9 @@ class Progress:
             self._rows[trial.id] = row
         row.status, row.metrics = status, dict(metrics)
         if self._live is None:
-            self._console.print(_line(row, why), highlight=False, soft_wrap=True)
+            # As on a full disk: what is shown is no reason to end what is trained.
+            with suppress(OSError):
+                self._console.print(_line(row, why), highlight=False, soft_wrap=True)
 
     def _table(self) -> Table:
         ended = sum(row.status.is_terminal for row in self._rows.values())

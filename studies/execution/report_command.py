@@ -6,12 +6,9 @@ whatever options the launch had. Nothing but the report is written, so a study m
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from rich.console import Console
 
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan, Trial, expand, search_points
@@ -20,6 +17,7 @@ from studies.definition.study import SearchStudy
 from studies.record.completion import without_unused_seeds
 from studies.record.launch_request import load_request, mark_downloaded, was_launched
 from studies.record.output_folder import prepared_inputs
+from studies.report.console import StudyConsole
 from studies.search.confirmation import confirming_trials
 from studies.transfer.datasets import download_datasets, localise
 from studies.transfer.store import TrialStore, open_store
@@ -92,7 +90,7 @@ def report(study: str, output: Path, storage: str | None = None, margin: float |
     print(line)
     from studies.report.terminal import print_answer
 
-    print_answer(Console(width=None if sys.stdout.isatty() else 160), plan.study.title, sentences)
+    print_answer(StudyConsole(), plan.study.title, sentences)
     return 0 if files else 1
 
 
@@ -111,9 +109,10 @@ def _trials(plan: Plan, request: Request, folders: TrialFolders) -> list[Trial]:
     if not isinstance(plan.study, SearchStudy):
         trials = folders.collect_ended(expand(plan, request.listed_seeds), ended)
         return without_unused_seeds(trials) if request.is_open_ended else trials
-    from studies.search.optuna_record import recorded_trials, search_key
+    from studies.search.optuna_record import recorded_trials, search_key, storage_faults_named
 
-    searched = recorded_trials(plan, search_key(plan, search_points(plan)[0]))
+    with storage_faults_named(plan):
+        searched = recorded_trials(plan, search_key(plan, search_points(plan)[0]))
     folders.collect_ended(searched, ended)
     confirming = confirming_trials(plan, searched, request.seeds)
     return [*searched, *folders.collect_ended(confirming, ended)]

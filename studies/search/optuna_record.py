@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.engine.record import read_record
+from studies.definition.errors import StudyError, one_line
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
@@ -29,11 +32,14 @@ __all__ = [
     "search_key",
     "split_by_progress",
     "storage",
+    "storage_faults_named",
     "trial_of",
 ]
 
 # An attribute of Optuna's trials.
 TRIAL_ID = "trial_id"
+# How long to wait for another process that holds the database.
+LOCK_SECONDS = 30
 
 
 def search_key(plan: Plan, sample: Trial) -> str:
@@ -50,7 +56,26 @@ def search_key(plan: Plan, sample: Trial) -> str:
 
 def storage(plan: Plan) -> optuna.storages.RDBStorage:
     """Optuna's storage, in the study's folder; made if it is not there."""
-    return optuna.storages.RDBStorage(sqlite_uri(_database(plan)))
+    patience = {"connect_args": {"timeout": LOCK_SECONDS}}
+    return optuna.storages.RDBStorage(sqlite_uri(_database(plan)), engine_kwargs=patience)
+
+
+@contextmanager
+def storage_faults_named(plan: Plan) -> Iterator[None]:
+    """Turn an error of the search's database into one line that says what to do.
+
+    Raises:
+        StudyError: the database is locked, damaged, or cannot be written.
+    """
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        why = getattr(cause, "orig", None) or cause
+        raise StudyError(
+            f"{_database(plan)}: Optuna's record of the search cannot be used: {one_line(why)}; end what else "
+            "uses it, then run the same command again: finished trials and epochs are kept"
+        ) from None
 
 
 def recorded_trials(plan: Plan, key: str) -> list[Trial]:

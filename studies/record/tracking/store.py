@@ -11,9 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from studies.definition.errors import StudyError, one_line
 from studies.definition.plan import Plan
+from studies.record.tracking.addresses import artifacts_of, default_uri, is_server, without_password
 from studies.record.tracking.moved_output import follow_move
 from studies.record.tracking.runs import OUTPUT, Tracker
-from studies.record.tracking.addresses import artifacts_of, default_uri, without_password
 
 __all__ = ["open_tracker"]
 
@@ -24,13 +24,20 @@ def open_tracker(uri: str, plan: Plan) -> Tracker:
     Raises:
         StudyError: the store of runs cannot be used.
     """
+    is_own = uri == default_uri(plan.output)
+    if not is_server(uri) and (uri.startswith("file:") or "://" not in uri):
+        raise StudyError(
+            f"--tracking-uri {uri}: MLflow writes to folders no longer; leave it and $MLFLOW_TRACKING_URI "
+            "out for mlflow.db in --output, or give a database (sqlite:////FOLDER/mlflow.db) or a server"
+        )
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        if uri == default_uri(plan.output):
+        if is_own:
             # Makes the database, where there is none yet.
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
             follow_move(plan.output, OUTPUT)
         return Tracker(uri, artifacts_of(uri, plan.output), plan.name, plan.output)
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
-        raise StudyError(f"MLflow's record, {without_password(uri)}: {one_line(error)}") from None
+        place = plan.output / "mlflow.db" if is_own else f"--tracking-uri {without_password(uri)}"
+        raise StudyError(f"{place}: MLflow cannot use it: {one_line(error)}") from None

@@ -15,6 +15,7 @@ from study_helpers import assignments
 
 from studies.run_study import main
 
+
 def test_smoke_runs_the_papers_study_in_small(output: Path) -> None:
     status, out, err = Launch(output, "nms_sweep", "--smoke", "--set", *assignments()).end()
     assert status == 0, err
