@@ -7,8 +7,11 @@ whatever options the launch had. Nothing but the report is written, so a study m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+
+from rich.console import Console
 
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan, Trial, expand, search_points
@@ -23,7 +26,10 @@ from studies.transfer.datasets import download_datasets, localise
 from studies.transfer.store import TrialStore, open_store
 from studies.transfer.trial_folders import TrialFolders
 
-__all__ = ["report", "try_answer", "try_report"]
+__all__ = ["report", "try_answer", "try_description", "try_report", "try_results"]
+
+# Letters of a description's table: MLflow keeps 8,000 in all.
+LONGEST_TABLE = 6000
 
 
 def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
@@ -39,7 +45,8 @@ def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
     except Exception as error:
         why = one_line(error)
         return [], f"Report: could not be written: {type(error).__name__}: {why}"
-    return files, f"Report: {files[0]}"
+    page = next(file for file in files if file.suffix == ".html")
+    return files, f"Report: {page}"
 
 
 def try_answer(plan: Plan, trials: Sequence[Trial]) -> tuple[str, ...]:
@@ -51,6 +58,30 @@ def try_answer(plan: Plan, trials: Sequence[Trial]) -> tuple[str, ...]:
         return answer(gather_facts(plan, trials))
     except Exception:
         return ()
+
+
+def try_results(console: Console, plan: Plan, trials: Sequence[Trial], confirming: Sequence[Trial]) -> None:
+    """Print the tables of results, or in a line why they cannot be shown: the trials are finished anyway."""
+    from studies.report.terminal import print_results
+
+    try:
+        print_results(console, plan, trials, confirming)
+    except Exception as error:
+        console.out(f"Results: cannot be shown: {type(error).__name__}: {one_line(error)}")
+
+
+def try_description(plan: Plan, trials: Sequence[Trial], sentences: Sequence[str]) -> str:
+    """What describes a launch's run in MLflow, as Markdown: title, sentences, and table if it can be made."""
+    parts = [plan.study.title, *sentences]
+    with suppress(Exception):
+        from studies.report.facts import gather_facts
+        from studies.report.result_tables import settings_table
+
+        facts = gather_facts(plan, trials)
+        table = settings_table(facts.settings, facts.tables, is_short=True).to_markdown()
+        if len(table) < LONGEST_TABLE:
+            parts.append(table)
+    return "\n\n".join(parts)
 
 
 def report(study: str, output: Path, storage: str | None = None, margin: float | None = None) -> int:

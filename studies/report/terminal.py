@@ -15,7 +15,7 @@ from studies.analysis.power import known_spread, measured_spread, sentence
 from studies.analysis.replicates import group_by_setting
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
-from studies.report.blocks import escape
+from studies.report.blocks import Table, escape
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table
@@ -35,17 +35,17 @@ def print_results(
         confirming: those that do.
     """
     facts = gather_facts(plan, trials)
-    console.print(trials_table(facts.settings, facts.tables).to_rich())
+    _print_table(console, trials_table(facts.settings, facts.tables))
     if any(len(setting.replicates) > 1 for setting in facts.settings):
-        console.print(settings_table(facts.settings, facts.tables, is_short=True).to_rich())
+        _print_table(console, settings_table(facts.settings, facts.tables, is_short=True))
     if facts.tables:
         _print_words(console, "paper_notes.md.j2", facts)
     if isinstance(plan.study, SearchStudy) and facts.best_trials:
-        console.print(best_trials_table(facts).to_rich())
+        _print_table(console, best_trials_table(facts))
     if confirming:
         facts = gather_facts(plan, [*trials, *confirming])
         console.print("Confirmed with seeds that the search did not use:", highlight=False)
-        console.print(settings_table(facts.confirming, facts.tables, is_short=True).to_rich())
+        _print_table(console, settings_table(facts.confirming, facts.tables, is_short=True))
         _print_words(console, "confirmation.md.j2", facts)
 
 
@@ -96,6 +96,10 @@ def print_answer(console: Console, title: str, sentences: Sequence[str]) -> None
     """Print what a study shows, below its title: ``studies.report.answer``'s sentences, if there are any."""
     if sentences:
         console.print(Markdown("\n\n".join((f"**{escape(title)}**", *sentences))))
+
+
+def _print_table(console: Console, table: Table) -> None:
+    console.print(table.fitted(console.width).to_rich())
 
 
 def _print_words(console: Console, template: str, facts: ReportFacts) -> None:

@@ -73,8 +73,8 @@ def storage_faults_named(plan: Plan) -> Iterator[None]:
         cause = error.__cause__ or error
         why = getattr(cause, "orig", None) or cause
         raise StudyError(
-            f"{_database(plan)}: Optuna's record of the search cannot be used: {one_line(why)}; end what else "
-            "uses it, then run the same command again: finished trials and epochs are kept"
+            f"{_database(plan)}: Optuna's record of the search cannot be used: {one_line(why)}; end what "
+            "else uses it, then run the same command again: finished trials and epochs are kept"
         ) from None
 
 

@@ -9,9 +9,18 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-__all__ = ["UI", "artifacts_of", "default_uri", "is_server", "sqlite_uri", "ui_command", "without_password"]
+__all__ = [
+    "UI",
+    "artifacts_of",
+    "default_uri",
+    "is_server",
+    "sqlite_uri",
+    "trials_link",
+    "ui_command",
+    "without_password",
+]
 
 HOST, PORT = "127.0.0.1", 5000
 # Where `ui_command` serves the pages.
@@ -50,6 +59,24 @@ def ui_command(uri: str) -> str:
     if uri.startswith(("http://", "https://")):
         return uri
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host {HOST} --port {PORT}"
+
+
+def trials_link(uri: str, experiment: str, parent: str, metric: str) -> str:
+    """The page that lists the trials of a launch, best first, without their parent.
+
+    Args:
+        uri: of the tracking store; for a database it is the page of ``ui_command``'s server.
+        experiment, parent: ids.
+        metric: key of the metric that they are sorted by.
+    """
+    query = {
+        "workflowType": "machine_learning",
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": "false",
+    }
+    base = without_password(uri).rstrip("/") if uri.startswith(("http://", "https://")) else UI
+    return f"{base}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote, safe='')}"
 
 
 def without_password(uri: str) -> str:

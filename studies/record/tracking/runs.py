@@ -10,22 +10,22 @@ Shared tracking servers are only ever read and written through ``MlflowClient``;
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.entities import DatasetInput, Experiment, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
+from PIL.Image import Image
 
 from drcnn.engine.record import LATENCY, Status, TrialRecord, read_record
 from studies.definition.errors import one_line
-from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
+from studies.record.tracking.addresses import trials_link
+from studies.record.tracking.datasets import dataset_inputs
+from studies.record.tracking.trial_fields import best_metrics, distinct_name, epoch_metrics, now, params
 
 __all__ = ["OUTPUT", "Tracker"]
 
@@ -35,10 +35,10 @@ LAUNCH_KEY = "drcnn.launch"
 OUTPUT = "drcnn.output"
 TRIAL_ID = "drcnn.trial_id"
 STATUS = "drcnn.status"
-# What of a trial's folder is kept with its run.
-ARTIFACTS = ("config.yaml", "result.json", "error.json", "detections.parquet", "last.safetensors")
-MAX_METRICS = 40
-BEST_METRICS = ("AP", "AP50", "AP90")
+# A child's: its trial's name in reports; and "true" for the best one.
+NAME, BEST = "drcnn.trial", "drcnn.best"
+# What of a trial's folder is kept with its run. Weights stay where they are, but for the published model's.
+ARTIFACTS = ("config.yaml", "result.json", "error.json", "detections.parquet")
 # A metric that no epoch and no evaluation lacks: the steps of its history are the epochs logged before.
 ALWAYS_LOGGED = "perf/eval_seconds"
 
@@ -51,20 +51,34 @@ class Tracker:
         artifacts: where to keep artifacts (``file:///...``); none leaves it to the tracking server.
         experiment: the study's name.
         output: absolute folder of the studies; runs left RUNNING by a killed launch are known by it.
+        draw: sample pictures of a finished trial, by file name.
     """
 
-    def __init__(self, uri: str, artifacts: str | None, experiment: str, output: Path) -> None:
+    def __init__(
+        self,
+        uri: str,
+        artifacts: str | None,
+        experiment: str,
+        output: Path,
+        draw: Callable[[Trial], Mapping[str, Image]] = lambda trial: {},
+    ) -> None:
         self._client = MlflowClient(tracking_uri=uri)
         location = f"{artifacts}/{quote(experiment)}" if artifacts else None
         mlflow_experiment = self._experiment(experiment, location)
         self.experiment_id = mlflow_experiment.experiment_id
         if mlflow_experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(self.experiment_id)
-        self._output = str(output)
+        self._uri, self._output, self._draw = uri, str(output), draw
+        self._study = output / experiment
         self._parent = ""
         # By trial id: the run, and the epochs that were logged.
         self._runs: dict[str, str] = {}
         self._steps: dict[str, set[int]] = {}
+        self._names: set[str] = set()
+        # By fingerprint of the data.
+        self._inputs: dict[str, list[DatasetInput]] = {}
+        # Children that are marked as the best.
+        self._marked: set[str] = set()
         # Trials that ended while the store could not be written.
         self._owed: set[str] = set()
 
@@ -117,7 +131,14 @@ class Tracker:
             self._parent = run.info.run_id
         for run in self._search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._parent}'"):
             self._runs[run.data.tags[TRIAL_ID]] = run.info.run_id
+            self._names.add(run.info.run_name)
+            if BEST in run.data.tags:
+                self._marked.add(run.info.run_id)
         self._guard(lambda: self._describe(tags, texts))
+
+    def trials_link(self, metric: str) -> str:
+        """The address of the page that lists the trials by this metric, best first."""
+        return trials_link(self._uri, self.experiment_id, self._parent, metric)
 
     def start(self, trial: Trial) -> None:
         """A trial begins or is resumed: make its run, or open it again, with all epochs known so far."""
@@ -151,8 +172,7 @@ class Tracker:
             action()
         except Exception as error:
             # A locked or unreachable store must not cost hours of training.
-            why = one_line(error)
-            logger.warning("MLflow: not logged now, will be filled in later: %s", why)
+            logger.warning("MLflow: not logged now, will be filled in later: %s", one_line(error))
 
     def _describe(self, tags: Mapping[str, str], texts: Mapping[str, str]) -> None:
         self._client.log_batch(self._parent, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -162,17 +182,28 @@ class Tracker:
 
     def _start(self, trial: Trial) -> None:
         if trial.id not in self._runs:
-            tags = {MLFLOW_PARENT_RUN_ID: self._parent, TRIAL_ID: trial.id, OUTPUT: self._output}
-            run = self._client.create_run(self.experiment_id, tags=tags, run_name=trial.name)
+            tags = {MLFLOW_PARENT_RUN_ID: self._parent, OUTPUT: self._output}
+            own_tags = {TRIAL_ID: trial.id, NAME: trial.name}
+            name = distinct_name(trial, self._names)
+            run = self._client.create_run(self.experiment_id, tags=tags | own_tags, run_name=name)
             self._runs[trial.id] = run.info.run_id
+            self._names.add(name)
+            self._guard(lambda: self._client.log_inputs(run.info.run_id, self._datasets(trial)))
         run_id = self._runs[trial.id]
         state = [
             RunTag(STATUS, Status.RUNNING),
             RunTag("drcnn.data_fingerprint", trial.data.fingerprint),
         ]
-        self._client.log_batch(run_id, params=_params(trial), tags=state)
+        self._client.log_batch(run_id, params=params(trial), tags=state)
         self._client.update_run(run_id, status="RUNNING")
         self._log(trial, read_record(trial.folder).history)
+
+    def _datasets(self, trial: Trial) -> list[DatasetInput]:
+        known = trial.data.fingerprint
+        if known not in self._inputs:
+            self._inputs[known] = dataset_inputs(trial)
+            self._client.log_inputs(self._parent, self._inputs[known])
+        return self._inputs[known]
 
     def _log(self, trial: Trial, epochs: Sequence[Mapping[str, float]]) -> None:
         run_id = self._runs[trial.id]
@@ -180,16 +211,11 @@ class Tracker:
         logged = self._steps.pop(trial.id, None)
         if logged is None:
             logged = {metric.step for metric in self._client.get_metric_history(run_id, ALWAYS_LOGGED)}
-        now = _now()
         for metrics in epochs:
             step = int(metrics["epoch"])
-            if step in logged:
-                continue
-            usable = {k: value for k, value in metrics.items() if k != "epoch" and not math.isnan(value)}
-            # The compare page plots the metric that was stored first: AP, not a loss.
-            keys = sorted(usable, key=lambda key: not key.startswith(("val/", "test/")))[:MAX_METRICS]
-            self._client.log_batch(run_id, metrics=[Metric(key, usable[key], now, step) for key in keys])
-            logged.add(step)
+            if step not in logged:
+                self._client.log_batch(run_id, metrics=epoch_metrics(metrics))
+                logged.add(step)
         self._steps[trial.id] = logged
 
     def _finish(self, trial: Trial, record: TrialRecord) -> None:
@@ -203,11 +229,12 @@ class Tracker:
         for name in ARTIFACTS:
             if (trial.folder / name).exists():
                 self._client.log_artifact(run_id, str(trial.folder / name))
+        if record.is_finished:
+            self._guard(lambda: self._log_samples(run_id, trial))
         if trial.data.skipped:
             self._client.log_text(run_id, "\n".join(trial.data.skipped) + "\n", "skipped.txt")
         if record.latency is not None:
-            latency = Metric(LATENCY, record.latency, _now(), record.epoch)
-            self._client.log_batch(run_id, metrics=[latency])
+            self._client.log_metric(run_id, LATENCY, record.latency, now(), record.epoch)
         tags = [RunTag(STATUS, record.status)]
         if record.error:
             tags.append(RunTag(MLFLOW_RUN_NOTE, record.error[:5000]))
@@ -231,14 +258,27 @@ class Tracker:
         for path in files:
             self._client.log_artifact(self._parent, str(path))
         if best is not None:
-            record, now = read_record(best.folder), _now()
-            figures = {name: record.metric(key_of(name, best.data.judged)) for name in BEST_METRICS}
-            values = [Metric(f"best/{name}", value, now, 0) for name, value in figures.items()]
             tags = [RunTag("drcnn.best_trial", best.name), RunTag("drcnn.best_trial_id", best.id)]
-            self._client.log_batch(self._parent, metrics=values, tags=tags)
-            if (best.folder / "last.safetensors").exists():
-                self._client.log_artifact(self._parent, str(best.folder / "last.safetensors"), "best")
+            self._client.log_batch(self._parent, metrics=best_metrics(best), tags=tags)
+            self._mark(best)
+        if best is not None and status != "KILLED":
+            from studies.record.tracking.published_model import publish
+
+            self._guard(lambda: publish(self._client, self._parent, self._study, best))
         self._client.set_terminated(self._parent, status)
+
+    def _log_samples(self, run_id: str, trial: Trial) -> None:
+        for name, image in self._draw(trial).items():
+            self._client.log_image(run_id, image, f"samples/{name}")
+
+    def _mark(self, best: Trial) -> None:
+        """Tag the best trial's run, and no other."""
+        own = {self._runs[best.id]} if best.id in self._runs else set()
+        for run_id in self._marked - own:
+            self._client.delete_tag(run_id, BEST)
+        for run_id in own:
+            self._client.set_tag(run_id, BEST, "true")
+        self._marked = own
 
     def _close_killed_runs(self) -> None:
         """Close runs that a killed launch of this study left open; the caller holds the study's lock."""
@@ -257,21 +297,3 @@ class Tracker:
             token = page.token
             if not token:
                 return runs
-
-
-def _params(trial: Trial) -> list[Param]:
-    """Every setting under its short name, which the compare page shows without any configuration."""
-    settings: dict[str, Any] = {}
-    for key, value in trial.config.flat():
-        # Two sections have an ``amp``: the first keeps the short name.
-        short = key.rpartition(".")[2]
-        settings[key if short in settings else short] = value
-    return [
-        Param(key, f"{value:.6g}" if isinstance(value, float) else str(value))
-        for key, value in settings.items()
-    ]
-
-
-def _now() -> int:
-    """Milliseconds, as MLflow counts time."""
-    return int(time.time() * 1000)

@@ -15,9 +15,10 @@ from drcnn.data.annotations import Annotations
 from drcnn.data.drawing import draw_box, write_name
 from drcnn.engine.average_precision import score_split
 from studies.analysis.replicates import Replicate
+from studies.definition.plan import Trial
 from studies.report.blocks import Picture
 
-__all__ = ["LEAST_SCORE", "MOST_IMAGES", "samples"]
+__all__ = ["LEAST_SCORE", "MOST_IMAGES", "same_images", "samples"]
 
 Floats = NDArray[np.float64]
 
@@ -74,8 +75,37 @@ def _rank(annotations: Annotations, detections: pa.Table, protocol: str) -> tupl
     return rows[order], curves[order]
 
 
+def same_images(trial: Trial, count: int = 3) -> dict[str, Image.Image]:
+    """Draw the same images for every trial of a study, so that MLflow shows them side by side.
+
+    Args:
+        trial: finished.
+        count: how many; the first with objects of the split that it is judged by.
+
+    Returns:
+        Images by file name.
+    """
+    annotations = Annotations.load(trial.data.judged_table)
+    detections = pq.read_table(trial.folder / "detections.parquet")
+    rows = np.flatnonzero(annotations.trainable_counts)[:count].tolist()
+    return {
+        f"{number}.png": _draw_image(annotations, detections, row)[0] for number, row in enumerate(rows, 1)
+    }
+
+
 def _draw(annotations: Annotations, detections: pa.Table, row: int, curve: Floats, file: str) -> Picture:
-    """Draw one image with its objects and the detections of a high score; ``curve`` as from ``_rank``."""
+    """Draw one image with its AP in the caption; ``curve`` as from ``_rank``."""
+    image, result = _draw_image(annotations, detections, row)
+    target = io.BytesIO()
+    image.quantize(128).save(target, format="PNG", optimize=True)
+    ap = f"AP {100 * curve.mean():.0f}, AP50 {100 * curve[0]:.0f}"
+    caption = f"{annotations.ids[row]}: {result}; with weaker detections too, {ap}"
+    alt = f"Image {annotations.ids[row]}: {result} detections."
+    return Picture(file, target.getvalue(), None, alt, caption)
+
+
+def _draw_image(annotations: Annotations, detections: pa.Table, row: int) -> tuple[Image.Image, str]:
+    """Draw one image with its objects and the detections of a high score; say how many are right."""
     image_id = annotations.ids[row]
     is_drawn = (pc.field("image_id") == image_id) & (pc.field("score") >= LEAST_SCORE)
     drawn = detections.filter(is_drawn).sort_by([("score", "descending")])
@@ -99,14 +129,7 @@ def _draw(annotations: Annotations, detections: pa.Table, row: int, curve: Float
         color = FOUND if is_right else WRONG
         draw_box(pen, box, size, color)
         write_name(pen, f"{annotations.classes[label]} {score:.2f}", box, size, color)
-    target = io.BytesIO()
-    image.quantize(128).save(target, format="PNG", optimize=True)
-
-    result = f"{is_correct.sum()} of {len(objects)} objects found, {(~is_correct).sum()} wrong"
-    ap = f"AP {100 * curve.mean():.0f}, AP50 {100 * curve[0]:.0f}"
-    caption = f"{image_id}: {result}; with weaker detections too, {ap}"
-    alt = f"Image {image_id}: {result} detections."
-    return Picture(file, target.getvalue(), None, alt, caption)
+    return image, f"{is_correct.sum()} of {len(objects)} objects found, {(~is_correct).sum()} wrong"
 
 
 def _match(
