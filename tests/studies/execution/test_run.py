@@ -27,15 +27,17 @@ def test_smoke_runs_the_papers_study_in_small(output: Path) -> None:
     parents, children = runs(output, "nms_sweep-smoke")
     assert len(parents) == 1
     assert sorted(run.info.run_name for run in children) == [
-        "NMS_cls=0.7 seed=1",
-        "NMS_cls=0.9 seed=1",
+        "s1 cls=0.7",
+        "s1 cls=0.9",
     ]
     client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
     files = {file.path for file in client.list_artifacts(children[0].info.run_id)}
-    assert files == {"config.yaml", "result.json", "detections.parquet", "last.safetensors"}
+    assert files == {"config.yaml", "result.json", "detections.parquet", "samples"}
+    assert [version.version for version in client.search_model_versions("name = 'nms_sweep-smoke'")] == [1]
+    assert "  then open http://127.0.0.1:5000/#/experiments/1/runs?" in out
+    assert "Detect: drcnn predict " in out.splitlines()[-1]
     kept = {file.path for file in client.list_artifacts(parents[0].info.run_id)}
     assert {
-        "best",
         "results.parquet",
         "report.md",
         "report.html",
@@ -177,4 +179,4 @@ def test_results_that_cannot_be_shown_cost_nothing(
     assert "Results: cannot be shown: ValueError: detections.parquet is damaged" in text
     assert "1 trained, 0 reused, 0 failed" in text
     assert "MLflow: " in text
-    assert text.index("Report: could not be written") < text.index("Only the one setting was trained")
+    assert text.index("Only the one setting was trained") < text.index("Report: could not be written")
