@@ -10,7 +10,7 @@ Shared tracking servers are only ever read and written through ``MlflowClient``;
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -52,6 +52,7 @@ class Tracker:
         experiment: the study's name.
         output: absolute folder of the studies; runs left RUNNING by a killed launch are known by it.
         draw: sample pictures of a finished trial, by file name.
+        earlier: paths that ``output`` had before it was moved.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Tracker:
         experiment: str,
         output: Path,
         draw: Callable[[Trial], Mapping[str, Image]] = lambda trial: {},
+        earlier: Collection[str] = (),
     ) -> None:
         self._client = MlflowClient(tracking_uri=uri)
         location = f"{artifacts}/{quote(experiment)}" if artifacts else None
@@ -69,7 +71,7 @@ class Tracker:
         if mlflow_experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(self.experiment_id)
         self._uri, self._output, self._draw = uri, str(output), draw
-        self._study = output / experiment
+        self._study, self._places = output / experiment, {str(output), *earlier}
         self._parent = ""
         # By trial id: the run, and the epochs that were logged.
         self._runs: dict[str, str] = {}
@@ -190,10 +192,7 @@ class Tracker:
             self._names.add(name)
             self._guard(lambda: self._client.log_inputs(run.info.run_id, self._datasets(trial)))
         run_id = self._runs[trial.id]
-        state = [
-            RunTag(STATUS, Status.RUNNING),
-            RunTag("drcnn.data_fingerprint", trial.data.fingerprint),
-        ]
+        state = [RunTag(STATUS, Status.RUNNING), RunTag("drcnn.data_fingerprint", trial.data.fingerprint)]
         self._client.log_batch(run_id, params=params(trial), tags=state)
         self._client.update_run(run_id, status="RUNNING")
         self._log(trial, read_record(trial.folder).history)
@@ -293,7 +292,7 @@ class Tracker:
             page = self._client.search_runs(
                 [self.experiment_id], condition, order_by=["attributes.start_time DESC"], page_token=token
             )
-            runs.extend(run for run in page if run.data.tags.get(OUTPUT) == self._output)
+            runs.extend(run for run in page if run.data.tags.get(OUTPUT) in self._places)
             token = page.token
             if not token:
                 return runs

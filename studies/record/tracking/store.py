@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from studies.definition.errors import StudyError, one_line
 from studies.definition.plan import Plan, Trial
 from studies.record.tracking.addresses import artifacts_of, default_uri, is_server, without_password
-from studies.record.tracking.moved_output import follow_move
+from studies.record.tracking.moved_output import follow_move, known_places
 from studies.record.tracking.runs import OUTPUT, Tracker
 
 __all__ = ["open_tracker"]
@@ -44,7 +44,8 @@ def open_tracker(uri: str, plan: Plan, draw: Callable[[Trial], Mapping[str, Imag
             # Makes the database, where there is none yet.
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
             follow_move(plan.output, OUTPUT)
-        return Tracker(uri, artifacts_of(uri, plan.output), plan.name, plan.output, draw)
+        places = known_places(plan.output)
+        return Tracker(uri, artifacts_of(uri, plan.output), plan.name, plan.output, draw, places)
     except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
         place = plan.output / "mlflow.db" if is_own else f"--tracking-uri {without_password(uri)}"
         raise StudyError(f"{place}: MLflow cannot use it: {one_line(error)}") from None
