@@ -278,8 +278,7 @@ class StudyRun:
     def _print_summary(
         self, failed: Sequence[Trial], report_line: str, sentences: Sequence[str], trials_link: str
     ) -> None:
-        from studies.report.next_steps import next_steps
-        from studies.report.terminal import outcome_lines, print_answer
+        from studies.report.terminal import next_steps, outcome_lines, print_answer
 
         try_results(self._console, self._plan, self._table(), self._confirming)
         new = [t for t in self._all() if t.id not in self._reused and self._is_complete(t)]

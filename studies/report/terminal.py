@@ -1,7 +1,8 @@
-"""What a launch prints: before it, what the study can show at all; at its end the report in short."""
+"""What a launch prints: before it, what the study can show; at its end the report in short, and what is next."""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,17 +11,20 @@ from rich.markdown import Markdown
 
 from drcnn.data.annotations import Annotations
 from drcnn.engine.record import read_record
+from drcnn.trained_model import PUBLISHED
 from studies.analysis import claims
 from studies.analysis.power import known_spread, measured_spread, sentence
 from studies.analysis.replicates import group_by_setting
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
+from studies.record.launch_request import as_typed
+from studies.record.tracking.addresses import ui_command
 from studies.report.blocks import Table, escape
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table
 
-__all__ = ["outcome_lines", "print_answer", "print_power", "print_results"]
+__all__ = ["next_steps", "outcome_lines", "print_answer", "print_power", "print_results"]
 
 
 def print_results(
@@ -96,6 +100,29 @@ def print_answer(console: Console, title: str, sentences: Sequence[str]) -> None
     """Print what a study shows, below its title: ``studies.report.answer``'s sentences, if there are any."""
     if sentences:
         console.print(Markdown("\n\n".join((f"**{escape(title)}**", *sentences))))
+
+
+def next_steps(plan: Plan, tracking_uri: str, trials_link: str, report_line: str) -> list[str]:
+    """The last lines of a launch: where its results are, and the commands that go on from there.
+
+    Args:
+        plan: the study.
+        tracking_uri: of MLflow's record.
+        trials_link: the address of the page that lists the trials.
+        report_line: where the report is, or why there is none.
+    """
+    table = plan.folder / "results.parquet"
+    command = ui_command(tracking_uri)
+    is_address = trials_link.startswith(command)
+    lines = [f"Table: {table}"] if table.exists() else []
+    lines += [report_line]
+    lines += (
+        [f"MLflow: {trials_link}"] if is_address else [f"MLflow: {command}", f"  then open {trials_link}"]
+    )
+    if (plan.folder / PUBLISHED).exists():
+        model, found = (shlex.quote(as_typed(path)) for path in (plan.folder, plan.folder / "found"))
+        lines.append(f"Detect: drcnn predict {model} IMAGES --output {found}")
+    return lines
 
 
 def _print_table(console: Console, table: Table) -> None:
