@@ -1,4 +1,4 @@
-"""What a launch prints: before it, what the study can show; at its end the report in short, and what is next."""
+"""What a launch prints: before it, what the study can show; at its end the report in short, and what next."""
 
 from __future__ import annotations
 
