@@ -37,7 +37,7 @@ from studies.execution.progress import Progress
 from studies.execution.report_command import try_report
 from studies.execution.tuning import TuneRun, run_trials
 from studies.record.results import ranked, write_results
-from studies.record.tracking import Tracker
+from studies.record.tracking.runs import Tracker
 from studies.resources.connection import connect
 from studies.resources.slots import Allocation
 from studies.transfer.store import open_store

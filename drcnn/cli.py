@@ -1,7 +1,8 @@
-"""The ``drcnn`` command: train, evaluate, check data, count complexity and measure speed.
+"""The ``drcnn`` command: train, evaluate, predict, check data, count complexity and measure speed.
 
 drcnn train --data voc:VOC2007 --set training.epochs=4 --output runs/one
 drcnn evaluate runs/one/last.safetensors --data voc:VOC2007
+drcnn predict runs/one photos/ --output found
 drcnn data check coco:COCO
 drcnn complexity --set detector.variant=decoupled_cascade
 drcnn bench
@@ -16,8 +17,9 @@ from importlib.metadata import version
 
 import shtab
 
-from drcnn.commands import data, evaluate, settings, speed, train
+from drcnn.commands import data, evaluate, predict, settings, speed, train
 from drcnn.config import ConfigError
+from drcnn.plain_text import allow_any_terminal
 
 __all__ = ["main"]
 
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: training failed, or faults found; 2: bad input, or files or the network failed (one line says
     which); 130: interrupted.
     """
+    allow_any_terminal()
     options = _parser().parse_args(arguments)
     from drcnn.data.annotations import DataError
     from drcnn.engine.checkpoint import CheckpointError
@@ -61,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"drcnn {version('drcnn')}")
     shtab.add_argument_to(parser, "--print-completion", help="print the shell's completion script")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (train, evaluate, speed, data, settings):
+    for verb in (train, evaluate, predict, speed, data, settings):
         verb.add(commands)
     return parser
 

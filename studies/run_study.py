@@ -29,6 +29,7 @@ from typing import NoReturn
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
+from drcnn.plain_text import allow_any_terminal
 from drcnn.recipes import PROFILES
 from studies.definition.errors import FetchError, StudyError
 from studies.definition.overrides import check_weights
@@ -46,6 +47,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    allow_any_terminal()
     words = sys.argv[1:] if arguments is None else arguments
     is_report = words[:1] == ["report"]
     options = _report_parser().parse_args(words[1:]) if is_report else _study_parser().parse_args(words)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["distinguishing_keys", "label", "labels", "parameter_name", "trial_name", "value_text"]
+__all__ = ["distinguishing_keys", "label", "labels", "parameter_name", "run_name", "trial_name", "value_text"]
 
 PAPER_NAMES = {"nms_cls": "NMS_cls", "nms_reg": "NMS_reg", "nms_test": "NMS_test", "lambda_reg": "λ"}
 # A named variant or schedule brings several settings; these say best which one it was.
@@ -55,6 +55,16 @@ def trial_name(varied: Flat, seed: int) -> str:
     """A trial's name: the label of its setting, and its seed."""
     own = {key: value for key, value in varied.items() if key != "seed"}
     return f"{label(own)} seed={seed}" if own else f"seed={seed}"
+
+
+def run_name(varied: Flat, seed: int) -> str:
+    """A trial's name in MLflow, whose pages show some twenty letters of it.
+
+    >>> run_name({"detector.nms_reg": 0.85, "detector.nms_cls": 0.75}, 1)
+    's1 reg=0.85 cls=0.75'
+    """
+    own = {key: value for key, value in varied.items() if key != "seed"}
+    return f"s{seed} {label(own).replace('NMS_', '')}" if own else f"seed={seed}"
 
 
 def labels(configurations: Sequence[Flat], preferred: Sequence[str]) -> list[str]:

@@ -5,10 +5,9 @@ Nothing is written before the whole request is known to be good.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from studies.definition.study import SearchStudy
 from studies.execution.study_run import StudyRun
 from studies.record.launch_request import keep_request, was_launched
 from studies.record.output_folder import prepared_inputs, removed_after_bad_input, study_lock
+from studies.report.console import StudyConsole
 from studies.transfer.datasets import download_datasets, localise
 from studies.transfer.store import open_store
 from studies.transfer.trial_folders import TrialFolders
@@ -69,19 +69,30 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
             print(line)
         if capped := next(filter(None, (counted_detections(trial.config) for trial in trials)), None):
             print(capped)
-        if request.dry_run:
-            from studies.execution.dry_run import print_preview
+        with _search_record(plan) if is_search else nullcontext():
+            if request.dry_run:
+                from studies.execution.dry_run import print_preview
 
-            print_preview(plan, trials, request, folders)
-            return 0
-        console = Console(width=None if sys.stdout.isatty() else 160)
-        with study_lock(plan), _cluster(request, folders, trials, console) as allocation:
-            folders.store.adopt()
-            if not was_launched(plan.folder):
-                # On a new head: what launches from another one left in the store.
-                folders.store.download(plan.folder)
-            keep_request(plan, request)
-            return StudyRun(plan, request, trials, console, folders, allocation, began).run()
+                print_preview(plan, trials, request, folders)
+                return 0
+            return _run(plan, request, trials, folders, began)
+
+
+def _run(plan: Plan, request: Request, trials: list[Trial], folders: TrialFolders, began: float) -> int:
+    console = StudyConsole()
+    with study_lock(plan), _cluster(request, folders, trials, console) as allocation:
+        folders.store.adopt()
+        if not was_launched(plan.folder):
+            # On a new head: what launches from another one left in the store.
+            folders.store.download(plan.folder)
+        keep_request(plan, request)
+        return StudyRun(plan, request, trials, console, folders, allocation, began).run()
+
+
+def _search_record(plan: Plan) -> AbstractContextManager[None]:
+    from studies.search.optuna_record import storage_faults_named
+
+    return storage_faults_named(plan)
 
 
 @contextmanager

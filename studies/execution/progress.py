@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import rich.table
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from drcnn.engine.record import Status
 from studies.definition.metrics import MISSING, key_of, points
 from studies.definition.plan import Trial
+from studies.report.blocks import Table
 
 __all__ = ["Progress"]
 
@@ -94,17 +96,19 @@ class Progress:
             self._rows[trial.id] = row
         row.status, row.metrics = status, dict(metrics)
         if self._live is None:
-            self._console.print(_line(row, why), highlight=False, soft_wrap=True)
+            # As on a full disk: what is shown is no reason to end what is trained.
+            with suppress(OSError):
+                self._console.print(_line(row, why), highlight=False, soft_wrap=True)
 
-    def _table(self) -> Table:
+    def _table(self) -> rich.table.Table:
         ended = sum(row.status.is_terminal for row in self._rows.values())
-        table = Table(title=f"{ended} of {self._expected} trials ended", title_justify="left")
-        table.add_column("trial", no_wrap=True)
-        for heading in ("status", "epoch", *SHOWN, "img/s", "left"):
-            table.add_column(heading, justify="right")
-        for row in self._rows.values():
-            table.add_row(row.trial.name, row.status, row.epochs, *row.values, row.speed, row.time_left)
-        return table
+        rows = [
+            (row.trial.name, row.status, row.epochs, row.time_left, *row.values, row.speed)
+            for row in self._rows.values()
+        ]
+        columns = ("trial", "status", "epoch", "left", *SHOWN, "img/s")
+        table = Table(f"{ended} of {self._expected} trials ended.", columns, rows, words=("status",))
+        return table.fitted(self._console.width).to_rich()
 
 
 def _line(row: _Row, why: str) -> str:

@@ -6,8 +6,8 @@ whatever options the launch had. Nothing but the report is written, so a study m
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,16 @@ from studies.definition.study import SearchStudy
 from studies.record.completion import without_unused_seeds
 from studies.record.launch_request import load_request, mark_downloaded, was_launched
 from studies.record.output_folder import prepared_inputs
+from studies.report.console import StudyConsole
 from studies.search.confirmation import confirming_trials
 from studies.transfer.datasets import download_datasets, localise
 from studies.transfer.store import TrialStore, open_store
 from studies.transfer.trial_folders import TrialFolders
 
-__all__ = ["report", "try_answer", "try_report"]
+__all__ = ["report", "try_answer", "try_description", "try_report", "try_results"]
+
+# Letters of a description's table: MLflow keeps 8,000 in all.
+LONGEST_TABLE = 6000
 
 
 def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
@@ -41,7 +45,8 @@ def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
     except Exception as error:
         why = one_line(error)
         return [], f"Report: could not be written: {type(error).__name__}: {why}"
-    return files, f"Report: {files[0]}"
+    page = next(file for file in files if file.suffix == ".html")
+    return files, f"Report: {page}"
 
 
 def try_answer(plan: Plan, trials: Sequence[Trial]) -> tuple[str, ...]:
@@ -53,6 +58,30 @@ def try_answer(plan: Plan, trials: Sequence[Trial]) -> tuple[str, ...]:
         return answer(gather_facts(plan, trials))
     except Exception:
         return ()
+
+
+def try_results(console: Console, plan: Plan, trials: Sequence[Trial], confirming: Sequence[Trial]) -> None:
+    """Print the tables of results, or in a line why they cannot be shown: the trials are finished anyway."""
+    from studies.report.terminal import print_results
+
+    try:
+        print_results(console, plan, trials, confirming)
+    except Exception as error:
+        console.out(f"Results: cannot be shown: {type(error).__name__}: {one_line(error)}")
+
+
+def try_description(plan: Plan, trials: Sequence[Trial], sentences: Sequence[str]) -> str:
+    """What describes a launch's run in MLflow, as Markdown: title, sentences, and table if it can be made."""
+    parts = [plan.study.title, *sentences]
+    with suppress(Exception):
+        from studies.report.facts import gather_facts
+        from studies.report.result_tables import settings_table
+
+        facts = gather_facts(plan, trials)
+        table = settings_table(facts.settings, facts.tables, is_short=True).to_markdown()
+        if len(table) < LONGEST_TABLE:
+            parts.append(table)
+    return "\n\n".join(parts)
 
 
 def report(study: str, output: Path, storage: str | None = None, margin: float | None = None) -> int:
@@ -92,7 +121,7 @@ def report(study: str, output: Path, storage: str | None = None, margin: float |
     print(line)
     from studies.report.terminal import print_answer
 
-    print_answer(Console(width=None if sys.stdout.isatty() else 160), plan.study.title, sentences)
+    print_answer(StudyConsole(), plan.study.title, sentences)
     return 0 if files else 1
 
 
@@ -111,9 +140,10 @@ def _trials(plan: Plan, request: Request, folders: TrialFolders) -> list[Trial]:
     if not isinstance(plan.study, SearchStudy):
         trials = folders.collect_ended(expand(plan, request.listed_seeds), ended)
         return without_unused_seeds(trials) if request.is_open_ended else trials
-    from studies.search.optuna_record import recorded_trials, search_key
+    from studies.search.optuna_record import recorded_trials, search_key, storage_faults_named
 
-    searched = recorded_trials(plan, search_key(plan, search_points(plan)[0]))
+    with storage_faults_named(plan):
+        searched = recorded_trials(plan, search_key(plan, search_points(plan)[0]))
     folders.collect_ended(searched, ended)
     confirming = confirming_trials(plan, searched, request.seeds)
     return [*searched, *folders.collect_ended(confirming, ended)]

@@ -6,7 +6,6 @@ Everything here may be killed at any time; the same request goes on with what is
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -17,30 +16,28 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from drcnn.engine.record import read_record
-from studies.definition.errors import one_line
+from studies.definition.metrics import key_of
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
 from studies.execution.progress import Progress
-from studies.execution.report_command import try_answer, try_report
+from studies.execution.report_command import try_answer, try_description, try_report, try_results
 from studies.record import provenance
 from studies.record.completion import is_complete, to_time, without_unused_seeds
 from studies.record.other_identities import note_on_other_identities
 from studies.record.output_folder import archive
-from studies.record.results import ranked, write_results
-from studies.record.tracking_uri import ui_command
+from studies.record.results import publish_best, write_results
+from studies.record.tracking.addresses import default_uri
 from studies.search.confirmation import confirming_count, confirming_trials
 from studies.transfer.trial_folders import TrialFolders
 
 if TYPE_CHECKING:
     from studies.execution.budgeted import BudgetedTrials, LaunchBudget
-    from studies.record.tracking import Tracker
+    from studies.record.tracking.runs import Tracker
     from studies.resources.slots import Allocation
     from studies.search.searcher import StudySearcher
 
 __all__ = ["StudyRun"]
-
-logger = logging.getLogger(__name__)
 
 
 class StudyRun:
@@ -77,13 +74,14 @@ class StudyRun:
         self._models = trained_models(self._trials)
         self._confirming: list[Trial] = []
         self._reused: dict[str, Trial] = {}
-        self._uri = request.tracking_uri or f"sqlite:///{plan.output / 'mlflow.db'}"
+        self._uri = request.tracking_uri or default_uri(plan.output)
 
     def run(self) -> int:
         """Train what is left, then show everything."""
-        from studies.record.tracking import open_tracker
+        from studies.record.tracking.store import open_tracker
+        from studies.report.charts.samples import same_images
 
-        tracker = open_tracker(self._uri, self._plan)
+        tracker = open_tracker(self._uri, self._plan, same_images)
         try:
             self._open(tracker)
             self._find_earlier_work()
@@ -94,17 +92,18 @@ class StudyRun:
             sentences = try_answer(self._plan, self._shown())
         except KeyboardInterrupt:
             self._close(tracker, "KILLED")
-            complete = sum(map(self._is_complete, self._all()))
+            kept = sum(map(self._is_complete, self._all()))
             raise KeyboardInterrupt(
-                f"{complete} finished trials and the last epochs of the others are kept in "
-                f"{self._plan.output}; run the same command again to resume"
+                f"{kept} finished trials and the last epochs of the others are kept in {self._plan.output}; "
+                "run the same command again to resume"
             ) from None
         except BaseException:
             self._close(tracker, "FAILED")
             raise
         failed = [trial for trial in self._incomplete() if not self._was_left(trial)]
         self._close(tracker, "FAILED" if failed else "FINISHED", reports, sentences)
-        self._print_summary(failed, report_line, sentences)
+        link = tracker.trials_link(key_of(self._plan.study.metric, self._sample.data.judged))
+        self._print_summary(failed, report_line, sentences, link)
         return 1 if failed else 0
 
     def _all(self) -> list[Trial]:
@@ -143,21 +142,20 @@ class StudyRun:
 
     def _archive(self) -> None:
         stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"
-        trial_folders = [trial.folder for trial in self._all()]
         destination = self._plan.output / "trials" / stamp
-        archive(trial_folders, destination)
-        for folder in trial_folders:
+        archive([trial.folder for trial in self._all()], destination)
+        for folder in (trial.folder for trial in self._all()):
             self._folders.store.archive(folder, destination / folder.name)
         self._folders.store.archive(self._plan.folder, self._plan.folder / stamp)
-        files = [self._plan.folder / name for name in ("optuna.db", "results.parquet")]
-        archive(files, self._plan.folder / stamp)
+        names = ("optuna.db", "results.parquet")
+        archive([self._plan.folder / name for name in names], self._plan.folder / stamp)
 
     def _open_search(self, ended: set[Path]) -> None:
         from studies.search.optuna_record import search_key
         from studies.search.searcher import StudySearcher
 
         key = search_key(self._plan, self._sample)
-        self._searcher = StudySearcher(self._plan, key, self._folders.store.download)
+        self._searcher = StudySearcher(self._plan, key, partial(self._folders.store.download, weights=False))
         self._trials = self._searcher.trials()
         self._folders.collect_ended(self._trials, ended)
         is_over = self._searcher.remaining() <= 0
@@ -258,13 +256,15 @@ class StudyRun:
     ) -> None:
         """Write the results and close the runs, however the launch ended."""
         files = [*self._write_results(), *reports]
+        best = publish_best(self._plan.folder, self._shown(), self._plan.study.chosen_by)
         try:
             self._folders.store.upload(self._plan.folder)
+            if best is not None:
+                self._folders.collect_weights(best)
         except OSError as error:
-            logger.warning("--storage: the study's tables cannot be uploaded: %s", error)
-        best = ranked(self._shown(), self._plan.study.chosen_by)[:1]
-        note = "\n\n".join((self._plan.study.title, *sentences))
-        tracker.close(status, self._all(), best[0] if best else None, files, note)
+            self._console.out(f"--storage: the study's files cannot be copied: {error}", highlight=False)
+        note = try_description(self._plan, self._shown(), sentences)
+        tracker.close(status, self._all(), best, files, note)
 
     def _write_results(self) -> list[Path]:
         if self._searcher is not None:
@@ -275,21 +275,19 @@ class StudyRun:
         write_results(path, self._shown())
         return [path]
 
-    def _print_summary(self, failed: Sequence[Trial], report_line: str, sentences: Sequence[str]) -> None:
-        from studies.report.terminal import outcome_lines, print_answer, print_results
+    def _print_summary(
+        self, failed: Sequence[Trial], report_line: str, sentences: Sequence[str], trials_link: str
+    ) -> None:
+        from studies.report.terminal import next_steps, outcome_lines, print_answer
 
-        try:
-            print_results(self._console, self._plan, self._table(), self._confirming)
-        except Exception as error:
-            # As of a file that cannot be read; the trials are finished all the same.
-            self._console.out(f"Results: cannot be shown: {type(error).__name__}: {one_line(error)}")
+        try_results(self._console, self._plan, self._table(), self._confirming)
         new = [t for t in self._all() if t.id not in self._reused and self._is_complete(t)]
         lines = outcome_lines(new, list(self._reused.values()), failed)
-        lines += self._budget_lines(len(failed))
-        places = (f"Table: {self._plan.folder / 'results.parquet'}", f"MLflow: {ui_command(self._uri)}")
-        for line in (*lines, *places, report_line):
+        for line in (*lines, *self._budget_lines(len(failed))):
             self._console.out(line, highlight=False)
         print_answer(self._console, self._plan.study.title, sentences)
+        for line in next_steps(self._plan, self._uri, trials_link, report_line):
+            self._console.out(line, highlight=False)
 
     def _budget_lines(self, failed: int) -> list[str]:
         confirming = confirming_count(self._plan, self._request.seeds)

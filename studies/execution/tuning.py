@@ -25,7 +25,7 @@ from studies.execution.job import Job, WorkerGroup, run_options
 from studies.execution.progress import Progress
 from studies.execution.trial_run import run_trial
 from studies.execution.workers import run_trial_with_workers
-from studies.record.tracking import Tracker
+from studies.record.tracking.runs import Tracker
 from studies.resources.budget import Budget
 from studies.resources.slots import HEAD, Allocation
 from studies.search.pruning import make_scheduler

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.data.prepare import prepare
-from studies.definition.errors import FetchError, StudyError
+from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan
 from studies.definition.trial import Inputs
 
@@ -71,7 +71,7 @@ def prepared_inputs(output: Path, *, is_kept: bool) -> Iterator[Inputs]:
     Raises:
         StudyError: nothing can be written there.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with _scratch() as scratch:
         is_elsewhere = not is_kept and not output.exists()
         cache = Path(scratch) if is_elsewhere else output.resolve() / "data"
         try:
@@ -84,6 +84,15 @@ def prepared_inputs(output: Path, *, is_kept: bool) -> Iterator[Inputs]:
             # while one does, none removes anything.
             fcntl.flock(in_use, fcntl.LOCK_SH)
             yield Inputs(partial(prepare, cache=cache))
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise StudyError(
+            f"nothing can be written for temporary files: {one_line(error)}; set TMPDIR to a folder"
+        ) from None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import rich.table
 from markupsafe import Markup
+from rich.cells import cell_len
 from rich.text import Text
 
 from studies.definition.metrics import MISSING
@@ -86,6 +87,7 @@ class Table:
         rows: as many cells each as there are columns.
         words: the columns besides the first that hold words; all others hold figures.
         strong: the positions of the rows that stand out.
+        on_remarks: the part of the caption that explains the cells' remarks.
     """
 
     caption: str
@@ -93,6 +95,36 @@ class Table:
     rows: Sequence[Sequence[Cell | str]]
     words: Collection[str] = ()
     strong: Collection[int] = ()
+    on_remarks: str = ""
+
+    def fitted(self, width: int) -> Table:
+        """The table for a terminal of so many columns; what is left out for that, its caption says.
+
+        First go remarks, which hold the paper's figures, then columns from the last; never the first two,
+        which name a row and its state, nor the first figure.
+        """
+        table, left_out = self, list[str]()
+        rows: list[Sequence[Cell | str]]
+        if table._width > width:
+            rows = [
+                [Cell(cell.text) if isinstance(cell, Cell) else cell for cell in row] for row in self.rows
+            ]
+            table = replace(table, caption=table.caption.replace(self.on_remarks, "", 1), rows=rows)
+            left_out += ["what stands in brackets"] if self.on_remarks else []
+        while table._width > width and len(table.columns) > 3:
+            left_out.append(table.columns[-1])
+            rows = [row[:-1] for row in table.rows]
+            table = replace(table, columns=table.columns[:-1], rows=rows)
+        note = f" Left out for want of width: {', '.join(left_out)}." if left_out else ""
+        return replace(table, caption=table.caption + note)
+
+    @property
+    def _width(self) -> int:
+        """Columns of a terminal that it takes."""
+        widths = [
+            max(map(cell_len, map(str, column))) for column in zip(self.columns, *self.rows, strict=True)
+        ]
+        return sum(widths) + 3 * len(widths) + 1
 
     def to_rich(self) -> rich.table.Table:
         """The table for a terminal."""

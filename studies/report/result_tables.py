@@ -68,7 +68,7 @@ def settings_table(
         caption += f" s/image: seconds of inference for an image{where}; {MISSING} where none were measured."
     strong = [position for position, setting in enumerate(settings) if setting.label == best]
     columns = ("setting", "seeds", *metrics, "s/image")
-    return Table(caption, columns, rows, strong=strong).without_empty_columns()
+    return Table(caption, columns, rows, strong=strong, on_remarks=IN_BRACKETS).without_empty_columns()
 
 
 def trials_table(settings: Sequence[Setting], tables: Sequence[PaperComparison]) -> Table:
@@ -82,7 +82,7 @@ def trials_table(settings: Sequence[Setting], tables: Sequence[PaperComparison])
             rows.append(_row(replicate.trial.name, replicate.record.status, values, FEW, row))
     caption = f"Results, AP × 100{IN_BRACKETS if paper else ''}."
     columns = ("trial", "status", *FEW, "s/image")
-    return Table(caption, columns, rows, words=("status",)).without_empty_columns()
+    return Table(caption, columns, rows, words=("status",), on_remarks=IN_BRACKETS).without_empty_columns()
 
 
 def _last_values(replicate: Replicate) -> Callable[[str], list[float]]:

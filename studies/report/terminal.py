@@ -1,7 +1,8 @@
-"""What a launch prints: before it, what the study can show at all; at its end the report in short."""
+"""What a launch prints: before it, what the study can show; at its end the report in short, and what next."""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,17 +11,20 @@ from rich.markdown import Markdown
 
 from drcnn.data.annotations import Annotations
 from drcnn.engine.record import read_record
+from drcnn.trained_model import PUBLISHED
 from studies.analysis import claims
 from studies.analysis.power import known_spread, measured_spread, sentence
 from studies.analysis.replicates import group_by_setting
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
-from studies.report.blocks import escape
+from studies.record.launch_request import as_typed
+from studies.record.tracking.addresses import ui_command
+from studies.report.blocks import Table, escape
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table
 
-__all__ = ["outcome_lines", "print_answer", "print_power", "print_results"]
+__all__ = ["next_steps", "outcome_lines", "print_answer", "print_power", "print_results"]
 
 
 def print_results(
@@ -35,17 +39,17 @@ def print_results(
         confirming: those that do.
     """
     facts = gather_facts(plan, trials)
-    console.print(trials_table(facts.settings, facts.tables).to_rich())
+    _print_table(console, trials_table(facts.settings, facts.tables))
     if any(len(setting.replicates) > 1 for setting in facts.settings):
-        console.print(settings_table(facts.settings, facts.tables, is_short=True).to_rich())
+        _print_table(console, settings_table(facts.settings, facts.tables, is_short=True))
     if facts.tables:
         _print_words(console, "paper_notes.md.j2", facts)
     if isinstance(plan.study, SearchStudy) and facts.best_trials:
-        console.print(best_trials_table(facts).to_rich())
+        _print_table(console, best_trials_table(facts))
     if confirming:
         facts = gather_facts(plan, [*trials, *confirming])
         console.print("Confirmed with seeds that the search did not use:", highlight=False)
-        console.print(settings_table(facts.confirming, facts.tables, is_short=True).to_rich())
+        _print_table(console, settings_table(facts.confirming, facts.tables, is_short=True))
         _print_words(console, "confirmation.md.j2", facts)
 
 
@@ -96,6 +100,33 @@ def print_answer(console: Console, title: str, sentences: Sequence[str]) -> None
     """Print what a study shows, below its title: ``studies.report.answer``'s sentences, if there are any."""
     if sentences:
         console.print(Markdown("\n\n".join((f"**{escape(title)}**", *sentences))))
+
+
+def next_steps(plan: Plan, tracking_uri: str, trials_link: str, report_line: str) -> list[str]:
+    """The last lines of a launch: where its results are, and the commands that go on from there.
+
+    Args:
+        plan: the study.
+        tracking_uri: of MLflow's record.
+        trials_link: the address of the page that lists the trials.
+        report_line: where the report is, or why there is none.
+    """
+    table = plan.folder / "results.parquet"
+    command = ui_command(tracking_uri)
+    is_address = trials_link.startswith(command)
+    lines = [f"Table: {table}"] if table.exists() else []
+    lines += [report_line]
+    lines += (
+        [f"MLflow: {trials_link}"] if is_address else [f"MLflow: {command}", f"  then open {trials_link}"]
+    )
+    if (plan.folder / PUBLISHED).exists():
+        model, found = (shlex.quote(as_typed(path)) for path in (plan.folder, plan.folder / "found"))
+        lines.append(f"Detect: drcnn predict {model} IMAGES --output {found}")
+    return lines
+
+
+def _print_table(console: Console, table: Table) -> None:
+    console.print(table.fitted(console.width).to_rich())
 
 
 def _print_words(console: Console, template: str, facts: ReportFacts) -> None:

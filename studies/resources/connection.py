@@ -18,6 +18,7 @@ from ray.util import get_node_ip_address
 from studies.definition.errors import StudyError, one_line
 from studies.definition.request import Machines
 from studies.resources.slots import Allocation, allocate, node_shapes
+from studies.resources.temporary import use_short_temporary_folder
 
 __all__ = ["connect"]
 
@@ -77,6 +78,7 @@ def connect(machines: Machines) -> Iterator[Allocation]:
 
 
 def _start(machines: Machines, quiet: Mapping[str, Any]) -> None:
+    use_short_temporary_folder()
     os.environ.update(LOCAL_ENVIRONMENT)
     # Workers import this checkout, wherever the command was started.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))

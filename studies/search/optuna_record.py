@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
+from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.engine.record import read_record
+from studies.definition.errors import StudyError, one_line
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
+from studies.record.tracking.addresses import sqlite_uri
 
 __all__ = [
     "TRIAL_ID",
@@ -27,17 +32,23 @@ __all__ = [
     "search_key",
     "split_by_progress",
     "storage",
+    "storage_faults_named",
     "trial_of",
 ]
 
 # An attribute of Optuna's trials.
 TRIAL_ID = "trial_id"
+# How long to wait for another process that holds the database.
+LOCK_SECONDS = 30
 
 
 def search_key(plan: Plan, sample: Trial) -> str:
     """The name of the Optuna study of a search: a hash of its definition, base configuration and data."""
     tree = plan.base.model_dump(mode="json")
     tree["data"]["source"] = sample.data.fingerprint
+    if plan.base.detector.weights not in WEIGHT_NAMES:
+        # The content of a file, wherever it lies.
+        tree["detector"]["weights"] = plan.inputs.weights_digest(plan.base.detector)
     definition = plan.study.model_dump(mode="json", exclude={"title", "answers", "paper", "confirm"})
     text = json.dumps([definition, tree], sort_keys=True)
     return f"{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -45,7 +56,26 @@ def search_key(plan: Plan, sample: Trial) -> str:
 
 def storage(plan: Plan) -> optuna.storages.RDBStorage:
     """Optuna's storage, in the study's folder; made if it is not there."""
-    return optuna.storages.RDBStorage(f"sqlite:///{_database(plan)}")
+    patience = {"connect_args": {"timeout": LOCK_SECONDS}}
+    return optuna.storages.RDBStorage(sqlite_uri(_database(plan)), engine_kwargs=patience)
+
+
+@contextmanager
+def storage_faults_named(plan: Plan) -> Iterator[None]:
+    """Turn an error of the search's database into one line that says what to do.
+
+    Raises:
+        StudyError: the database is locked, damaged, or cannot be written.
+    """
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        why = getattr(cause, "orig", None) or cause
+        raise StudyError(
+            f"{_database(plan)}: Optuna's record of the search cannot be used: {one_line(why)}; end what "
+            "else uses it, then run the same command again: finished trials and epochs are kept"
+        ) from None
 
 
 def recorded_trials(plan: Plan, key: str) -> list[Trial]:

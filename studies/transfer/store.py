@@ -40,8 +40,13 @@ class TrialStore:
     This class is for an OUTPUT that all nodes share: there is nothing to copy.
     """
 
-    def download(self, folder: Path) -> None:
-        """Make a folder here equal to the stored one; folders inside it are left alone."""
+    def download(self, folder: Path, *, weights: bool = True) -> None:
+        """Make a folder here equal to the stored one; folders inside it are left alone.
+
+        Args:
+            folder: of a trial or a study.
+            weights: whether checkpoints too; else those that are here are left alone.
+        """
         if folder.exists():
             # NFS may answer from its cache for seconds; listing the folder makes it ask the server.
             os.listdir(folder)
@@ -97,22 +102,24 @@ class ObjectStore(TrialStore):
     def __reduce__(self) -> tuple[type[ObjectStore], tuple[str, Path]]:
         return ObjectStore, (self._uri, self._output)
 
-    def download(self, folder: Path) -> None:  # noqa: D102
+    def download(self, folder: Path, *, weights: bool = True) -> None:  # noqa: D102
         folder.mkdir(parents=True, exist_ok=True)
-        stored = {info.base_name: info for info in self._list(folder)}
-        if self._is_complete(folder, stored):
+        infos = self._list(folder)
+        stored = {info.base_name: info for info in infos if weights or not _is_weights(info.base_name)}
+        here = [path for path in _files(folder) if weights or not _is_weights(path.name)]
+        if self._is_complete(folder, stored, here):
             return
-        for path in _files(folder):
+        for path in here:
             if path.name not in stored:
                 path.unlink()
         for name in sorted(stored, key=_outcome_last):
             # All files: S3's times are whole seconds, too coarse to tell whether a file has changed.
             self._download(folder / name)
 
-    def _is_complete(self, folder: Path, stored: Mapping[str, fs.FileInfo]) -> bool:
+    def _is_complete(self, folder: Path, stored: Mapping[str, fs.FileInfo], here: Sequence[Path]) -> bool:
         """Whether a finished trial is here already: it no longer changes, and its checkpoints are large."""
         result = folder / "result.json"
-        if result.name not in stored or {path.name for path in _files(folder)} != set(stored):
+        if result.name not in stored or {path.name for path in here} != set(stored):
             return False
         if any((folder / name).stat().st_size != info.size for name, info in stored.items()):
             return False
@@ -230,6 +237,10 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
 def _files(folder: Path) -> list[Path]:
     """Return a trial's files, without drafts and locks, whose names begin with a dot."""
     return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
 
 
 def _outcome_last(name: str) -> tuple[bool, str]:

@@ -92,8 +92,12 @@ class TrialFolders:
             self.store.upload_file(table)
 
     def collect(self, trial: Trial) -> None:
-        """Download what a node has left of a trial; called by the driver."""
-        self.store.download(trial.folder)
+        """Download what a node has left of a trial, but for its weights; called by the driver."""
+        self.store.download(trial.folder, weights=False)
+
+    def collect_weights(self, trial: Trial) -> None:
+        """Download the detector of a trial, to publish it; called by the driver."""
+        self.store.download((trial.model or trial).folder)
 
     def collect_ended(self, trials: list[Trial], ended: set[Path]) -> list[Trial]:
         """Collect those trials that ended on another machine; others are downloaded where they run."""

@@ -9,14 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from drcnn.data.annotations import Annotations
+from drcnn.data.drawing import draw_box, write_name
 from drcnn.engine.average_precision import score_split
 from studies.analysis.replicates import Replicate
+from studies.definition.plan import Trial
 from studies.report.blocks import Picture
 
-__all__ = ["LEAST_SCORE", "MOST_IMAGES", "samples"]
+__all__ = ["LEAST_SCORE", "MOST_IMAGES", "same_images", "samples"]
 
 Floats = NDArray[np.float64]
 
@@ -73,8 +75,37 @@ def _rank(annotations: Annotations, detections: pa.Table, protocol: str) -> tupl
     return rows[order], curves[order]
 
 
+def same_images(trial: Trial, count: int = 3) -> dict[str, Image.Image]:
+    """Draw the same images for every trial of a study, so that MLflow shows them side by side.
+
+    Args:
+        trial: finished.
+        count: how many; the first with objects of the split that it is judged by.
+
+    Returns:
+        Images by file name.
+    """
+    annotations = Annotations.load(trial.data.judged_table)
+    detections = pq.read_table(trial.folder / "detections.parquet")
+    rows = np.flatnonzero(annotations.trainable_counts)[:count].tolist()
+    return {
+        f"{number}.png": _draw_image(annotations, detections, row)[0] for number, row in enumerate(rows, 1)
+    }
+
+
 def _draw(annotations: Annotations, detections: pa.Table, row: int, curve: Floats, file: str) -> Picture:
-    """Draw one image with its objects and the detections of a high score; ``curve`` as from ``_rank``."""
+    """Draw one image with its AP in the caption; ``curve`` as from ``_rank``."""
+    image, result = _draw_image(annotations, detections, row)
+    target = io.BytesIO()
+    image.quantize(128).save(target, format="PNG", optimize=True)
+    ap = f"AP {100 * curve.mean():.0f}, AP50 {100 * curve[0]:.0f}"
+    caption = f"{annotations.ids[row]}: {result}; with weaker detections too, {ap}"
+    alt = f"Image {annotations.ids[row]}: {result} detections."
+    return Picture(file, target.getvalue(), None, alt, caption)
+
+
+def _draw_image(annotations: Annotations, detections: pa.Table, row: int) -> tuple[Image.Image, str]:
+    """Draw one image with its objects and the detections of a high score; say how many are right."""
     image_id = annotations.ids[row]
     is_drawn = (pc.field("image_id") == image_id) & (pc.field("score") >= LEAST_SCORE)
     drawn = detections.filter(is_drawn).sort_by([("score", "descending")])
@@ -91,21 +122,14 @@ def _draw(annotations: Annotations, detections: pa.Table, row: int, curve: Float
         image = stored.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(image)
     for box, label in zip(objects * scale, classes, strict=True):
-        pen.rectangle(_clip(box, size), outline="#000000", width=4)
-        pen.rectangle(_clip(box, size, 1), outline=OBJECT, width=2)
-        _write(pen, annotations.classes[label], box, size, OBJECT, is_below=True)
+        draw_box(pen, box, size, "#000000", width=4)
+        draw_box(pen, box, size, OBJECT, width=2, inset=1)
+        write_name(pen, annotations.classes[label], box, size, OBJECT, is_below=True)
     for box, label, score, is_right in zip(boxes * scale, labels, scores, is_correct, strict=True):
         color = FOUND if is_right else WRONG
-        pen.rectangle(_clip(box, size), outline=color, width=3)
-        _write(pen, f"{annotations.classes[label]} {score:.2f}", box, size, color)
-    target = io.BytesIO()
-    image.quantize(128).save(target, format="PNG", optimize=True)
-
-    result = f"{is_correct.sum()} of {len(objects)} objects found, {(~is_correct).sum()} wrong"
-    ap = f"AP {100 * curve.mean():.0f}, AP50 {100 * curve[0]:.0f}"
-    caption = f"{image_id}: {result}; with weaker detections too, {ap}"
-    alt = f"Image {image_id}: {result} detections."
-    return Picture(file, target.getvalue(), None, alt, caption)
+        draw_box(pen, box, size, color)
+        write_name(pen, f"{annotations.classes[label]} {score:.2f}", box, size, color)
+    return image, f"{is_correct.sum()} of {len(objects)} objects found, {(~is_correct).sum()} wrong"
 
 
 def _match(
@@ -134,28 +158,3 @@ def _match(
             is_correct[number] = True
             overlaps[:, overlap.argmax()] = 0
     return is_correct
-
-
-def _write(
-    pen: ImageDraw.ImageDraw,
-    text: str,
-    box: Floats,
-    size: tuple[int, int],
-    color: str,
-    *,
-    is_below: bool = False,
-) -> None:
-    """Write above a detection and below an object, so that neither hides the other's text."""
-    font = ImageFont.load_default(size=17)
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    x = min(max(0.0, box[0]), max(0.0, size[0] - right - 6))
-    y = min(box[3], size[1] - bottom - 6.0) if is_below else max(0.0, box[1] - bottom - 6)
-    pen.rectangle((x, y, x + right - left + 6, y + bottom - top + 8), fill=color)
-    pen.text((x + 3, y + 1), text, fill="#000000", font=font)
-
-
-def _clip(box: Floats, size: tuple[int, int], inset: int = 0) -> tuple[float, ...]:
-    """Clip a box, xyxy in pixels, to an image of this width and height, and shrink it by ``inset``."""
-    x1, y1, x2, y2 = box.tolist()
-    left, top = max(0.0, x1) + inset, max(0.0, y1) + inset
-    return left, top, max(left, min(size[0] - 1.0, x2) - inset), max(top, min(size[1] - 1.0, y2) - inset)

@@ -2,88 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from launch_helpers import Launch, results, runs, steps, write_study
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from study_helpers import assignments
 
 from studies.run_study import main
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-class Launch:
-    """One process of the command line."""
-
-    def __init__(self, output: Path, *arguments: str) -> None:
-        self.output = output
-        command = [
-            sys.executable,
-            str(ROOT / "studies" / "run_study.py"),
-            *arguments,
-            "--output",
-            str(output),
-        ]
-        # Elsewhere than the checkout, which workers must find all the same.
-        self.process = subprocess.Popen(
-            command,
-            cwd=output,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def end(self) -> tuple[int, str, str]:
-        """Wait; return status, stdout, stderr."""
-        out, err = self.process.communicate(timeout=280)
-        return self.process.returncode, out, err
-
-    def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Wait for a condition while the process lives."""
-        limit = time.monotonic() + 200
-        while not ready():
-            assert self.process.poll() is None, self.end()
-            assert time.monotonic() < limit, "waited too long"
-            time.sleep(0.05)
-
-
-def results(output: Path, pattern: str = "*") -> dict[str, dict[str, Any]]:
-    """Every finished trial's record, by id."""
-    return {
-        path.parent.name: json.loads(path.read_text())
-        for path in output.glob(f"trials/{pattern}/result.json")
-    }
-
-
-def runs(output: Path, experiment: str) -> tuple[list[Run], list[Run]]:
-    """Parents and children of a study."""
-    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
-    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
-    children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
-    return [run for run in found if run not in children], children
-
-
-def steps(output: Path, run: Run) -> list[int]:
-    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
-    return [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
-
-
-def write_study(output: Path, text: str) -> str:
-    path = output / "mine.yaml"
-    path.write_text(text)
-    return str(path)
 
 
 def test_smoke_runs_the_papers_study_in_small(output: Path) -> None:
@@ -97,15 +27,17 @@ def test_smoke_runs_the_papers_study_in_small(output: Path) -> None:
     parents, children = runs(output, "nms_sweep-smoke")
     assert len(parents) == 1
     assert sorted(run.info.run_name for run in children) == [
-        "NMS_cls=0.7 seed=1",
-        "NMS_cls=0.9 seed=1",
+        "s1 cls=0.7",
+        "s1 cls=0.9",
     ]
     client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
     files = {file.path for file in client.list_artifacts(children[0].info.run_id)}
-    assert files == {"config.yaml", "result.json", "detections.parquet", "last.safetensors"}
+    assert files == {"config.yaml", "result.json", "detections.parquet", "samples"}
+    assert [version.version for version in client.search_model_versions("name = 'nms_sweep-smoke'")] == [1]
+    assert "  then open http://127.0.0.1:5000/#/experiments/1/runs?" in out
+    assert "Detect: drcnn predict " in out.splitlines()[-1]
     kept = {file.path for file in client.list_artifacts(parents[0].info.run_id)}
     assert {
-        "best",
         "results.parquet",
         "report.md",
         "report.html",
@@ -247,4 +179,4 @@ def test_results_that_cannot_be_shown_cost_nothing(
     assert "Results: cannot be shown: ValueError: detections.parquet is damaged" in text
     assert "1 trained, 0 reused, 0 failed" in text
     assert "MLflow: " in text
-    assert text.index("Report: could not be written") < text.index("Only the one setting was trained")
+    assert text.index("Only the one setting was trained") < text.index("Report: could not be written")

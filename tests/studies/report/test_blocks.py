@@ -54,6 +54,30 @@ def test_a_terminal_shows_the_same_cells() -> None:
     assert "37.5 (56.6, -19.1)" in text.getvalue()
 
 
+def test_a_narrow_terminal_loses_brackets_first_then_columns_but_never_names_and_states() -> None:
+    name, figures = "NMS_reg=0.85 NMS_cls=0.75 seed=1", [Cell("37.5", "56.6, -19.1")] * 4
+    columns = ("trial", "status", "AP", "AP50", "AP80", "AP90")
+    rows = [(name, Cell("finished"), *figures)]
+    table = Table(
+        "AP; in brackets the paper.", columns, rows, {"status"}, on_remarks="; in brackets the paper"
+    )
+    assert table.fitted(160) == table
+    expected = {80: 6, 60: 3, 30: 3}
+    for width, count in expected.items():
+        text = io.StringIO()
+        Console(file=text, width=width).print(table.fitted(width).to_rich())
+        lines = text.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        assert len(table.fitted(width).columns) == count
+        assert "56.6" not in text.getvalue()
+        assert "finished" in text.getvalue()
+        assert "Left out" in " ".join(text.getvalue().split())
+    assert (
+        table.fitted(60).caption
+        == "AP. Left out for want of width: what stands in brackets, AP90, AP80, AP50."
+    )
+
+
 @given(st.text())
 @pytest.mark.parametrize("place", ["{}", "see {} there", "- {}", "a table\n\n| a |\n| :-- |\n| {} |"])
 def test_any_text_is_shown_letter_by_letter(place: str, text: str) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 
 from rich.console import Console
 
 from studies.definition.plan import Plan, Trial, expand
-from studies.report.terminal import print_answer, print_results
+from studies.record.results import publish_best
+from studies.report.terminal import next_steps, print_answer, print_results
 
 
 def test_the_table_shows_ours_theirs_and_the_difference(
@@ -62,3 +65,24 @@ def test_the_answer_stands_below_the_question() -> None:
     ]
     print_answer(Console(file=text, width=160), "Does it help?", ())
     assert text.getvalue().count("help") == 1
+
+
+def test_a_launch_ends_with_commands_that_a_shell_takes(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan("nms_sweep")
+    plan = replace(plan, output=plan.output.with_name("my runs"))
+    (trial,) = expand(plan)[:1]
+    finish(trial.folder, [0.4])
+    publish_best(plan.folder, [trial], "val/AP")
+    lines = next_steps(plan, "sqlite:////a b/mlflow.db", "http://127.0.0.1:5000/#/x", "Report: r.html")
+    assert lines[:3] == [
+        "Report: r.html",
+        "MLflow: mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db' --host 127.0.0.1 --port 5000",
+        "  then open http://127.0.0.1:5000/#/x",
+    ]
+    words = shlex.split(lines[3])
+    assert words[:5] == ["Detect:", "drcnn", "predict", str(plan.folder), "IMAGES"]
+    assert (
+        next_steps(plan, "http://head:5000", "http://head:5000/#/x", "")[1] == "MLflow: http://head:5000/#/x"
+    )

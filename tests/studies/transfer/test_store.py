@@ -73,6 +73,19 @@ def test_a_trial_goes_on_where_the_other_node_left_it(uri: str, tmp_path: Path) 
     assert (one.trial / ".lock").exists()
 
 
+def test_weights_come_only_when_they_are_asked_for(uri: str, tmp_path: Path) -> None:
+    node, driver = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
+    node.write(config_yaml="c", last_safetensors="weights", result_json="{}")
+    node.store.upload(node.trial)
+    driver.store.download(driver.trial, weights=False)
+    assert driver.files() == {"config.yaml": "c", "result.json": "{}"}
+    driver.store.download(driver.trial)
+    assert driver.files() == {"config.yaml": "c", "last.safetensors": "weights", "result.json": "{}"}
+    # Those that are here stay.
+    driver.store.download(driver.trial, weights=False)
+    assert "last.safetensors" in driver.files()
+
+
 def test_an_outcome_is_known_elsewhere_until_it_is_deleted(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
     assert one.store.ended_trials() == set()

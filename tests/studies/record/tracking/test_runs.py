@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 from study_helpers import epoch
 
 from drcnn.engine.record import write_failed
 from studies.definition.plan import Plan, Trial, expand
-from studies.record.tracking import Tracker
-from studies.record.tracking_uri import ui_command
+from studies.record.tracking.runs import Tracker
 
 
 class Desk:
@@ -61,7 +61,9 @@ def test_a_trial_becomes_a_child_with_readable_parameters(
     tracker.finish(trial)
     tracker.close("FINISHED", [trial], trial, [], "A title")
     (child,), (parent,) = desk.runs(children=True), desk.runs(children=False)
-    assert child.info.run_name == "NMS_reg=0.85 NMS_cls=0.7 seed=1"
+    assert child.info.run_name == "s1 reg=0.85 cls=0.7"
+    assert child.data.tags["drcnn.trial"] == "NMS_reg=0.85 NMS_cls=0.7 seed=1"
+    assert child.data.tags["drcnn.best"] == "true"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert {key: child.data.params[key] for key in ("nms_reg", "nms_cls", "stages", "seed", "backbone")} == {
         "nms_reg": "0.85",
@@ -125,7 +127,7 @@ def test_failed_and_cut_trials_say_so(
     tracker.finish(failed)
     finish(cut.folder, [0.1], status="pruned")
     tracker.finish(cut)
-    runs = {run.info.run_name: run for run in desk.runs(children=True)}
+    runs = {run.data.tags["drcnn.trial"]: run for run in desk.runs(children=True)}
     assert runs[failed.name].info.status == "FAILED"
     assert runs[failed.name].data.tags["mlflow.note.content"] == "TrainingDiverged: loss not finite"
     assert runs[cut.name].info.status == "FINISHED"
@@ -152,10 +154,36 @@ def test_a_broken_store_costs_no_training_and_is_filled_in_later(
     assert child.info.status == "FINISHED"
 
 
-def test_where_the_runs_are_is_said_without_a_password() -> None:
-    assert ui_command("sqlite:////a/mlflow.db").startswith(
-        "mlflow ui --backend-store-uri sqlite:////a/mlflow.db "
-    )
-    assert ui_command("http://head:5000") == "http://head:5000"
-    assert "secret" not in ui_command("postgresql://me:secret@db/mlflow")
-    assert "secret" not in ui_command("https://me:secret@head/mlflow")
+def test_the_best_mark_moves_and_names_differ_where_pages_cut_them(
+    desk: Desk, make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    long = """
+    title: T
+    kind: grid
+    grid: {detector.variant: [decoupled_cascade], detector.stages: [2, 3], detector.nms_reg: [0.7, 0.8]}
+    """
+    trials = expand(make_plan(long), 2)
+    for best in (trials[0], trials[3]):
+        tracker = desk.open()
+        for trial in trials:
+            finish(trial.folder, [0.3])
+            tracker.finish(trial)
+        tracker.close("FINISHED", trials, best, [], "A title")
+        children = desk.runs(children=True)
+        marked = [run.data.tags["drcnn.trial_id"] for run in children if "drcnn.best" in run.data.tags]
+        assert marked == [best.id]
+    assert len({run.info.run_name[:20] for run in children}) == len(trials) == 8
+
+
+def test_a_finished_trial_has_its_pictures(desk: Desk, trial: Trial, finish: Callable[..., None]) -> None:
+    finish(trial.folder, [0.3])
+    tracker = Tracker(desk.uri, f"file://{desk.output}/artifacts", "mine", desk.output, draw)
+    tracker.open("key", "mine", "A title", fresh=False, tags={}, texts={})
+    tracker.finish(trial)
+    (child,) = desk.runs(children=True)
+    files = [file.path for file in desk.client.list_artifacts(child.info.run_id, "samples")]
+    assert files == ["samples/1.png"]
+
+
+def draw(trial: Trial) -> dict[str, Image.Image]:
+    return {"1.png": Image.new("RGB", (4, 4))}

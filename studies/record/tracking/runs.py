@@ -10,25 +10,25 @@ Shared tracking servers are only ever read and written through ``MlflowClient``;
 from __future__ import annotations
 
 import logging
-import math
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import DatasetInput, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME
+from PIL.Image import Image
 
 from drcnn.engine.record import LATENCY, Status, TrialRecord, read_record
-from studies.definition.errors import StudyError, one_line
-from studies.definition.metrics import key_of
-from studies.definition.plan import Plan, Trial
-from studies.record.tracking_uri import artifacts_of
+from studies.definition.errors import one_line
+from studies.definition.plan import Trial
+from studies.record.tracking.addresses import trials_link
+from studies.record.tracking.datasets import dataset_inputs
+from studies.record.tracking.experiments import opened_experiment
+from studies.record.tracking.trial_fields import best_metrics, distinct_name, epoch_metrics, now, params
 
-__all__ = ["Tracker", "open_tracker"]
+__all__ = ["OUTPUT", "Tracker"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +36,10 @@ LAUNCH_KEY = "drcnn.launch"
 OUTPUT = "drcnn.output"
 TRIAL_ID = "drcnn.trial_id"
 STATUS = "drcnn.status"
-# What of a trial's folder is kept with its run.
-ARTIFACTS = ("config.yaml", "result.json", "error.json", "detections.parquet", "last.safetensors")
-MAX_METRICS = 40
-BEST_METRICS = ("AP", "AP50", "AP90")
-# For a server that does not answer: by default MLflow tries for minutes, at every call, and trials wait.
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+# A child's: its trial's name in reports; and "true" for the best one.
+NAME, BEST = "drcnn.trial", "drcnn.best"
+# What of a trial's folder is kept with its run. Weights stay where they are, but for the published model's.
+ARTIFACTS = ("config.yaml", "result.json", "error.json", "detections.parquet")
 # Each epoch of a training has the first, an evaluation of a detector the second: the steps that they have in
 # the store are those that were logged before.
 LOGGED_WITH = ("train/loss", "perf/eval_seconds")
@@ -55,39 +53,35 @@ class Tracker:
         artifacts: where to keep artifacts (``file:///...``); none leaves it to the tracking server.
         experiment: the study's name.
         output: absolute folder of the studies; runs left RUNNING by a killed launch are known by it.
+        draw: sample pictures of a finished trial, by file name.
+        earlier: paths that ``output`` had before it was moved.
     """
 
-    def __init__(self, uri: str, artifacts: str | None, experiment: str, output: Path) -> None:
-        for name in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        for name, value in IMPATIENT.items():
-            os.environ.setdefault(name, value)
+    def __init__(
+        self,
+        uri: str,
+        artifacts: str | None,
+        experiment: str,
+        output: Path,
+        draw: Callable[[Trial], Mapping[str, Image]] = lambda trial: {},
+        earlier: Collection[str] = (),
+    ) -> None:
         self._client = MlflowClient(tracking_uri=uri)
-        location = f"{artifacts}/{experiment}" if artifacts else None
-        mlflow_experiment = self._experiment(experiment, location)
-        self.experiment_id = mlflow_experiment.experiment_id
-        if mlflow_experiment.lifecycle_stage == "deleted":
-            self._client.restore_experiment(self.experiment_id)
-        self._output = str(output)
+        location = f"{artifacts}/{quote(experiment)}" if artifacts else None
+        self.experiment_id = opened_experiment(self._client, experiment, location).experiment_id
+        self._uri, self._output, self._draw = uri, str(output), draw
+        self._study, self._places = output / experiment, {str(output), *earlier}
         self._parent = ""
         # By trial id: the run, and the epochs that were logged.
         self._runs: dict[str, str] = {}
         self._steps: dict[str, set[int]] = {}
+        self._names: set[str] = set()
+        # By fingerprint of the data.
+        self._inputs: dict[str, list[DatasetInput]] = {}
+        # Children that are marked as the best.
+        self._marked: set[str] = set()
         # Trials that ended while the store could not be written.
         self._owed: set[str] = set()
-
-    def _experiment(self, name: str, location: str | None) -> Experiment:
-        experiment: Experiment | None = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                self._client.create_experiment(name, artifact_location=location)
-            except MlflowException:
-                # Another launch may have made it at this moment; if not, the store's error is the right one.
-                if self._client.get_experiment_by_name(name) is None:
-                    raise
-            experiment = self._client.get_experiment_by_name(name)
-        assert experiment is not None
-        return experiment
 
     def open(
         self,
@@ -109,7 +103,7 @@ class Tracker:
             tags: of the parent, with where its figures come from.
             texts: files to keep with the parent, by name; empty ones are left out.
         """
-        self._close_killed_runs()
+        self._end_running("KILLED")
         parents = [] if fresh else self._search(f"tags.`{LAUNCH_KEY}` = '{key}'")
         if parents:
             self._parent = parents[0].info.run_id
@@ -125,7 +119,14 @@ class Tracker:
             self._parent = run.info.run_id
         for run in self._search(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._parent}'"):
             self._runs[run.data.tags[TRIAL_ID]] = run.info.run_id
+            self._names.add(run.info.run_name)
+            if BEST in run.data.tags:
+                self._marked.add(run.info.run_id)
         self._guard(lambda: self._describe(tags, texts))
+
+    def trials_link(self, metric: str) -> str:
+        """The address of the page that lists the trials by this metric, best first."""
+        return trials_link(self._uri, self.experiment_id, self._parent, metric)
 
     def start(self, trial: Trial) -> None:
         """A trial begins or is resumed: make its run, or open it again, with all epochs known so far."""
@@ -159,8 +160,7 @@ class Tracker:
             action()
         except Exception as error:
             # A locked or unreachable store must not cost hours of training.
-            why = one_line(error)
-            logger.warning("MLflow: not logged now, will be filled in later: %s", why)
+            logger.warning("MLflow: not logged now, will be filled in later: %s", one_line(error))
 
     def _describe(self, tags: Mapping[str, str], texts: Mapping[str, str]) -> None:
         self._client.log_batch(self._parent, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -170,17 +170,25 @@ class Tracker:
 
     def _start(self, trial: Trial) -> None:
         if trial.id not in self._runs:
-            tags = {MLFLOW_PARENT_RUN_ID: self._parent, TRIAL_ID: trial.id, OUTPUT: self._output}
-            run = self._client.create_run(self.experiment_id, tags=tags, run_name=trial.name)
+            tags = {MLFLOW_PARENT_RUN_ID: self._parent, OUTPUT: self._output}
+            own_tags = {TRIAL_ID: trial.id, NAME: trial.name}
+            name = distinct_name(trial, self._names)
+            run = self._client.create_run(self.experiment_id, tags=tags | own_tags, run_name=name)
             self._runs[trial.id] = run.info.run_id
+            self._names.add(name)
+            self._guard(lambda: self._client.log_inputs(run.info.run_id, self._datasets(trial)))
         run_id = self._runs[trial.id]
-        state = [
-            RunTag(STATUS, Status.RUNNING),
-            RunTag("drcnn.data_fingerprint", trial.data.fingerprint),
-        ]
-        self._client.log_batch(run_id, params=_params(trial), tags=state)
+        state = [RunTag(STATUS, Status.RUNNING), RunTag("drcnn.data_fingerprint", trial.data.fingerprint)]
+        self._client.log_batch(run_id, params=params(trial), tags=state)
         self._client.update_run(run_id, status="RUNNING")
         self._log(trial, read_record(trial.folder).history)
+
+    def _datasets(self, trial: Trial) -> list[DatasetInput]:
+        known = trial.data.fingerprint
+        if known not in self._inputs:
+            self._inputs[known] = dataset_inputs(trial)
+            self._client.log_inputs(self._parent, self._inputs[known])
+        return self._inputs[known]
 
     def _log(self, trial: Trial, epochs: Sequence[Mapping[str, float]]) -> None:
         run_id = self._runs[trial.id]
@@ -189,16 +197,11 @@ class Tracker:
         if logged is None:
             histories = (self._client.get_metric_history(run_id, key) for key in LOGGED_WITH)
             logged = {metric.step for history in histories for metric in history}
-        now = _now()
         for metrics in epochs:
             step = int(metrics["epoch"])
-            if step in logged:
-                continue
-            usable = {k: value for k, value in metrics.items() if k != "epoch" and not math.isnan(value)}
-            # The compare page plots the metric that was stored first: AP, not a loss.
-            keys = sorted(usable, key=lambda key: not key.startswith(("val/", "test/")))[:MAX_METRICS]
-            self._client.log_batch(run_id, metrics=[Metric(key, usable[key], now, step) for key in keys])
-            logged.add(step)
+            if step not in logged:
+                self._client.log_batch(run_id, metrics=epoch_metrics(metrics))
+                logged.add(step)
         self._steps[trial.id] = logged
 
     def _finish(self, trial: Trial, record: TrialRecord) -> None:
@@ -212,11 +215,12 @@ class Tracker:
         for name in ARTIFACTS:
             if (trial.folder / name).exists():
                 self._client.log_artifact(run_id, str(trial.folder / name))
+        if record.is_finished:
+            self._guard(lambda: self._log_samples(run_id, trial))
         if trial.data.skipped:
             self._client.log_text(run_id, "\n".join(trial.data.skipped) + "\n", "skipped.txt")
         if record.latency is not None:
-            latency = Metric(LATENCY, record.latency, _now(), record.epoch)
-            self._client.log_batch(run_id, metrics=[latency])
+            self._client.log_metric(run_id, LATENCY, record.latency, now(), record.epoch)
         tags = [RunTag(STATUS, record.status)]
         if record.error:
             tags.append(RunTag(MLFLOW_RUN_NOTE, record.error[:5000]))
@@ -229,30 +233,50 @@ class Tracker:
     ) -> None:
         if not self._parent:
             return
-        self._client.set_tag(self._parent, MLFLOW_RUN_NOTE, note)
         for trial in trials:
-            if trial.id in self._owed:
-                self._finish(trial, read_record(trial.folder))
-            run_id = self._runs.get(trial.id)
-            if run_id and self._client.get_run(run_id).info.status == "RUNNING":
-                self._log(trial, read_record(trial.folder).history)
-                self._client.set_terminated(run_id, "KILLED")
+            self._guard(partial(self._fill_in, trial))
+        self._guard(partial(self._describe_end, status, best, files, note))
+        # Whatever failed above, and whatever a signal cut off: nothing stays open.
+        self._end_running(status)
+
+    def _fill_in(self, trial: Trial) -> None:
+        record = read_record(trial.folder)
+        if trial.id in self._owed:
+            self._finish(trial, record)
+        elif trial.id in self._runs and not record.is_terminal:
+            self._log(trial, record.history)
+
+    def _describe_end(self, status: str, best: Trial | None, files: Sequence[Path], note: str) -> None:
+        self._client.set_tag(self._parent, MLFLOW_RUN_NOTE, note)
         for path in files:
             self._client.log_artifact(self._parent, str(path))
         if best is not None:
-            record, now = read_record(best.folder), _now()
-            figures = {name: record.metric(key_of(name, best.data.judged)) for name in BEST_METRICS}
-            values = [Metric(f"best/{name}", value, now, 0) for name, value in figures.items()]
             tags = [RunTag("drcnn.best_trial", best.name), RunTag("drcnn.best_trial_id", best.id)]
-            self._client.log_batch(self._parent, metrics=values, tags=tags)
-            if (best.folder / "last.safetensors").exists():
-                self._client.log_artifact(self._parent, str(best.folder / "last.safetensors"), "best")
-        self._client.set_terminated(self._parent, status)
+            self._client.log_batch(self._parent, metrics=best_metrics(best), tags=tags)
+            self._mark(best)
+        if best is not None and status != "KILLED":
+            from studies.record.tracking.published_model import publish
 
-    def _close_killed_runs(self) -> None:
-        """Close runs that a killed launch of this study left open; the caller holds the study's lock."""
+            publish(self._client, self._parent, self._study, best)
+
+    def _log_samples(self, run_id: str, trial: Trial) -> None:
+        for name, image in self._draw(trial).items():
+            self._client.log_image(run_id, image, f"samples/{name}")
+
+    def _mark(self, best: Trial) -> None:
+        """Tag the best trial's run, and no other."""
+        own = {self._runs[best.id]} if best.id in self._runs else set()
+        for run_id in self._marked - own:
+            self._client.delete_tag(run_id, BEST)
+        for run_id in own:
+            self._client.set_tag(run_id, BEST, "true")
+        self._marked = own
+
+    def _end_running(self, parents_status: str) -> None:
+        """End the runs that are open, a killed launch's too; the caller holds the study's lock."""
         for run in self._search("attributes.status = 'RUNNING'"):
-            self._client.set_terminated(run.info.run_id, "KILLED")
+            run_id = run.info.run_id
+            self._client.set_terminated(run_id, parents_status if run_id == self._parent else "KILLED")
 
     def _search(self, condition: str) -> list[Run]:
         """Runs of this OUTPUT, newest first; a shared server may hold other people's of the same study."""
@@ -262,37 +286,7 @@ class Tracker:
             page = self._client.search_runs(
                 [self.experiment_id], condition, order_by=["attributes.start_time DESC"], page_token=token
             )
-            runs.extend(run for run in page if run.data.tags.get(OUTPUT) == self._output)
+            runs.extend(run for run in page if run.data.tags.get(OUTPUT) in self._places)
             token = page.token
             if not token:
                 return runs
-
-
-def open_tracker(uri: str, plan: Plan) -> Tracker:
-    """The tracker of a study.
-
-    Raises:
-        StudyError: the store of runs cannot be used.
-    """
-    try:
-        return Tracker(uri, artifacts_of(uri, plan.output), plan.name, plan.output)
-    except MlflowException as error:
-        raise StudyError(f"--tracking-uri {uri}: {one_line(error)}") from None
-
-
-def _params(trial: Trial) -> list[Param]:
-    """Every setting under its short name, which the compare page shows without any configuration."""
-    settings: dict[str, Any] = {}
-    for key, value in trial.config.flat():
-        # Two sections have an ``amp``: the first keeps the short name.
-        short = key.rpartition(".")[2]
-        settings[key if short in settings else short] = value
-    return [
-        Param(key, f"{value:.6g}" if isinstance(value, float) else str(value))
-        for key, value in settings.items()
-    ]
-
-
-def _now() -> int:
-    """Milliseconds, as MLflow counts time."""
-    return int(time.time() * 1000)

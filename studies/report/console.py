@@ -1,0 +1,26 @@
+"""Where a launch prints: its display must not end a study."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+
+__all__ = ["StudyConsole"]
+
+FILE_WIDTH = 160  # columns of a file or pipe, which has no width of its own
+
+
+class StudyConsole(Console):
+    """A console as wide as the terminal; prints nothing more when nobody reads on, as after ``| head``."""
+
+    def __init__(self) -> None:
+        super().__init__(width=None if sys.stdout.isatty() else FILE_WIDTH)
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence; rich would end the process."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
