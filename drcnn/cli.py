@@ -1,7 +1,8 @@
-"""The ``drcnn`` command: train, evaluate, check data, count complexity and measure speed.
+"""The ``drcnn`` command: train, evaluate, predict, check data, count complexity and measure speed.
 
 drcnn train --data voc:VOC2007 --set training.epochs=4 --output runs/one
 drcnn evaluate runs/one/last.safetensors --data voc:VOC2007
+drcnn predict runs/one photos/ --output found
 drcnn data check coco:COCO
 drcnn complexity --set detector.variant=decoupled_cascade
 drcnn bench
@@ -13,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from drcnn.commands import data, evaluate, speed, train
+from drcnn.commands import data, evaluate, predict, speed, train
 from drcnn.config import ConfigError
 
 __all__ = ["main"]
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drcnn", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (train, evaluate, speed, data):
+    for verb in (train, evaluate, predict, speed, data):
         verb.add(commands)
     return parser
 
