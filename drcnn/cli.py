@@ -1,8 +1,9 @@
-"""The ``drcnn`` command: train, evaluate, predict, check data, count complexity and measure speed.
+"""The ``drcnn`` command: train, evaluate, predict, export, check data, count complexity and measure speed.
 
 drcnn train --data voc:VOC2007 --set training.epochs=4 --output runs/one
 drcnn evaluate runs/one/last.safetensors --data voc:VOC2007
 drcnn predict runs/one photos/ --output found
+drcnn export runs/one --output detector.onnx
 drcnn data check coco:COCO
 drcnn complexity --set detector.variant=decoupled_cascade
 drcnn bench
@@ -14,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from drcnn.commands import data, evaluate, predict, speed, train
+from drcnn.commands import data, evaluate, export, predict, speed, train
 from drcnn.config import ConfigError
 
 __all__ = ["main"]
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drcnn", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (train, evaluate, predict, speed, data):
+    for verb in (train, evaluate, predict, export, speed, data):
         verb.add(commands)
     return parser
 

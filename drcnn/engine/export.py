@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from drcnn.config import Config, ConfigError
-from drcnn.engine.checkpoint import load_detector, read_state
+from drcnn.engine.checkpoint import load_detector
 from drcnn.engine.export_detector import ExportedDetector
 from drcnn.files import replacing
 
@@ -38,16 +37,20 @@ def export_onnx(checkpoint: Path, config: Config, path: Path) -> dict[str, str]:
         ConfigError: a package is missing, or ONNX cannot express the detector.
     """
     try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
+        import onnx_ir
+        import onnxscript  # noqa: F401 - torch's exporter imports it
     except ImportError as error:
         raise ConfigError(f"export needs the package {error.name}: pip install 'drcnn[export]'") from None
     if config.detector.soft_nms:
-        raise ConfigError("detector.soft_nms has no operator in ONNX; export with --set detector.soft_nms=false")
+        raise ConfigError(
+            "detector.soft_nms has no operator in ONNX; export with --set detector.soft_nms=false"
+        )
     detector, state = load_detector(checkpoint, "cpu", config.detector)
     program = _export(ExportedDetector(detector).eval())
     metadata = _metadata(config, state.classes)
     program.model.metadata_props.update(metadata)
+    # Instead of torch's numbered symbols.
+    program.model.graph.inputs[0].shape = onnx_ir.Shape(["height", "width", 3])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
         program.save(draft, external_data=False)
@@ -77,8 +80,9 @@ def _export(detector: ExportedDetector) -> torch.onnx.ONNXProgram:
 
 def _suppress_in_onnx(boxes: Any, scores: Any, iou: float, most: int, above: float) -> Any:
     """``drcnn::nms`` as ``NonMaxSuppression``, whose batches are our groups, with a class each."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18  # its annotations refuse its own constants
     kept = op.NonMaxSuppression(
         boxes,
         op.Unsqueeze(scores, op.Constant(value_ints=[1])),
