@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
-from drcnn.commands.options import SubCommands, add_configuration, configuration, run_options
+from drcnn.assignments import parse_assignments
+from drcnn.commands.options import MODEL, SubCommands, add_configuration, configuration, run_options
 from drcnn.config import Config, ConfigError
+from drcnn.recipes import configured
+from drcnn.trained_model import find_model
 
 __all__ = ["add"]
 
@@ -16,6 +21,13 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     """Add the verb, with its options."""
     train = commands.add_parser("train", help="train one configuration, or resume it")
     add_configuration(train)
+    train.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL|coco",
+        help="start from a whole detector and take over its settings: 'coco' (torchvision's Faster R-CNN), "
+        f"or {MODEL}",
+    )
     train.add_argument(
         "--output", type=Path, default=Path("runs/train"), help="folder of the run (runs/train)"
     )
@@ -26,12 +38,15 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 def _train(options: argparse.Namespace) -> int:
     from drcnn.data.prepare import prepare
     from drcnn.engine.checkpoint import read_state
+    from drcnn.engine.start import require_start
     from drcnn.engine.train import fit
 
-    config = configuration(options)
+    config = configuration(options) if options.start is None else _configuration_from(options)
     last = options.output / "last.safetensors"
     if last.exists() and Config.from_yaml(read_state(last).config) != config:
         raise ConfigError(f"{options.output} holds a run of another configuration; give another --output")
+    if not last.exists():
+        require_start(config)
     data = prepare(config.data, options.output / "data")
 
     def report(metrics: dict[str, float]) -> None:
@@ -40,10 +55,27 @@ def _train(options: argparse.Namespace) -> int:
         else:
             print(_line(metrics, config.training.epochs), flush=True)
 
-    fit(config, data, options.output, report=report, options=run_options())
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    fit(config, data, options.output, report=report, options=run_options(), say=say)
     if not options.json:
         print(f"{options.output}: finished; model in last.safetensors, record in result.json")
     return 0
+
+
+def _configuration_from(options: argparse.Namespace) -> Config:
+    """The configuration of ``--from``: the detector is that which it starts from, but for ``--set``."""
+    from drcnn.engine.checkpoint import read_state
+
+    changes: dict[str, Any] = {"training.init": "coco"}
+    if options.start != "coco":
+        checkpoint = find_model(options.start).checkpoint.resolve()
+        theirs = Config.from_yaml(read_state(checkpoint).config).flat()
+        changes = {key: value for key, value in theirs if key.startswith("detector.")}
+        changes["training.init"] = str(checkpoint)
+    whole = configured(options.profile, options.data, changes)
+    return whole.with_changes(parse_assignments(options.changes))
 
 
 def _line(metrics: dict[str, float], epochs: int) -> str:
