@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from drcnn.data.plan import STRIDE
 from drcnn.detector.boxes import clip_boxes, decode
 from drcnn.detector.detector import DecoupledRCNN
+from drcnn.detector.norms import GlobalBatchNorm2d
 from drcnn.detector.roi_sampling import own_class
 from drcnn.detector.rpn import RPNOutput, anchors_for
 from drcnn.engine.export_parts import pool_exported, suppress
@@ -30,11 +31,12 @@ class ExportedDetector(nn.Module):
     """Detects in one image.
 
     Args:
-        detector: trained, on the CPU, in evaluation mode; without soft-NMS.
+        detector: trained, on the CPU, in evaluation mode; without soft-NMS. It can no longer be trained.
     """
 
     def __init__(self, detector: DecoupledRCNN) -> None:
         super().__init__()
+        _replace_batch_norms(detector)
         self.detector = detector
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,3 +121,28 @@ class ExportedDetector(nn.Module):
         index = index[(top > LOWEST).nonzero().squeeze(1)]
         label, roi = label[index], roi[index]
         return boxes[label, roi], scores[label, roi], label
+
+
+class _Scale(nn.Module):
+    """A batch norm in evaluation mode: scale and shift of each channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: GlobalBatchNorm2d) -> None:
+        super().__init__()
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale.detach()[:, None, None])
+        self.register_buffer("shift", (norm.bias - norm.running_mean * scale).detach()[:, None, None])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * self.scale + self.shift
+
+
+def _replace_batch_norms(module: nn.Module) -> None:
+    """Replace batch norms by what they do: torch's own asks whether there is any RoI."""
+    for name, child in module.named_children():
+        if isinstance(child, GlobalBatchNorm2d):
+            setattr(module, name, _Scale(child))
+        else:
+            _replace_batch_norms(child)
