@@ -45,7 +45,8 @@ def _train(options: argparse.Namespace) -> int:
     last = options.output / "last.safetensors"
     if last.exists() and Config.from_yaml(read_state(last).config) != config:
         raise ConfigError(f"{options.output} holds a run of another configuration; give another --output")
-    if not last.exists():
+    # Of a folder that does not exist ``prepare`` tells at once: no download before that.
+    if not last.exists() and (config.data.source == "digits" or _exists(config.data.source)):
         require_start(config)
     data = prepare(config.data, options.output / "data")
 
@@ -62,6 +63,10 @@ def _train(options: argparse.Namespace) -> int:
     if not options.json:
         print(f"{options.output}: finished; model in last.safetensors, record in result.json")
     return 0
+
+
+def _exists(source: str) -> bool:
+    return Path(source.partition(":")[2].split("+")[0]).expanduser().exists()
 
 
 def _configuration_from(options: argparse.Namespace) -> Config:
