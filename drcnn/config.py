@@ -207,10 +207,15 @@ class TrainingConfig(_Frozen):
     milestones: tuple[int, ...] = Field(
         (9,), description="epochs after which a step schedule divides lr by 10; each below epochs"
     )
-    warmup_iterations: int = Field(0, ge=0, description="linear, from lr / 1000")
+    warmup_iterations: int = Field(
+        0, ge=0, description="linear, from lr / 1000; never more than a third of all"
+    )
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; none: not clipped")
     amp: Literal["none", "bf16", "fp16"] = Field(
         "none", description="precision of the network; boxes stay float32"
+    )
+    init: str = Field(
+        "none", description="start from a whole detector: a checkpoint's path, or 'coco' (torchvision's)"
     )
 
     @model_validator(mode="after")

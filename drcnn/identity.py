@@ -58,7 +58,7 @@ def effective_settings(config: Config) -> dict[str, Any]:
     """
     detector, data, training = config.detector, config.data, config.training
     settings = {key: value for key, value in config.flat() if key not in WITHOUT_EFFECT}
-    del settings["detector.weights"]
+    del settings["detector.weights"], settings["training.init"]
     settings["detector.stage_weights"] = detector.stage_weights[: detector.stages]
     settings["detector.test_stage"] = detector.test_stage or detector.stages
     if VARIANTS[detector.variant].classifiers(detector.stages) == 1:

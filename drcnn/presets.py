@@ -1,7 +1,8 @@
 """Names that stand for several settings: the detectors of ``drcnn.variants`` and the paper's schedules.
 
-Wherever settings are changed (``--set``, a study's rows, ``Config.with_changes``), ``detector.variant`` and
-``training.schedule`` take these names. A setting given beside a name wins over what the name brings.
+Wherever settings are changed (``--set``, a study's rows, ``Config.with_changes``), ``detector.variant``,
+``training.schedule`` and ``training.init`` take these names. A setting given beside a name wins over what the
+name brings.
 
 >>> expand({"detector.variant": "decoupled_cascade", "detector.stages": 2})["detector.stages"]
 2
@@ -14,7 +15,7 @@ from typing import Any
 
 from drcnn.variants import DETECTORS
 
-__all__ = ["PRESETS", "SCHEDULES", "expand"]
+__all__ = ["PRESETS", "SCHEDULES", "STARTS", "expand"]
 
 _COCO_1X: dict[str, Any] = {
     "training.schedule": "step",
@@ -43,7 +44,21 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     },
 }
 
-PRESETS = {"detector.variant": DETECTORS, "training.schedule": SCHEDULES}
+# Whole detectors to start from, with the architecture that they have: torchvision's Faster R-CNN.
+STARTS: dict[str, dict[str, Any]] = {
+    "coco": {
+        "training.init": "coco",
+        "detector.backbone": "resnet50",
+        "detector.backbone_width": 1.0,
+        "detector.weights": "imagenet",
+        "detector.norm": "frozen",
+        "detector.fpn_channels": 256,
+        "detector.fc_width": 1024,
+        "detector.anchor_scale": 8.0,
+    },
+}
+
+PRESETS = {"detector.variant": DETECTORS, "training.schedule": SCHEDULES, "training.init": STARTS}
 
 
 def expand(changes: Mapping[str, Any]) -> dict[str, Any]:

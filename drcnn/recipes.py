@@ -176,5 +176,8 @@ def configured(profile: str, source: str, changes: Mapping[str, Any], *, chooses
     # The recipe comes first, because it must not undo the settings that a named variant brings.
     base = Config().with_changes(recipe(profile, source, chooses=chooses))
     values = {**dict(base.flat()), **expand(changes)}
+    if values["training.init"] != "none":
+        # A whole detector brings its backbone.
+        return base.with_changes(changes)
     start = start_of(profile, source, values["detector.backbone"], values["detector.backbone_width"])
     return base.with_changes({**start, **changes})

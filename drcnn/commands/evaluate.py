@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from drcnn.assignments import parse_assignments
-from drcnn.commands.options import SubCommands, add_changes, run_options
+from drcnn.commands.options import MODEL, SubCommands, add_changes, run_options
 from drcnn.config import Config, ConfigError, DataConfig
+from drcnn.trained_model import find_model
 
 if TYPE_CHECKING:
     from drcnn.engine.metrics import Metrics
@@ -24,7 +25,7 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     evaluate = commands.add_parser(
         "evaluate", help="compute the metrics of a checkpoint on the validation split"
     )
-    evaluate.add_argument("checkpoint", type=Path)
+    evaluate.add_argument("model", metavar="MODEL", help=MODEL)
     evaluate.add_argument("--data", help="data other than that of its training: digits, voc:DIR or coco:DIR")
     add_changes(evaluate)
     evaluate.add_argument("--json", action="store_true")
@@ -34,14 +35,15 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     from drcnn.engine.checkpoint import read_state
 
-    changes = parse_assignments(options.changes)
+    model = find_model(options.model)
+    changes = {**model.changes, **parse_assignments(options.changes)}
     if options.data is not None:
         changes["data.source"] = options.data
-    state = read_state(options.checkpoint)
+    state = read_state(model.checkpoint)
     config = Config.from_yaml(state.config).with_changes(changes)
     with TemporaryDirectory(prefix="drcnn-") as spare:
-        split = _judged(config.data, options.checkpoint.parent / "data", Path(spare))
-        metrics = _metrics(options.checkpoint, config, state.classes, split)
+        split = _judged(config.data, model.checkpoint.parent / "data", Path(spare))
+        metrics = _metrics(model.checkpoint, config, state.classes, split)
     if options.json:
         print(json.dumps({"summary": metrics.summary, "per_class": metrics.per_class}))
     else:

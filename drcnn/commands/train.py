@@ -6,9 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from drcnn.commands.options import SubCommands, add_configuration, configuration, run_options
+from drcnn.assignments import parse_assignments
+from drcnn.commands.options import MODEL, SubCommands, add_configuration, configuration, run_options
 from drcnn.config import Config, ConfigError
+from drcnn.recipes import configured
+from drcnn.trained_model import find_model
 
 __all__ = ["add"]
 
@@ -17,6 +21,13 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     """Add the verb, with its options."""
     train = commands.add_parser("train", help="train one configuration, or resume it")
     add_configuration(train)
+    train.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL|coco",
+        help="start from a whole detector and take over its settings: 'coco' (torchvision's Faster R-CNN), "
+        f"or {MODEL}",
+    )
     train.add_argument(
         "--on-bad-data",
         choices=("fail", "skip"),
@@ -33,14 +44,18 @@ def _train(options: argparse.Namespace) -> int:
     from drcnn.data.prepare import prepare
     from drcnn.engine.checkpoint import read_state
     from drcnn.engine.metrics import counted_detections
+    from drcnn.engine.start import require_start
     from drcnn.engine.train import fit
 
     if options.on_bad_data is not None:
         options.changes.append(f"data.on_bad_data={options.on_bad_data}")
-    config = configuration(options)
+    config = configuration(options) if options.start is None else _configuration_from(options)
     last = options.output / "last.safetensors"
     if last.exists():
         _refuse_other_settings(options.output, Config.from_yaml(read_state(last).config), config)
+    # Of a folder that does not exist ``prepare`` tells at once: no download before that.
+    elif config.data.source == "digits" or _exists(config.data.source):
+        require_start(config)
     data = prepare(config.data, options.output / "data")
     capped = counted_detections(config)
     for line in [*data.said_at_start(config.data.source), *([capped] if capped else [])]:
@@ -52,7 +67,10 @@ def _train(options: argparse.Namespace) -> int:
         else:
             print(_line(metrics, config.training.epochs), flush=True)
 
-    fit(config, data, options.output, report=report, options=run_options())
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    fit(config, data, options.output, report=report, options=run_options(), say=say)
     if not options.json:
         print(f"{options.output}: finished; model in last.safetensors, record in result.json")
     return 0
@@ -63,6 +81,24 @@ def _refuse_other_settings(output: Path, before: Config, now: Config) -> None:
     changed = ", ".join(f"{key}={old[key]} there, {new[key]} here" for key in new if old[key] != new[key])
     if changed:
         raise ConfigError(f"{output} holds a run of another configuration ({changed}); give another --output")
+
+
+def _exists(source: str) -> bool:
+    return Path(source.partition(":")[2].split("+")[0]).expanduser().exists()
+
+
+def _configuration_from(options: argparse.Namespace) -> Config:
+    """The configuration of ``--from``: the detector is that which it starts from, but for ``--set``."""
+    from drcnn.engine.checkpoint import read_state
+
+    changes: dict[str, Any] = {"training.init": "coco"}
+    if options.start != "coco":
+        checkpoint = find_model(options.start).checkpoint.resolve()
+        theirs = Config.from_yaml(read_state(checkpoint).config).flat()
+        changes = {key: value for key, value in theirs if key.startswith("detector.")}
+        changes["training.init"] = str(checkpoint)
+    whole = configured(options.profile, options.data, changes)
+    return whole.with_changes(parse_assignments(options.changes))
 
 
 def _line(metrics: dict[str, float], epochs: int) -> str:

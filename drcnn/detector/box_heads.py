@@ -142,7 +142,7 @@ class Regressor(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Apply to the output of the stage's stem."""
         deltas: Tensor = self.predictor(self.trunk(hidden))
-        return deltas.view(len(deltas), self.predictor.out_features // 4, 4)
+        return deltas.view(deltas.shape[0], self.predictor.out_features // 4, 4)
 
 
 class Stage(nn.Module):

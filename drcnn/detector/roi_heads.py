@@ -98,7 +98,7 @@ class RoIHeads(nn.Module):
             sizes: float32[N, 2], unpadded height and width.
         """
         last = self.inference.box_stage or len(self.stages)
-        scoring = self._scoring_stages(last)
+        scoring = self.scoring_stages(last)
         image, slot = proposals.valid.nonzero(as_tuple=True)
         boxes = proposals.boxes[image, slot]
         logits = scores = boxes.new_zeros(())
@@ -138,7 +138,7 @@ class RoIHeads(nn.Module):
             soft=self.inference.soft,
         )
 
-    def _scoring_stages(self, last: int) -> list[int]:
+    def scoring_stages(self, last: int) -> list[int]:
         """The stages whose logits are averaged to scores (docs/detector.md, D12)."""
         if self.inference.class_stage is not None:
             return [self.inference.class_stage]

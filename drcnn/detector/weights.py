@@ -18,11 +18,28 @@ from drcnn.config import ConfigError
 from drcnn.detector.backbones import Body
 from drcnn.pretrained import shipped
 
-__all__ = ["load_backbone"]
+__all__ = ["download", "load_backbone", "require_weights"]
 
 IMAGENET: dict[str, models.WeightsEnum] = {
     name: models.get_model_weights(name)["IMAGENET1K_V1"] for name in IMAGENET_BACKBONES
 }
+
+
+# How to do without a backbone's weights.
+OTHERWISE = (
+    "give a local file with torchvision's names (--set detector.weights=FILE), or train from scratch (--set "
+    "detector.weights=none detector.norm=group detector.frozen_stages=0)"
+)
+
+
+def require_weights(name: str, weights: str, width: float = 1.0) -> None:
+    """Read the weights that ``load_backbone`` will load, or download them, before others take time.
+
+    Raises:
+        ConfigError, OSError: as ``load_backbone`` does.
+    """
+    if weights != "none":
+        _state(name, weights, width)
 
 
 def load_backbone(body: Body, name: str, weights: str, width: float = 1.0) -> None:
@@ -43,12 +60,9 @@ def load_backbone(body: Body, name: str, weights: str, width: float = 1.0) -> No
     """
     if weights == "none":
         return
-    if weights == "imagenet":
-        state = _download(name)
-    else:
-        state = _read(shipped(name, width) if weights == "digits" else Path(weights))
     # Of torchvision's checkpoints, only the classifier of the pretraining task is left out.
-    state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
+    given = _state(name, weights, width)
+    state = {key: value for key, value in given.items() if not key.startswith(("fc.", "classifier."))}
     expected = body.state_dict()
     # Checkpoints from before torch 0.4.1 lack these counters; they do not affect the result.
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
@@ -68,17 +82,38 @@ def load_backbone(body: Body, name: str, weights: str, width: float = 1.0) -> No
     body.load_state_dict(state, strict=False)
 
 
+def _state(name: str, weights: str, width: float) -> Mapping[str, Tensor]:
+    if weights == "imagenet":
+        return _download(name)
+    return _read(shipped(name, width) if weights == "digits" else Path(weights))
+
+
 def _download(name: str) -> Mapping[str, Tensor]:
     if name not in IMAGENET:
         raise ConfigError(
-            f"detector.weights = 'imagenet': torchvision offers none for {name}; "
-            "give the path of a local file with torchvision's names (OpenMMLab's resnext101_32x4d has them)"
+            f"detector.weights = 'imagenet': torchvision offers none for {name}; {OTHERWISE}; OpenMMLab's "
+            "resnext101_32x4d has these names"
         )
-    cached = Path(torch.hub.get_dir(), "checkpoints", Path(IMAGENET[name].url).name)
+    return download(IMAGENET[name], f"detector.weights = 'imagenet': the download for {name}", OTHERWISE)
+
+
+def download(weights: models.WeightsEnum, what: str, otherwise: str) -> Mapping[str, Tensor]:
+    """Download weights of torchvision, or take them from its cache.
+
+    Args:
+        weights: which.
+        what: the setting that asks for them and for what, for messages.
+        otherwise: what else to do where there is no network, for messages.
+
+    Raises:
+        ConfigError: the file in the cache cannot be read.
+        OSError: the download failed; a later attempt may succeed.
+    """
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
         # weights_only also protects against files that others put into the cache: torch checks the hash of
         # downloads only.
-        state: Mapping[str, Tensor] = IMAGENET[name].get_state_dict(
+        state: Mapping[str, Tensor] = weights.get_state_dict(
             progress=False, check_hash=True, weights_only=True
         )
     except (OSError, HTTPException, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
@@ -86,12 +121,10 @@ def _download(name: str) -> Mapping[str, Tensor]:
         # An incomplete download has a wrong hash and is not kept.
         if isinstance(error, OSError) or not cached.exists():
             raise OSError(
-                f"detector.weights = 'imagenet': the download for {name} failed ({reason}); "
-                "try again or give the path of a local file, or 'none' with detector.norm=batch"
+                f"{what} failed ({reason}); try again, put {weights.url} at {cached}, or {otherwise}"
             ) from None
         raise ConfigError(
-            f"detector.weights = 'imagenet': {cached} cannot be read as tensors ({reason}); "
-            "delete it to download it again"
+            f"{what}: {cached} cannot be read as tensors ({reason}); delete it to download it again"
         ) from None
     return state
 

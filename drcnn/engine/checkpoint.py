@@ -20,7 +20,7 @@ from drcnn.config import Config, DetectorConfig
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.files import replacing
 
-__all__ = ["CheckpointError", "TrainingState", "load_detector", "read_state", "restore", "save"]
+__all__ = ["CheckpointError", "TrainingState", "load_detector", "read_model", "read_state", "restore", "save"]
 
 
 class CheckpointError(ValueError):
@@ -123,15 +123,28 @@ def load_detector(
     return move_detector(detector, device).eval(), state
 
 
+def read_model(path: Path) -> dict[str, Tensor]:
+    """Read the detector's tensors by the names of its state dict.
+
+    Raises:
+        CheckpointError: the file is missing or not one of our checkpoints.
+    """
+    read_state(path)
+    return _model_of(_read_tensors(path))
+
+
+def _model_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def _load_model(path: Path, detector: nn.Module, tensors: dict[str, Tensor]) -> None:
-    model = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     try:
-        detector.load_state_dict(model)
+        detector.load_state_dict(_model_of(tensors))
     except RuntimeError as error:
         raise CheckpointError(
             f"{path} does not fit the model: {' '.join(str(error).split())[:300]}"

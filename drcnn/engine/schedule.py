@@ -6,7 +6,7 @@ import math
 
 from drcnn.config import TrainingConfig
 
-__all__ = ["PAPER_BATCH", "learning_rate"]
+__all__ = ["PAPER_BATCH", "learning_rate", "warmup_steps"]
 
 PAPER_BATCH = 8  # images per step in the paper: 2 on each of 4 GPUs
 
@@ -23,6 +23,12 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> fl
         rate *= (1 + math.cos(math.pi * step / (config.epochs * steps_per_epoch))) / 2
     else:
         rate *= 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in config.milestones)
-    if step < config.warmup_iterations:
-        rate *= 0.001 + 0.999 * step / config.warmup_iterations
+    warmup = warmup_steps(config, steps_per_epoch)
+    if step < warmup:
+        rate *= 0.001 + 0.999 * step / warmup
     return rate
+
+
+def warmup_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
+    """Return the length of the warm-up: at most a third of all steps, or a short run would be all warm-up."""
+    return min(config.warmup_iterations, config.epochs * steps_per_epoch // 3)

@@ -6,6 +6,8 @@ a pixel shifted; its regression losses are smooth L1 with beta 1/9; its backgrou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
@@ -18,7 +20,7 @@ from drcnn.detector.detector import DecoupledRCNN
 from drcnn.detector.pooling import POOLED_SIZE
 from drcnn.detector.rpn import STRIDES
 
-__all__ = ["torchvision_twin"]
+__all__ = ["from_torchvision", "torchvision_twin"]
 
 NAMES = {
     "pyramid.": "backbone.",
@@ -54,6 +56,23 @@ def torchvision_twin(detector: DecoupledRCNN, *, height: int, width: int) -> Fas
     expected = theirs.state_dict()
     theirs.load_state_dict({name: value for name, value in state.items() if name in expected})
     return theirs
+
+
+def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of torchvision's Faster R-CNN by the names of our ``fpn``.
+
+    The two predictors stay as they are there: of its classes, with the background first.
+
+    Args:
+        state: of torchvision's detector.
+    """
+    names = {theirs: ours for ours, theirs in NAMES.items()}
+    ours = {}
+    for name, tensor in state.items():
+        prefix = next((theirs for theirs in names if name.startswith(theirs)), None)
+        if prefix is not None:
+            ours[names[prefix] + name.removeprefix(prefix)] = tensor
+    return ours
 
 
 def _build(config: DetectorConfig, classes: int, height: int, width: int) -> FasterRCNN:

@@ -41,13 +41,16 @@ from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.made_by import made_by, merged
 from drcnn.engine.precision import autocast, require_precision
 from drcnn.engine.run_options import RunOptions
-from drcnn.engine.schedule import learning_rate
+from drcnn.engine.schedule import learning_rate, warmup_steps
+from drcnn.engine.start import require_start, start_from
 from drcnn.engine.workers import rank, sum_, world_size
 from drcnn.files import replacing, write_text
 
-__all__ = ["Report", "TrainingDiverged", "fit", "make_optimizer"]
+__all__ = ["Report", "Say", "TrainingDiverged", "fit", "make_optimizer"]
 
 Report = Callable[[dict[str, float]], None]
+# Takes a line about what a person may not expect.
+Say = Callable[[str], None]
 
 # Reading a loss back waits for the device; on a GPU it is checked only every so many steps.
 CHECK_EVERY = 20
@@ -64,6 +67,7 @@ def fit(
     *,
     report: Report,
     options: RunOptions = RunOptions(),  # noqa: B008 - frozen
+    say: Say = lambda line: None,
 ) -> None:
     """Train one trial, or finish one that was interrupted.
 
@@ -76,18 +80,21 @@ def fit(
         report: called on every worker after each epoch, with the same metrics, once that epoch's checkpoint
             (and after the last epoch ``result.json``) is on disk. A metric's name begins with its split.
         options: how to run.
+        say: called on the first worker with what it starts from, and with a warm-up that was shortened.
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
         DataError: an image cannot be read, or the folder holds a run on data that changed since.
-        ConfigError: the weights do not fit, or fp16 is asked for without a GPU.
+        ConfigError: what it starts from does not fit, or fp16 is asked for without a GPU.
         CheckpointError: ``last.safetensors`` is damaged, or of another model.
         OSError: storage or the download of the weights failed; a later attempt may succeed.
     """
     require_precision(config, options.device)
     options.apply()
+    if not (folder / "last.safetensors").exists():
+        require_start(config)
     folder.mkdir(parents=True, exist_ok=True)
-    trial = _Trial(config, data, folder, options)
+    trial = _Trial(config, data, folder, options, say if rank() == 0 else lambda line: None)
     while trial.state.epoch < config.training.epochs:
         metrics = trial.run_epoch()
         report(metrics)
@@ -112,15 +119,23 @@ def make_optimizer(detector: nn.Module, training: TrainingConfig) -> torch.optim
 class _Trial:
     """A running trial: detector, optimiser, data and state."""
 
-    def __init__(self, config: Config, data: PreparedData, folder: Path, options: RunOptions) -> None:
-        self.config, self.data, self.folder, self.options = config, data, folder, options
+    def __init__(
+        self, config: Config, data: PreparedData, folder: Path, options: RunOptions, say: Say
+    ) -> None:
+        self.config, self.data, self.folder, self.options, self.say = config, data, folder, options, say
         self.device = torch.device(options.device)
         self.last = folder / "last.safetensors"
         # The random start depends on the seed only, and leaves the caller's generator unchanged.
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            # The last checkpoint holds all weights, so resuming does not need the pretrained ones.
-            detector = build_detector(config.detector, len(data.classes), pretrained=not self.last.exists())
+            # The last checkpoint holds all weights, as does a whole detector to start from: neither needs
+            # the pretrained ones.
+            init = "none" if self.last.exists() else config.training.init
+            pretrained = not self.last.exists() and init == "none"
+            detector = build_detector(config.detector, len(data.classes), pretrained=pretrained)
+            if init != "none":
+                for line in start_from(detector, init, data.classes):
+                    say(line)
         self.detector = move_detector(detector, self.device)
         if self.device.type == "cuda":
             # Forget the peak of an earlier trial in this process. CUDA is initialised by now.
@@ -196,6 +211,9 @@ class _Trial:
             num_workers=self.options.loader_workers,
             pin_memory=self.device.type == "cuda",
         )
+        if epoch == 1 and (warmup := warmup_steps(training, len(loader))) < training.warmup_iterations:
+            steps = training.epochs * len(loader)
+            self.say(f"warm-up: {warmup} of {steps} steps, a third, instead of {training.warmup_iterations}")
         self.model.train()
         sums: dict[str, Tensor] = {}
         check_every = 1 if self.device.type == "cpu" else CHECK_EVERY

@@ -27,16 +27,17 @@ from studies.definition.study import SearchStudy, Study
 __all__ = ["Overrides", "check_assignments", "check_weights", "parse_weights"]
 
 # Settings whose values may be names that bring others.
-NAMED = ("detector.variant", "training.schedule")
+NAMED = ("detector.variant", "training.schedule", "training.init")
 
 
 class Start(NamedTuple):
-    """A setting of a study by its label, its backbone, and the weights which that starts from."""
+    """A setting of a study: its label and backbone, and the weights or whole detector that it starts from."""
 
     setting: str
     backbone: str
     width: float
     weights: str
+    init: str
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ class Overrides:
         Raises:
             ConfigError: a value is not allowed.
         """
-        fixed = _absolute_weights(fixed)
+        fixed = _absolute_files(fixed)
         chooses = isinstance(study, SearchStudy)
         defaults = Config().with_changes(recipe(profile, source, chooses=chooses))
         own = resolve_multiples(study.substituted(study.base, profile), defaults)
         # Only pruning looks at val after each epoch.
         prunes = isinstance(study, SearchStudy) and study.prune is not None
         own = {"evaluation.every": 1 if prunes else None, **own}
-        base = configured(profile, source, _absolute_weights({**own, **fixed}), chooses=chooses)
+        base = configured(profile, source, _absolute_files({**own, **fixed}), chooses=chooses)
         return cls(study, profile, base, fixed, weights or {})
 
     def changes(self, setting: Mapping[str, Any]) -> Changes:
@@ -112,12 +113,14 @@ class Overrides:
         """All that is changed over the base, not yet checked as a whole."""
         # The names themselves are in the base: again here, they would undo the study's own settings.
         fixed = {key: value for key, value in self.fixed.items() if key not in NAMED}
-        explicit = _absolute_weights({**presets.expand(own), **fixed})
+        explicit = _absolute_files({**presets.expand(own), **fixed})
         backbone, width = (
             explicit.get(f"detector.{name}", getattr(self.base.detector, name))
             for name in ("backbone", "backbone_width")
         )
-        start = start_of(self.profile, self.base.data.source, backbone, width)
+        # A whole detector brings its backbone.
+        is_whole = explicit.get("training.init", self.base.training.init) != "none"
+        start = {} if is_whole else start_of(self.profile, self.base.data.source, backbone, width)
         in_base = presets.expand(self.changes(self.study.base))
         given = {"detector.weights": self.weights[backbone]} if backbone in self.weights else {}
         return {key: value for key, value in start.items() if key not in in_base} | explicit | given
@@ -130,8 +133,11 @@ class Overrides:
             settings.append(dict(study.confirm.against))
         for setting in settings:
             values = dict(self.base.flat()) | self._values(self.changes(setting))
-            start = (values[f"detector.{key}"] for key in ("backbone", "backbone_width", "weights"))
-            yield Start(label(setting), *start)
+            init = values["training.init"]
+            # A whole detector brings its backbone.
+            weights = values["detector.weights"] if init == "none" else "none"
+            backbone, width = values["detector.backbone"], values["detector.backbone_width"]
+            yield Start(label(setting), backbone, width, weights, init)
 
 
 def check_assignments(assignments: Sequence[str], study: Study, profile: str) -> Changes:
@@ -212,6 +218,9 @@ def check_weights(name: str, overrides: Overrides) -> None:
 
 def _check_files(name: str, starts: Sequence[Start]) -> None:
     """Refuse a file that does not exist, or that several backbones or widths would start from."""
+    for file in dict.fromkeys(start.init for start in starts if start.init not in {"none", "coco"}):
+        if not Path(file).is_file():
+            raise StudyError(f"training.init = {file!r}: no such file; expected a checkpoint, or 'coco'")
     for file in dict.fromkeys(start.weights for start in starts if start.weights not in WEIGHT_NAMES):
         if not Path(file).is_file():
             raise StudyError(f"detector.weights = {file!r}: no such file; expected a backbone's weights")
@@ -224,9 +233,11 @@ def _check_files(name: str, starts: Sequence[Start]) -> None:
             )
 
 
-def _absolute_weights(changes: Changes) -> Changes:
-    """With the whole path of a weights file: workers do not run where the command was typed."""
-    weights = changes.get("detector.weights", "none")
-    if isinstance(weights, str) and weights not in WEIGHT_NAMES:
-        return {**changes, "detector.weights": str(Path(weights).resolve())}
-    return changes
+def _absolute_files(changes: Changes) -> Changes:
+    """With the whole paths of files to start from: workers do not run where the command was typed."""
+    absolute = dict(changes)
+    for key, names in (("detector.weights", WEIGHT_NAMES), ("training.init", ("none", "coco"))):
+        file = changes.get(key, "none")
+        if isinstance(file, str) and file not in names:
+            absolute[key] = str(Path(file).resolve())
+    return absolute

@@ -83,6 +83,17 @@ class Inputs:
             self._data[config] = self._prepare(config)
         return self._data[config]
 
+    def start_digest(self, config: Config) -> str:
+        """The content that training starts from: the whole detector of ``training.init``, or weights.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        init = config.training.init
+        if init == "none":
+            return self.weights_digest(config.detector)
+        return f"init {init if init == 'coco' else self._digest_of(init, 'training.init', 'coco')}"
+
     def weights_digest(self, detector: DetectorConfig) -> str:
         """The content of a weights file as a hash; the names ``imagenet`` and ``none`` are their own.
 
@@ -94,23 +105,26 @@ class Inputs:
             weights = str(shipped(detector.backbone, detector.backbone_width))
         elif weights in WEIGHT_NAMES:
             return weights
-        if weights not in self._weights:
+        return self._digest_of(weights, "detector.weights", *WEIGHT_NAMES[:-1])
+
+    def _digest_of(self, path: str, setting: str, *names: str) -> str:
+        if path not in self._weights:
             try:
-                with open(weights, "rb") as file:
-                    self._weights[weights] = hashlib.file_digest(file, "sha256").hexdigest()
+                with open(path, "rb") as file:
+                    self._weights[path] = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
+                expected = ", ".join(map(repr, (*names, "none")))
                 raise ConfigError(
-                    f"detector.weights = {weights!r}: {error.strerror}; "
-                    "expected 'imagenet', 'digits', 'none' or the path of a file"
+                    f"{setting} = {path!r}: {error.strerror}; expected {expected} or the path of a file"
                 ) from None
-        return self._weights[weights]
+        return self._weights[path]
 
 
 def training_id(config: Config, inputs: Inputs) -> str:
     """The identity of a trial that trains: 16 hex digits."""
     content = {
         "data": inputs.data(config.data).fingerprint,
-        "weights": inputs.weights_digest(config.detector),
+        "weights": inputs.start_digest(config),
         "numerics": NUMERICS,
     }
     return _digest(json.dumps([effective_settings(config), content], sort_keys=True))

@@ -107,7 +107,9 @@ def _cluster(
     from studies.resources.node_probe import NodeRequirements
     from studies.resources.nodes import check_nodes
 
-    weights = {trial.config.detector.weights for trial in trials} - {*WEIGHT_NAMES}
+    configs = [trial.config for trial in trials]
+    starts = {c.detector.weights if c.training.init == "none" else c.training.init for c in configs}
+    weights = starts - {*WEIGHT_NAMES, "coco"}
     with connect(request.machines) as allocation:
         folders.offer(trials[:1])
         requirements = NodeRequirements(

@@ -53,11 +53,14 @@ def tiny_checkpoint(
 
 
 def write_checkpoint(path: Path, config: Config, classes: Sequence[str]) -> Path:
-    """Write a checkpoint of a detector with random weights; none of its outputs is nearly constant."""
+    """Write a checkpoint of a detector with random heads, whose scores and boxes are far from constant."""
     torch.manual_seed(0)
-    detector = build_detector(config.detector, len(classes), pretrained=False)
+    detector = build_detector(config.detector, len(classes))
+    spread = {"classifier.predictor.weight": 0.3, "objectness.weight": 0.3}
+    spread |= {"regressor.predictor.weight": 0.1, "rpn.deltas.weight": 0.1}
     for name, parameter in detector.named_parameters():
-        if "predictor" in name or "objectness" in name or "deltas" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
+        for ending, std in spread.items():
+            if name.endswith(ending):
+                torch.nn.init.normal_(parameter, std=std)
     save(path, detector, TrainingState(config.to_yaml(), list(classes), epoch=1))
     return path

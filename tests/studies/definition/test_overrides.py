@@ -62,7 +62,7 @@ def test_a_laptops_backbone_starts_from_what_there_is(
 
 def test_on_the_papers_profile_all_start_from_imagenet() -> None:
     overrides = resolve(Request("table_08", profile="paper", source="coco:absent"))[1]
-    assert {weights for *_, weights in overrides.starts()} == {"imagenet"}
+    assert {start.weights for start in overrides.starts()} == {"imagenet"}
 
 
 def test_an_explicit_value_wins(files: dict[str, str]) -> None:

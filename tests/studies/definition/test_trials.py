@@ -107,6 +107,19 @@ def test_identity_knows_a_weights_file_by_content(make_plan: Callable[..., Plan]
         plan.trial({"detector.weights": str(tmp_path / "absent")}, 1)
 
 
+def test_identity_knows_the_detector_that_training_starts_from(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    for name, content in {"a": b"one", "b": b"one", "c": b"two"}.items():
+        (tmp_path / name).write_bytes(content)
+    plan = make_plan(STAGES)
+    ids = [plan.trial({"training.init": str(tmp_path / name)}, 1).id for name in "abc"]
+    assert ids[0] == ids[1] != ids[2]
+    assert plan.trial({}, 1).id not in ids
+    with pytest.raises(ConfigError, match=r"training\.init .*No such file"):
+        plan.trial({"training.init": str(tmp_path / "absent")}, 1)
+
+
 def test_a_bad_setting_is_told_before_anything_runs(make_plan: Callable[..., Plan]) -> None:
     base = "title: t\nbase: {detector.variant: cascade_rcnn}\n"
     with pytest.raises(ConfigError, match=r"mine, setting .*detector\.stages"):
