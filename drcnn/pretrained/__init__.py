@@ -13,7 +13,7 @@ from drcnn.config_errors import ConfigError
 __all__ = ["SHIPPED", "file_name", "shipped"]
 
 # Backbone and width of every file.
-SHIPPED = (("mobilenet_v2", 0.5), ("mobilenet_v2", 0.35))
+SHIPPED = (("mobilenet_v2", 0.5), ("mobilenet_v2", 0.25))
 
 
 def file_name(backbone: str, width: float) -> str:

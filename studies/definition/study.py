@@ -17,7 +17,7 @@ trained. A **search** study names a space and lets Optuna choose::
 
 The settings are the paper's. Where one is too large for a laptop, ``laptop`` names its substitute there::
 
-    laptop: {detector.backbone: {resnet50: {detector.backbone: mobilenet_v2, detector.backbone_width: 0.35}}}
+    laptop: {detector.backbone: {resnet50: {detector.backbone: mobilenet_v2, detector.backbone_width: 0.25}}}
 
 or how it scales there (see ``settings``)::
 

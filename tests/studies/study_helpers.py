@@ -10,7 +10,7 @@ TINY: dict[str, Any] = {
     "data.val_images": 4,
     "data.test_images": 4,
     "training.batch_size": 4,
-    "detector.backbone_width": 0.25,
+    "detector.backbone_width": 0.3,
     "detector.fpn_channels": 16,
     "detector.fc_width": 32,
     "detector.rpn_pre_nms_train": 60,

@@ -103,7 +103,7 @@ def test_weights_that_nothing_starts_from_are_told(files: dict[str, str]) -> Non
 )
 def test_a_file_starts_one_backbone(asked: dict[str, tuple[str]], files: dict[str, str]) -> None:
     given = {key: (value[0].format(files["one"]),) for key, value in asked.items()}
-    with pytest.raises(StudyError, match=r"table_07: .*one fits one backbone.* width 0\.35 .* width 1 "):
+    with pytest.raises(StudyError, match=r"table_07: .*one fits one backbone.* width 0\.25 .* width 1 "):
         check_weights(*resolve(Request("table_07", source="voc:absent", **given)))  # type: ignore[arg-type]
     check_weights(*resolve(Request("nms_sweep", source="voc:absent", **given)))  # type: ignore[arg-type]
 

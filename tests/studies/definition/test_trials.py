@@ -193,7 +193,7 @@ def test_a_plan_names_its_trials_without_reading_anything(make_plan: Callable[..
 
     plan = replace(make_plan("table_07"), inputs=Inputs(refuse))
     assert plan.naming_keys[:2] == ["detector.variant", "detector.stages"]
-    assert plan.overrides.config({"detector.backbone": "resnet50"}, 1).detector.backbone_width == 0.35
+    assert plan.overrides.config({"detector.backbone": "resnet50"}, 1).detector.backbone_width == 0.25
 
 
 def test_replicates_have_one_setting_key(make_plan: Callable[..., Plan]) -> None:

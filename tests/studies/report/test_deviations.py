@@ -72,7 +72,7 @@ def test_a_laptop_differs_setting_by_setting(told: Callable[..., list[tuple[str,
         ("`detector.backbone`", "resnet50", "mobilenet_v2"),
         ("`detector.backbone`", "resnet101", "mobilenet_v2"),
         ("`detector.backbone`", "resnext101_32x4d", "resnet18"),
-        ("`detector.backbone_width` resnet50", "1", "0.35"),
+        ("`detector.backbone_width` resnet50", "1", "0.25"),
         ("`detector.backbone_width` resnet101", "1", "0.5"),
     ]
     assert ("`training.epochs`", "12", "3") in found
