@@ -86,7 +86,7 @@ def test_a_failed_download_is_one_line(
         (["train", "--data", "voc:/nowhere", "--set", "detector.norm=batch"], "/nowhere"),
         (["train", "--profile", "paper"], "--data voc:DIR"),
         (["evaluate", "/nowhere.safetensors"], "/nowhere.safetensors is not a checkpoint"),
-        (["data", "check", "zip:x"], "unknown data 'zip:x'"),
+        (["data", "check", "zip:x"], "--data zip:x: no such folder"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

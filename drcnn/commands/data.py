@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from drcnn.commands.options import SubCommands, add_changes, configuration
+from drcnn.commands.options import DATA_HELP, SubCommands, add_changes, configuration
 
 __all__ = ["add"]
 
@@ -14,7 +14,7 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     """Add the verb, with its options."""
     data = commands.add_parser("data", help="inspect a data folder").add_subparsers(required=True)
     check = data.add_parser("check", help="list every fault of all splits")
-    check.add_argument("data", help="voc:DIR or coco:DIR")
+    check.add_argument("data", help=DATA_HELP)
     add_changes(check)
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_check, profile="laptop")

@@ -12,9 +12,13 @@ from drcnn.recipes import PROFILES, configured
 if TYPE_CHECKING:
     from drcnn.engine.run_options import RunOptions
 
-__all__ = ["SubCommands", "add_changes", "add_configuration", "configuration", "run_options"]
+__all__ = ["DATA_HELP", "SubCommands", "add_changes", "add_configuration", "configuration", "run_options"]
 
 SubCommands = argparse._SubParsersAction
+DATA_HELP = (
+    "digits, or a folder of VOC, COCO or YOLO labels, whose format is recognised; voc:DIR, coco:DIR or "
+    "yolo:DIR say it; several folders are joined with +"
+)
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +29,7 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
 def add_configuration(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a whole configuration: profile, data and changes."""
     parser.add_argument("--profile", choices=PROFILES, default="laptop")
-    parser.add_argument("--data", default="digits", help="digits, voc:DIR[+DIR] or coco:DIR")
+    parser.add_argument("--data", default="digits", help=DATA_HELP)
     add_changes(parser)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from drcnn.commands.options import SubCommands, add_configuration, configuration, run_options
@@ -33,6 +34,8 @@ def _train(options: argparse.Namespace) -> int:
     if last.exists() and Config.from_yaml(read_state(last).config) != config:
         raise ConfigError(f"{options.output} holds a run of another configuration; give another --output")
     data = prepare(config.data, options.output / "data")
+    if data.described:
+        print(f"data: {data.described}", file=sys.stderr, flush=True)
 
     def report(metrics: dict[str, float]) -> None:
         if options.json:

@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
     ]
 )
 _METADATA_KEY = b"drcnn"
+# Columns of one value an image.
+PLAIN = ("id", "path", "image", "digest", "width", "height")
 
 
 class DataError(ValueError):
@@ -143,8 +145,23 @@ class Annotations:
 
     def first(self, count: int) -> Annotations:
         """The first ``count`` images, or all if there are fewer."""
+        return self.take(range(min(count, len(self))))
+
+    def take(self, rows: Sequence[int]) -> Annotations:
+        """The images of these rows, in this order."""
         # Taken, not sliced: a slice would keep the boxes of all images behind its offsets.
-        return Annotations(self._table.take(np.arange(min(count, len(self)))))
+        return Annotations(self._table.take(np.asarray(rows, dtype=np.int64)))
+
+    def record(self, row: int) -> Record:
+        """An image with its boxes, as a reader returned it."""
+        plain = {name: self._table[name][row].as_py() for name in PLAIN}
+        return Record(
+            **plain,
+            boxes=self.boxes(row),
+            labels=self.labels(row),
+            ignore=self.ignore(row),
+            areas=self.areas(row),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an Arrow IPC file in one atomic step: readers see either the old file or the new one."""
@@ -229,6 +246,12 @@ class Annotations:
         embedded = self._table["image"][row].as_py()
         source: str | bytes = embedded if embedded is not None else self._table["path"][row].as_py()
         return source
+
+    @cached_property
+    def digests(self) -> NDArray[np.bytes_]:
+        """bytes[N] of 32, SHA-256 of each image; equal where the pictures are."""
+        # An S32 array drops zeros at the end, which equal digests do alike.
+        return np.frombuffer(self._column("digest").buffers()[1], dtype="S32", count=len(self))
 
     @cached_property
     def fingerprint(self) -> str:

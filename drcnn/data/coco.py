@@ -1,4 +1,4 @@
-"""Read COCO: ``annotations/instances_{name}*.json`` with the images in ``{name}*/``.
+"""Read COCO's annotation files (``drcnn.data.coco_layout`` says which).
 
 Category ids become labels 0, 1, 2, ... in ascending order; ``Annotations.category_ids`` maps them back.
 """
@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.data.annotations import Annotations, DataError, Record
+from drcnn.data.coco_layout import find_files, image_path, without_root
 from drcnn.data.faults import Box, DataFaults, checked_box
 from drcnn.data.images import decode, file_digest, read_size
 
-__all__ = ["find_files", "read_coco"]
-
-PREFIX = "instances_"
+__all__ = ["read_coco"]
 
 
 def read_coco(folder: Path, split: str, faults: DataFaults) -> Annotations:
@@ -26,7 +25,7 @@ def read_coco(folder: Path, split: str, faults: DataFaults) -> Annotations:
     ignored. Images without a box are kept: they count in evaluation.
 
     Args:
-        folder: holds ``annotations/`` and the image folders.
+        folder: of the data.
         split: ``train`` finds ``instances_train.json``, or else the one ``instances_train*.json`` with the
             latest year.
         faults: collects every fault. If it skips, an image with any fault is left out, and every image is
@@ -65,41 +64,6 @@ def read_coco(folder: Path, split: str, faults: DataFaults) -> Annotations:
     return Annotations.from_records(records, classes, skipped=faults.messages, category_ids=category_ids)
 
 
-def find_files(folder: Path, split: str) -> tuple[Path, Path]:
-    """Return the annotation file and the image folder of a split.
-
-    Raises:
-        DataError: one of them does not exist, or several annotation files fit the split equally well.
-    """
-    path = _find_instances(folder, split)
-    name = path.stem.removeprefix(PREFIX)
-    for images in (folder / name, folder / "images" / name):
-        if images.is_dir():
-            return path, images
-    raise DataError(f"{folder}: no image folder {name}/ for {path.name}; expected {name}/ or images/{name}/")
-
-
-def _find_instances(folder: Path, split: str) -> Path:
-    annotations = folder / "annotations"
-    exact = annotations / f"{PREFIX}{split}.json"
-    if exact.is_file():
-        return exact
-    candidates = sorted(annotations.glob(f"{PREFIX}{split}*.json"))
-    years = {path: path.stem.removeprefix(PREFIX + split) for path in candidates}
-    dated = [path for path in candidates if years[path].isdecimal()]
-    if dated:
-        return max(dated, key=lambda path: int(years[path]))
-    if len(candidates) == 1:
-        return candidates[0]
-    if candidates:
-        names = ", ".join(path.name for path in candidates)
-        raise DataError(
-            f"{annotations}: split {split!r} fits several files ({names}); give the full name of one"
-        )
-    existing = ", ".join(path.name for path in sorted(annotations.glob("*.json"))) or "no JSON file"
-    raise DataError(f"{annotations}: no {PREFIX}{split}*.json (found {existing}); give a split that exists")
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
@@ -112,7 +76,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_categories(content: dict[str, Any], path: Path) -> tuple[list[int], list[str]]:
     names: dict[int, str] = {}
-    for position, entry in enumerate(_list(content, "categories", path)):
+    categories = _list(content, "categories", path)
+    for position, entry in enumerate(without_root(categories, _list(content, "annotations", path))):
         where = f"{path}: categories[{position}]"
         category = _get(entry, "id", int, where)
         if category in names:
@@ -140,11 +105,9 @@ def _read_image(
     image_id = _get(image, "id", int, where)
     own_entries = entries.pop(image_id, [])
     file_name = _get(image, "file_name", str, where)
-    file = folder / file_name
     faults: list[str] = []
     try:
-        if not file.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{where}: file_name {file_name!r} leads out of {folder}; correct it")
+        file = image_path(folder, file_name, where)
         width, height = read_size(str(file))
         if decode_all:
             decode(str(file))

@@ -13,25 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from drcnn.config import DataConfig
-from drcnn.data import coco, digits, voc
 from drcnn.data.annotations import Annotations, DataError
+from drcnn.data.classes import matched
 from drcnn.data.faults import DataFaults
+from drcnn.data.sources import Source, open_source, split_names
 
 __all__ = ["PreparedData", "check", "prepare", "prepare_judged"]
-
-# The modules that determine the content of a table.
-READERS = ("annotations", "coco", "digits", "faults", "images", "voc")
-DIGITS_COUNTS = {"train": 500, "val": 150, "test": 300}
-FORMATS = {
-    "voc": "a VOCdevkit year folder (JPEGImages/, Annotations/, ImageSets/Main/)",
-    "coco": "a COCO folder (annotations/instances_*.json)",
-}
 
 
 @dataclass(frozen=True)
@@ -45,6 +37,7 @@ class PreparedData:
         classes: names; a label is an index into them.
         fingerprint: 16 hex digits of the splits' content, pixels included, independent of their folder.
         skipped: one message for everything left out, training split first.
+        described: which format was recognised, and how many images each split has; empty for the digits.
     """
 
     train: str
@@ -53,6 +46,7 @@ class PreparedData:
     classes: tuple[str, ...]
     fingerprint: str
     skipped: tuple[str, ...]
+    described: str = ""
 
     @property
     def judged(self) -> Literal["val", "test"]:
@@ -73,16 +67,6 @@ class PreparedData:
         return {split: path for split, path in paths.items() if path is not None}
 
 
-@dataclass(frozen=True)
-class _Source:
-    """How to read a split, the files whose change means reading it again, and which splits there are."""
-
-    read: Callable[[str, DataFaults], Annotations]
-    files: Callable[[str], list[Path]]
-    has: Callable[[str], bool]
-    settings: tuple[object, ...]
-
-
 def prepare(data: DataConfig, cache: Path) -> PreparedData:
     """Read the splits of ``data.source`` into ``cache``, or reuse what an earlier call left there.
 
@@ -93,24 +77,28 @@ def prepare(data: DataConfig, cache: Path) -> PreparedData:
     Raises:
         DataError: the source is missing, empty, of another format or damaged; see ``read_voc``.
     """
-    source = _open_source(data)
-    names = _split_names(data, source)
+    source = open_source(data)
+    names = split_names(data, source)
     made = {split: _table(source, name, split, data, cache) for split, name in names.items()}
-    tables = {split: table for split, (_, table) in made.items()}
-    for split, table in tables.items():
-        if table.classes != tables["train"].classes:
+    classes = Annotations.load(made["train"]).classes
+    for split, path in made.items():
+        try:
+            made[split] = matched(path, classes)
+        except DataError as error:
             raise DataError(
-                f"{data.source}: the classes of {names['train']!r} and {names[split]!r} differ; "
-                "give splits with the same categories"
-            )
+                f"{data.source}: the classes of {names['train']!r} and {names[split]!r} differ: "
+                f"{names[split]!r} has {error}; give splits with the same categories"
+            ) from None
+    tables = {split: Annotations.load(path) for split, path in made.items()}
     content = " ".join(f"{split} {table.fingerprint}" for split, table in tables.items())
     return PreparedData(
-        train=made["train"][0],
-        val=made["val"][0] if "val" in made else None,
-        test=made["test"][0] if "test" in made else None,
-        classes=tables["train"].classes,
+        train=made["train"],
+        val=made.get("val"),
+        test=made.get("test"),
+        classes=classes,
         fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
-        skipped=tuple(message for table in tables.values() for message in table.skipped),
+        skipped=tuple(dict.fromkeys(message for table in tables.values() for message in table.skipped)),
+        described=_described(source, tables),
     )
 
 
@@ -120,18 +108,18 @@ def prepare_judged(data: DataConfig, cache: Path) -> str:
     Raises:
         DataError: as ``prepare`` does.
     """
-    source = _open_source(data)
-    names = _split_names(data, source)
+    source = open_source(data)
+    names = split_names(data, source)
     split = "test" if "test" in names else "val"
-    return _table(source, names[split], split, data, cache)[0]
+    return _table(source, names[split], split, data, cache)
 
 
 def check(data: DataConfig) -> list[str]:
     """Return one line for every fault in the splits; every image is decoded, nothing is written."""
     faults = DataFaults(skip=True)
     try:
-        source = _open_source(data)
-        names = _split_names(data, source)
+        source = open_source(data)
+        names = split_names(data, source)
     except DataError as error:
         return [str(error)]
     for name in dict.fromkeys(names.values()):
@@ -142,70 +130,8 @@ def check(data: DataConfig) -> list[str]:
     return faults.messages
 
 
-def _split_names(data: DataConfig, source: _Source) -> dict[str, str]:
-    """What the data calls each of the splits ``train``, ``val`` and ``test`` that it has, in this order."""
-    if data.source == "digits":
-        wanted = {"train": "train", "val": data.val_split and "val", "test": data.test_split and "test"}
-    else:
-        test = data.test_split
-        if test == "auto":
-            test = "test" if source.has("test") else None
-        wanted = {"train": data.train_split, "val": data.val_split, "test": test}
-    names = {split: name for split, name in wanted.items() if name}
-    if len(names) == 1:
-        raise DataError(
-            f"{data.source}: there is neither a split to choose by nor one to judge by; "
-            "set data.val_split or data.test_split"
-        )
-    return names
-
-
-def _open_source(data: DataConfig) -> _Source:
-    scheme, _, where = data.source.partition(":")
-    if data.source == "digits":
-        counts = {
-            split: getattr(data, f"{split}_images") or number for split, number in DIGITS_COUNTS.items()
-        }
-        return _digits_source(counts)
-    if scheme not in FORMATS or not where:
-        raise DataError(
-            f"--data {data.source}: expected 'digits', 'voc:DIR' or 'coco:DIR'{_hint(data.source)}"
-        )
-    if scheme == "voc":
-        return _voc_source([_folder(part, "voc") for part in where.split("+")])
-    return _coco_source(_folder(where, "coco"))
-
-
-def _digits_source(counts: dict[str, int]) -> _Source:
-    return _Source(
-        read=lambda split, _: digits.make_digits(counts[split], split=split),  # type: ignore[arg-type]
-        files=lambda split: [],
-        has=lambda split: split in counts,
-        settings=("digits", digits.DIGITS_SEED, *counts.items()),
-    )
-
-
-def _voc_source(folders: list[Path]) -> _Source:
-    parts = ("Annotations", "JPEGImages", "ImageSets/Main")
-    return _Source(
-        read=lambda split, faults: voc.read_voc(folders, split, faults),
-        files=lambda split: [folder / part for folder in folders for part in parts],
-        has=lambda split: any((folder / f"ImageSets/Main/{split}.txt").is_file() for folder in folders),
-        settings=("voc", *map(str, folders)),
-    )
-
-
-def _coco_source(folder: Path) -> _Source:
-    return _Source(
-        read=lambda split, faults: coco.read_coco(folder, split, faults),
-        files=lambda split: list(coco.find_files(folder, split)),
-        has=lambda split: any(folder.glob(f"annotations/instances_{split}*.json")),
-        settings=("coco", str(folder)),
-    )
-
-
-def _table(source: _Source, name: str, split: str, data: DataConfig, cache: Path) -> tuple[str, Annotations]:
-    """Return the path and the opened table of a split's first images; make it if it does not exist.
+def _table(source: Source, name: str, split: str, data: DataConfig, cache: Path) -> str:
+    """Return the path of the table of a split's first images; make it if it does not exist.
 
     Args:
         source: of the data.
@@ -221,12 +147,18 @@ def _table(source: _Source, name: str, split: str, data: DataConfig, cache: Path
     path = cache.absolute() / f"{source.settings[0]}-{name}-{key}.arrow"
     if path.exists():
         try:
-            return str(path), Annotations.load(path)
+            Annotations.load(path)
+            return str(path)
         except DataError:
             pass  # damaged, or of another version: made again below
     table = source.read(name, DataFaults(skip=skip))
     (table if count is None else table.first(count)).save(path)
-    return str(path), Annotations.load(path)
+    return str(path)
+
+
+def _described(source: Source, tables: dict[str, Annotations]) -> str:
+    counts = ", ".join(f"{split} {len(table):,}" for split, table in tables.items())
+    return f"{source.words}; images: {counts}" if source.words else ""
 
 
 def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
@@ -234,51 +166,19 @@ def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
     stamps = []
     for path in paths:
         files = (
-            [path]
-            if path.is_file()
-            else [Path(top, name) for top, _, names in os.walk(path) for name in names]
+            [Path(top, name) for top, _, names in os.walk(path) for name in names]
+            if path.is_dir()
+            else [path]
         )
         for file in files:
-            status = file.stat()
-            stamps.append((str(file), status.st_size, status.st_mtime_ns))
+            # A link may lead nowhere; the reader says so if it needs the file.
+            if file.exists():
+                status = file.stat()
+                stamps.append((str(file), status.st_size, status.st_mtime_ns))
     return sorted(stamps)
 
 
 def _code_stamp() -> str:
-    """A hash of the readers' and the generator's code, so that no table of an older version is reused."""
-    sources = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in READERS)
+    """A hash of this folder's code, so that no table of an older version is reused."""
+    sources = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     return hashlib.sha256(b"".join(sources)).hexdigest()
-
-
-def _folder(text: str, scheme: str) -> Path:
-    folder = Path(text).expanduser().absolute()
-    if not folder.is_dir():
-        state = "is not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {state}; --data {scheme}: takes {FORMATS[scheme]}")
-    if not any(folder.iterdir()):
-        raise DataError(f"{folder}: the folder is empty; --data {scheme}: takes {FORMATS[scheme]}")
-    recognised = _recognise(folder)
-    if recognised is None:
-        raise DataError(f"{folder}: not {FORMATS[scheme]}; it is neither VOC nor COCO")
-    if recognised != scheme:
-        raise DataError(
-            f"{folder}: not {FORMATS[scheme]}; "
-            f"it looks like {recognised.upper()}; use --data {recognised}:{text}"
-        )
-    return folder
-
-
-def _recognise(folder: Path) -> str | None:
-    """Return the format that a folder seems to have."""
-    if any(folder.glob("annotations/instances_*.json")):
-        return "coco"
-    if any((folder / part).is_dir() for part in ("JPEGImages", "ImageSets")):
-        return "voc"
-    return None
-
-
-def _hint(text: str) -> str:
-    recognised = _recognise(Path(text).expanduser())
-    if recognised is None:
-        return ""
-    return f"; the folder looks like {recognised.upper()}: use --data {recognised}:{text}"

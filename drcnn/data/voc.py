@@ -14,9 +14,10 @@ from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.faults import DataFaults, checked_box
+from drcnn.data.folders import distinct_names
 from drcnn.data.images import decode, file_digest, read_size
 
-__all__ = ["VOC_CLASSES", "read_voc"]
+__all__ = ["VOC_CLASSES", "class_names", "classes_of", "read_objects", "read_voc"]
 
 # fmt: off
 VOC_CLASSES = (
@@ -29,8 +30,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 @dataclass
-class _Objects:
-    """The content of one XML file: usable objects, faults of the image, and boxes without area."""
+class VocObjects:
+    """The content of an XML file: usable objects, faults of the image, and boxes without area."""
 
     names: list[str] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
@@ -70,9 +71,10 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
         else:
             # VOC2012 has no test list: VOC2007+VOC2012 train on both and are tested on the first.
             faults.note(f"{path}: no such list, so no image of this folder is in split {split!r}")
-    names = sorted(set().union(*(_all_names(folder) for folder in folders)))
-    classes = VOC_CLASSES if set(names) <= set(VOC_CLASSES) else tuple(names)
+    files = (file for folder in folders for file in (folder / "Annotations").glob("*.xml"))
+    classes = classes_of(set().union(*map(class_names, files)))
     index = {name: label for label, name in enumerate(classes)}
+    prefixes = dict(zip(folders, distinct_names(folders), strict=True))
     records = []
     for folder, name in listed:
         objects, size, image = _read_image(folder, name, decode_all=faults.skip)
@@ -82,7 +84,7 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
             faults.note(message)
         records.append(
             Record(
-                id=f"{folder.name}/{name}" if len(folders) > 1 else name,
+                id=f"{prefixes[folder]}/{name}" if len(folders) > 1 else name,
                 width=size[0],
                 height=size[1],
                 boxes=objects.boxes,
@@ -124,19 +126,21 @@ def _read_list(path: Path) -> list[str]:
     return names
 
 
-def _all_names(folder: Path) -> set[str]:
-    """The class names of all annotations, also of other splits; unreadable files are skipped here."""
-    names: set[str] = set()
-    for path in (folder / "Annotations").glob("*.xml"):
-        try:
-            objects = _parse(path).findall("object")
-        except DataError:
-            continue
-        names.update(name for item in objects if (name := (item.findtext("name") or "").strip()))
-    return names
+def classes_of(names: set[str]) -> tuple[str, ...]:
+    """Order class names: VOC's 20 if every name is one of them, else sorted."""
+    return VOC_CLASSES if names <= set(VOC_CLASSES) else tuple(sorted(names))
 
 
-def _read_image(folder: Path, name: str, *, decode_all: bool) -> tuple[_Objects, tuple[int, int], Path]:
+def class_names(path: Path) -> set[str]:
+    """Return the names of the objects in an XML file; none of one that cannot be read."""
+    try:
+        objects = _parse(path).findall("object")
+    except DataError:
+        return set()
+    return {name for item in objects if (name := (item.findtext("name") or "").strip())}
+
+
+def _read_image(folder: Path, name: str, *, decode_all: bool) -> tuple[VocObjects, tuple[int, int], Path]:
     candidates = [folder / "JPEGImages" / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
     image = next((path for path in candidates if path.is_file()), candidates[0])
     try:
@@ -144,22 +148,18 @@ def _read_image(folder: Path, name: str, *, decode_all: bool) -> tuple[_Objects,
         if decode_all:
             decode(str(image))
     except DataError as error:
-        return _Objects(faults=[str(error)]), (0, 0), image
-    return _read_objects(folder / "Annotations" / f"{name}.xml", size), size, image
+        return VocObjects(faults=[str(error)]), (0, 0), image
+    return read_objects(folder / "Annotations" / f"{name}.xml", size), size, image
 
 
-def _read_objects(path: Path, size: tuple[int, int]) -> _Objects:
-    objects = _Objects()
+def read_objects(path: Path, size: tuple[int, int]) -> VocObjects:
+    """Read an XML file; ``size`` is the (width, height) of its image, which boxes may not leave."""
+    objects = VocObjects()
     try:
         elements = _parse(path).findall("object")
     except DataError as error:
         objects.faults.append(str(error))
         return objects
-    if not elements:
-        # VOC lists only annotated images; an empty one is a lost annotation rather than a background.
-        objects.faults.append(
-            f"{path}: has no <object>; annotate it, take it off the list or use --on-bad-data skip"
-        )
     for number, item in enumerate(elements, start=1):
         where = f"{path}: object {number}"
         try:

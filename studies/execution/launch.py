@@ -64,6 +64,8 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
         plan = Plan(name, overrides, output, inputs, request.margin)
         is_search = isinstance(plan.study, SearchStudy)
         trials = search_points(plan) if is_search else expand(plan, request.listed_seeds)
+        if trials[0].data.described:
+            print(f"data: {trials[0].data.described}")
         for message in trials[0].data.skipped:
             print(f"skipped: {message}")
         if request.dry_run:

@@ -44,6 +44,18 @@ def test_an_image_whose_objects_are_all_difficult_is_trained_on(
     assert trainable_rows(made).tolist() == [0, 1]
 
 
+def test_an_image_without_objects_is_kept(make_voc: MakeVoc) -> None:
+    made = read(make_voc({"a": [DOG], "b": []}))
+    assert [len(made.boxes(row)) for row in range(2)] == [1, 0]
+
+
+def test_folders_of_one_name_are_told_apart(make_voc: MakeVoc, tmp_path: Path) -> None:
+    folders = [make_voc(name=f"{project}/VOC2007") for project in ("a", "b")]
+    assert read(*folders).ids == (
+        "VOC2007/000001", "VOC2007/000002", "VOC2007-2/000001", "VOC2007-2/000002"
+    )  # fmt: skip
+
+
 def test_other_classes_are_the_sorted_names_of_all_splits(make_voc: MakeVoc) -> None:
     folder = make_voc({"a": [("WBC", (1, 1, 9, 9))], "b": [("RBC", (1, 1, 9, 9))]})
     (folder / "ImageSets" / "Main" / "train.txt").write_text("a\n")
@@ -77,7 +89,6 @@ BAD = {
     "inverted": (None, ("dog", (31, 5, 11, 9)), r"object 1: box \[30, 4, 10, 8\] is inverted"),
     "outside": (None, ("dog", (11, 5, 63, 9)), r"object 1: box .* is outside the image of 60x40"),
     "negative": (None, ("dog", (-5, 5, 6, 9)), r"object 1: box .* is outside the image of 60x40"),
-    "no object": ("<annotation></annotation>", DOG, "has no <object>"),
     "no name": ("<annotation><object><bndbox/></object></annotation>", DOG, "object 1: has no <name>"),
     "no box": ("<annotation><object><name>dog</name></object></annotation>", DOG, "has no <bndbox><xmin>"),
     "text": (

@@ -1,0 +1,48 @@
+"""Read VOC's XML where it lies beside the images, or in a folder next to theirs (``drcnn.data.label_pairs``).
+
+Boxes are read as in a VOCdevkit (``drcnn.data.voc``): labelImg and its like count pixels from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from drcnn.data.annotations import Annotations
+from drcnn.data.faults import DataFaults
+from drcnn.data.label_pairs import Pair
+from drcnn.data.labelled_images import Objects, read_pairs
+from drcnn.data.voc import class_names, classes_of, read_objects
+
+__all__ = ["find_classes", "read_xml_pairs"]
+
+
+def find_classes(labels: Iterable[Path]) -> tuple[str, ...]:
+    """Return the classes of all these files, as ``read_voc`` orders them; damaged files are passed over."""
+    names: set[str] = set()
+    for path in labels:
+        names |= class_names(path)
+    return classes_of(names)
+
+
+def read_xml_pairs(pairs: Sequence[Pair], classes: Sequence[str], faults: DataFaults) -> Annotations:
+    """Read images with their XML.
+
+    Args:
+        pairs: the images.
+        classes: their names, by label.
+        faults: collects every fault; see ``read_pairs``.
+
+    Raises:
+        DataError: as ``read_pairs`` does.
+    """
+    index = {name: label for label, name in enumerate(classes)}
+
+    def read(pair: Pair, size: tuple[int, int]) -> Objects:
+        found = read_objects(pair.label, size)
+        if pair.label.is_file() and not found.faults:
+            labels = [index[name] for name in found.names]
+            return Objects(found.boxes, labels, found.difficult, [], found.empty_boxes)
+        return Objects(faults=found.faults)
+
+    return read_pairs(pairs, classes, read, faults)
