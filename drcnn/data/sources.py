@@ -211,13 +211,13 @@ def _divided(whole: Source, folder: Path, text: str) -> Source:
         if not tables:
             tables.append(whole.read("", faults))
         (table,) = tables
-        rows = [
-            row for row, digest in enumerate(table.digests) if split_of(bytes(digest), shares) in parts[split]
-        ]
+        splits = [split_of(bytes(digest), shares) for digest in table.digests]
+        rows = [row for row, own in enumerate(splits) if own in parts[split]]
         if not rows:
+            counts = ", ".join(f"{name} {splits.count(name)}" for name in shares)
             raise DataError(
-                f"{folder}: has no splits, and of its {len(table)} images none falls into {split!r} "
-                f"(data.split={text}); add images, or change data.split"
+                f"{folder}: has no splits, and data.split={text} divides its {len(table)} images by their "
+                f"content into {counts}; add images, or set data.split, such as 0.5/0.5 without a test split"
             )
         return table.take(rows)
 

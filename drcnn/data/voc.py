@@ -17,7 +17,7 @@ from drcnn.data.faults import DataFaults, checked_box
 from drcnn.data.folders import distinct_names
 from drcnn.data.images import decode, file_digest, read_size
 
-__all__ = ["VOC_CLASSES", "class_names", "classes_of", "read_objects", "read_voc"]
+__all__ = ["VOC_CLASSES", "class_names", "read_objects", "read_voc"]
 
 # fmt: off
 VOC_CLASSES = (
@@ -72,7 +72,8 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
             # VOC2012 has no test list: VOC2007+VOC2012 train on both and are tested on the first.
             faults.note(f"{path}: no such list, so no image of this folder is in split {split!r}")
     files = (file for folder in folders for file in (folder / "Annotations").glob("*.xml"))
-    classes = classes_of(set().union(*map(class_names, files)))
+    names = set[str]().union(*map(class_names, files))
+    classes = VOC_CLASSES if names <= set(VOC_CLASSES) else tuple(sorted(names))
     index = {name: label for label, name in enumerate(classes)}
     prefixes = dict(zip(folders, distinct_names(folders), strict=True))
     records = []
@@ -124,11 +125,6 @@ def _read_list(path: Path) -> list[str]:
                 f"{path}: {name!r} is not an image name; expected a name without folder and suffix"
             )
     return names
-
-
-def classes_of(names: set[str]) -> tuple[str, ...]:
-    """Order class names: VOC's 20 if every name is one of them, else sorted."""
-    return VOC_CLASSES if names <= set(VOC_CLASSES) else tuple(sorted(names))
 
 
 def class_names(path: Path) -> set[str]:

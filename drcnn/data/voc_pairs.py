@@ -12,17 +12,14 @@ from drcnn.data.annotations import Annotations
 from drcnn.data.faults import DataFaults
 from drcnn.data.label_pairs import Pair
 from drcnn.data.labelled_images import Objects, read_pairs
-from drcnn.data.voc import class_names, classes_of, read_objects
+from drcnn.data.voc import class_names, read_objects
 
 __all__ = ["find_classes", "read_xml_pairs"]
 
 
 def find_classes(labels: Iterable[Path]) -> tuple[str, ...]:
-    """Return the classes of all these files, as ``read_voc`` orders them; damaged files are passed over."""
-    names: set[str] = set()
-    for path in labels:
-        names |= class_names(path)
-    return classes_of(names)
+    """Return the sorted names of all objects in these files; damaged files are passed over."""
+    return tuple(sorted(set[str]().union(*map(class_names, labels))))
 
 
 def read_xml_pairs(pairs: Sequence[Pair], classes: Sequence[str], faults: DataFaults) -> Annotations:
