@@ -16,7 +16,7 @@ from drcnn.data.label_pairs import Pair, Pairs, find_pairs, label_faults
 from drcnn.data.layouts import FORMATS, has_lists, not_of_format, resolve_source
 from drcnn.data.split_shares import split_of, split_shares
 
-__all__ = ["Source", "open_source", "split_names"]
+__all__ = ["Source", "open_source", "recognised", "split_names"]
 
 DIGITS_COUNTS = {"train": 500, "val": 150, "test": 300}
 
@@ -63,6 +63,14 @@ def open_source(data: DataConfig) -> Source:
     openers = {"voc": _xml_source, "coco": _coco_source, "yolo": _yolo_source}
     sources = [openers[form](folder, data.split) for folder in folders]
     return sources[0] if len(sources) == 1 else _joined_source(sources, distinct_names(folders))
+
+
+def recognised(data: DataConfig) -> str:
+    """Return what ``data.source`` was recognised as, in words; empty for the digits and for a faulty source."""
+    try:
+        return open_source(data).words
+    except DataError:
+        return ""
 
 
 def split_names(data: DataConfig, source: Source) -> dict[str, str]:
