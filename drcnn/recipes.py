@@ -130,13 +130,12 @@ def recipe(profile: str, source: str, *, chooses: bool = False) -> dict[str, Any
         ConfigError: no such profile, or the paper's profile with the digits.
         DataError: the format of the folder is not known.
     """
-    kind = source.partition(":")[0]
-    if kind not in ("digits", *SEARCH_SPLITS):
+    if source != "digits":
         # Only here: its imports take a while.
         from drcnn.data.layouts import resolve_source
 
         source = resolve_source(source)
-        kind = source.partition(":")[0]
+    kind = source.partition(":")[0]
     recipes = {
         ("laptop", "digits"): LAPTOP_DIGITS,
         ("laptop", "voc"): LAPTOP_PHOTOS,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "all_files",
     "as_split",
     "distinct_names",
     "files_in",
@@ -83,15 +84,19 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Return the files with one of these suffixes (in lower case), as ``image_files`` does.
+    """Return the files with one of these suffixes (in lower case), as ``image_files`` does."""
+    return sorted(path for path in all_files(folder) if path.suffix.lower() in suffixes)
+
+
+def all_files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield the files in a folder and in all folders in it; links are followed.
 
     Names that begin with a dot are left out: they are what systems keep about files.
+
+    Args:
+        folder: to look into.
+        above: the folders that it lies in, with links resolved: a link may lead back to one of them.
     """
-    return sorted(path for path in _walk(folder, set()) if path.suffix.lower() in suffixes)
-
-
-def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
-    # A link may lead back to a folder above it.
     real = folder.resolve()
     if real in above:
         return
@@ -99,7 +104,7 @@ def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _walk(path, above | {real})
+            yield from all_files(path, above | {real})
         else:
             yield path
 

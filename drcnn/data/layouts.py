@@ -27,7 +27,8 @@ def resolve_source(source: str) -> str:
     Raises:
         DataError: there is no such folder; it has no known format, or several.
     """
-    if source == "digits" or source.partition(":")[0] in FORMATS:
+    form, colon, _ = source.partition(":")
+    if source == "digits" or (colon and form in FORMATS):
         return source
     folders = joined_folders(source)
     forms = {text: _form_of(text, source) for text in folders}

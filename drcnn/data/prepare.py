@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.classes import matched
 from drcnn.data.faults import DataFaults
+from drcnn.data.folders import all_files
 from drcnn.data.sources import Source, open_source, split_names
 
 __all__ = ["PreparedData", "check", "prepare", "prepare_judged"]
@@ -165,12 +165,7 @@ def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
     """Name, size and modification time of the files, and of all files in the folders."""
     stamps = []
     for path in paths:
-        files = (
-            [Path(top, name) for top, _, names in os.walk(path) for name in names]
-            if path.is_dir()
-            else [path]
-        )
-        for file in files:
+        for file in all_files(path) if path.is_dir() else [path]:
             # A link may lead nowhere; the reader says so if it needs the file.
             if file.exists():
                 status = file.stat()

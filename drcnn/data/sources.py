@@ -66,7 +66,7 @@ def open_source(data: DataConfig) -> Source:
 
 
 def recognised(data: DataConfig) -> str:
-    """Return what ``data.source`` was recognised as, in words; empty for the digits and for a faulty source."""
+    """Return what ``data.source`` was recognised as, in words; empty for digits and for a faulty source."""
     try:
         return open_source(data).words
     except DataError:
@@ -141,10 +141,9 @@ def _xml_source(folder: Path, shares: str) -> Source:
     pairs = find_pairs(folder, ".xml")
     if pairs is None:
         raise not_of_format(folder, "voc")
-    classes = voc_pairs.find_classes(pairs.labels)
     return _pairs_source(
         pairs,
-        lambda chosen, faults: voc_pairs.read_xml_pairs(chosen, classes, faults),
+        lambda chosen, faults: voc_pairs.read_xml_pairs(chosen, voc_pairs.find_classes(pairs.labels), faults),
         folder,
         "voc",
         [],

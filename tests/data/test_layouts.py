@@ -282,6 +282,13 @@ def test_a_folder_without_splits_is_divided(
     assert "without splits: divided by content, data.split=0.5/0.5; images: train" in prepared.described
 
 
+def test_a_folder_may_be_named_like_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yolo_flat(tmp_path / "coco")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_source("coco") == "yolo:coco"
+    assert resolve_source("coco:coco") == "coco:coco"
+
+
 def test_two_formats_at_once_are_refused(tmp_path: Path, config: Configure) -> None:
     yolo_label_studio(tmp_path)
     for name in ALL:
