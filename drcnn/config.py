@@ -18,8 +18,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from drcnn.config_errors import ConfigError, explain, unknown_key
-from drcnn.data.split_shares import checked_shares
 from drcnn.presets import expand
+from drcnn.split_shares import checked_shares
 from drcnn.variants import VARIANTS
 
 __all__ = ["Config", "ConfigError", "DataConfig", "DetectorConfig", "EvaluationConfig", "TrainingConfig"]

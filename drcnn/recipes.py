@@ -123,18 +123,12 @@ def recipe(profile: str, source: str, *, chooses: bool = False) -> dict[str, Any
 
     Args:
         profile: one of ``PROFILES``.
-        source: 'digits', or a folder; without its format (``voc:``, ``coco:``, ``yolo:``) it is recognised.
+        source: 'digits', 'voc:DIR', 'coco:DIR' or 'yolo:DIR' (``drcnn.data.layouts`` recognises a format).
         chooses: whether it is for a search, which needs a validation split.
 
     Raises:
         ConfigError: no such profile, or the paper's profile with the digits.
-        DataError: the format of the folder is not known.
     """
-    if source != "digits":
-        # Only here: its imports take a while.
-        from drcnn.data.layouts import resolve_source
-
-        source = resolve_source(source)
     kind = source.partition(":")[0]
     recipes = {
         ("laptop", "digits"): LAPTOP_DIGITS,
@@ -147,6 +141,8 @@ def recipe(profile: str, source: str, *, chooses: bool = False) -> dict[str, Any
     }
     if profile not in PROFILES:
         raise ConfigError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    if kind not in ("digits", *SEARCH_SPLITS):
+        raise ConfigError(f"unknown data {source!r}; expected digits, voc:DIR, coco:DIR or yolo:DIR")
     if (profile, kind) not in recipes:
         raise ConfigError("the paper profile trains on photographs: give --data voc:DIR or --data coco:DIR")
     splits = SEARCH_SPLITS[kind] if chooses and profile == "paper" else {}

@@ -38,8 +38,12 @@ def configuration(options: argparse.Namespace) -> Config:
 
     Raises:
         ConfigError: a setting is unknown or out of its range.
+        DataError: there is no such folder, or its format is not known.
     """
-    return configured(options.profile, options.data, parse_assignments(options.changes))
+    from drcnn.data.layouts import resolve_source
+
+    source = resolve_source(options.data)
+    return configured(options.profile, source, parse_assignments(options.changes))
 
 
 def run_options() -> RunOptions:

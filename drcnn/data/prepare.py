@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from drcnn import split_shares
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.classes import matched
@@ -174,6 +175,6 @@ def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
 
 
 def _code_stamp() -> str:
-    """A hash of this folder's code, so that no table of an older version is reused."""
-    sources = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    return hashlib.sha256(b"".join(sources)).hexdigest()
+    """A hash of the code that makes tables, so that none of an older version is reused."""
+    paths = [*sorted(Path(__file__).parent.glob("*.py")), Path(split_shares.__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()

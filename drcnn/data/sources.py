@@ -14,7 +14,7 @@ from drcnn.data.faults import DataFaults
 from drcnn.data.folders import as_split, distinct_names, joined_folders
 from drcnn.data.label_pairs import Pair, Pairs, find_pairs, label_faults
 from drcnn.data.layouts import FORMATS, has_lists, not_of_format, resolve_source
-from drcnn.data.split_shares import split_of, split_shares
+from drcnn.split_shares import split_of, split_shares
 
 __all__ = ["Source", "open_source", "recognised", "split_names"]
 

@@ -11,7 +11,7 @@ from PIL import Image
 from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.prepare import prepare
-from drcnn.data.split_shares import split_of, split_shares
+from drcnn.split_shares import split_of, split_shares
 
 Configure = Callable[..., DataConfig]
 
