@@ -164,15 +164,18 @@ def _read_list(folder: Path, path: Path) -> list[Path]:
     """Read a list of images: paths from the list's folder, from ``folder``, or with one folder too many."""
     images = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
+        text = line.strip()
+        if not text:
             continue
-        parts = [
-            part for part in PurePosixPath(line.strip().replace("\\", "/")).parts if part not in (".", "..")
-        ]
-        candidates = [path.parent.joinpath(*parts), folder.joinpath(*parts), folder.joinpath(*parts[1:])]
+        place = PurePosixPath(text.replace("\\", "/"))
+        parts = [part for part in place.parts if part != ".."]
+        if place.is_absolute():
+            candidates = [Path(*parts)] if Path(*parts).is_relative_to(folder) else []
+        else:
+            candidates = [path.parent.joinpath(*parts), folder.joinpath(*parts), folder.joinpath(*parts[1:])]
         image = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if image is None or line.startswith("/"):
-            raise DataError(f"{path}: line {number}: {line.strip()!r} is not found in {folder}; correct it")
+        if image is None:
+            raise DataError(f"{path}: line {number}: {text!r} is not found in {folder}; correct it")
         images.append(image)
     return images
 

@@ -109,3 +109,25 @@ def test_a_label_without_an_image_is_seen(tmp_path: Path) -> None:
     assert found.classes == ("a",)
     assert [label.name for label in found.pairs.labels] == ["a.txt", "b.txt"]
     assert [pair.id for pair in found.pairs.splits[""]] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "line", ["images/a.png", "./images/a.png", "data/images/a.png", "../images/a.png", "{}/images/a.png"]
+)
+def test_a_list_of_images_is_followed(tmp_path: Path, line: str) -> None:
+    folder = folder_with(tmp_path, "names: [a]\ntrain: train.txt\n")
+    (folder / "train.txt").write_text(f"\n{line.format(folder)}\n")
+    found = find_yolo(folder)
+    assert found is not None
+    (pair,) = found.pairs.all
+    assert (pair.id, pair.label) == ("images/a.png", folder / "labels" / "a.txt")
+
+
+@pytest.mark.parametrize(
+    "line", ["images/b.png", "/etc/hostname", "  /etc/hostname", "../../../etc/hostname"]
+)
+def test_a_list_does_not_lead_out_of_the_folder(tmp_path: Path, line: str) -> None:
+    folder = folder_with(tmp_path, "names: [a]\ntrain: train.txt\n")
+    (folder / "train.txt").write_text(f"{line}\n")
+    with pytest.raises(DataError, match=rf"train\.txt: line 1: '{line.strip()}' is not found in {folder}"):
+        find_yolo(folder)
