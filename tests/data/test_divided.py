@@ -18,7 +18,7 @@ Configure = Callable[..., DataConfig]
 
 def write(folder: Path, name: str, seed: int) -> None:
     folder.mkdir(exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / f"{name}.png")
     (folder / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (folder / "classes.txt").write_text("cell\n")
