@@ -130,7 +130,8 @@ def _coco_source(folder: Path, shares: str) -> Source:
     source = Source(
         read=lambda split, faults: coco.read_coco(folder, split, faults),
         files=lambda split: list(coco_layout.find_files(folder, split)),
-        find=lambda split: coco_layout.match_split(found.splits, split, folder),
+        # The reader looks for it again: messages name the split as it was asked for.
+        find=lambda split: split if coco_layout.match_split(found.splits, split, folder) else None,
         settings=("coco", str(folder)),
         words=f"COCO {found.words}",
     )

@@ -381,7 +381,7 @@ def test_a_class_that_only_the_judged_split_has_is_refused(tmp_path: Path, confi
     coco_roboflow(tmp_path)
     path = tmp_path / "valid" / "_annotations.coco.json"
     path.write_text(path.read_text().replace('"dog"', '"horse"'))
-    with pytest.raises(DataError, match="the classes of 'train' and 'valid' differ.*horse"):
+    with pytest.raises(DataError, match=r"the classes of 'train' and 'val' differ.*horse"):
         prepare(config(source=f"coco:{tmp_path}"), tmp_path / "cache")
 
 

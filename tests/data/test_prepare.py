@@ -98,7 +98,7 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path, make_coco: Make, 
     folder = make_coco()
     path = folder / "annotations" / "instances_val2017.json"
     path.write_text(path.read_text().replace("toothbrush", "brush"))
-    with pytest.raises(DataError, match="'val2017' has objects of brush, which is not among"):
+    with pytest.raises(DataError, match="'val' has objects of brush, which is not among"):
         prepare(config(source=f"coco:{folder}"), tmp_path / "cache")
 
 
