@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from drcnn.config_errors import ConfigError, explain, unknown_key
 from drcnn.presets import expand
+from drcnn.split_shares import checked_shares
 from drcnn.variants import VARIANTS
 
 __all__ = ["Config", "ConfigError", "DataConfig", "DetectorConfig", "EvaluationConfig", "TrainingConfig"]
@@ -153,11 +154,18 @@ class DetectorConfig(_Frozen):
 class DataConfig(_Frozen):
     """Images and their sizes."""
 
-    source: str = Field("digits", description="'digits', 'voc:DIR' (several joined with '+') or 'coco:DIR'")
+    source: str = Field(
+        "digits",
+        description="'digits', 'voc:DIR', 'coco:DIR' or 'yolo:DIR' (several folders joined with '+')",
+    )
     train_split: str = Field("train", description="VOC: a list in ImageSets/Main; COCO: instances_NAME*.json")
     val_split: str | None = Field("val", description="to choose by, as a search does; none: nothing chooses")
     test_split: str | None = Field(
         "auto", description="to judge by, once, after the last epoch; auto: 'test' where the data has it"
+    )
+    split: Annotated[str, AfterValidator(checked_shares)] = Field(
+        "0.7/0.15/0.15",
+        description="shares of train/val/test, or train/val, in a folder without splits; by images' content",
     )
     short_side: int | None = Field(600, gt=0, description="resize the shorter side to this; none keeps it")
     long_side: int = Field(1000, gt=0, description="... unless the longer side would exceed this")

@@ -39,6 +39,7 @@ WITHOUT_EFFECT = (
     "data.train_split",
     "data.val_split",
     "data.test_split",
+    "data.split",
     "data.train_images",
     "data.val_images",
     "data.test_images",

@@ -107,19 +107,23 @@ PAPER_COCO: dict[str, Any] = {
     "training.schedule": "coco_1x",
 }
 
+# The paper has no such data: COCO's detector and schedule, with splits as the folder has them.
+PAPER_YOLO: dict[str, Any] = {**PAPER_COCO, "data.val_split": "val", "data.test_split": "auto"}
+
 # A search needs images to choose by, apart from those that it is judged by. COCO has none to spare.
 SEARCH_SPLITS: dict[str, dict[str, Any]] = {
     "voc": {"data.train_split": "train", "data.val_split": "val"},
     "coco": {"data.val_split": "val", "data.test_split": None},
+    "yolo": {},
 }
 
 
 def recipe(profile: str, source: str, *, chooses: bool = False) -> dict[str, Any]:
-    """Return the dotted changes of ``profile`` for data of ``source`` ('digits', 'voc:DIR' or 'coco:DIR').
+    """Return the dotted changes of ``profile`` for data of ``source``.
 
     Args:
         profile: one of ``PROFILES``.
-        source: of the data.
+        source: 'digits', 'voc:DIR', 'coco:DIR' or 'yolo:DIR' (``drcnn.data.layouts`` recognises a format).
         chooses: whether it is for a search, which needs a validation split.
 
     Raises:
@@ -130,13 +134,15 @@ def recipe(profile: str, source: str, *, chooses: bool = False) -> dict[str, Any
         ("laptop", "digits"): LAPTOP_DIGITS,
         ("laptop", "voc"): LAPTOP_PHOTOS,
         ("laptop", "coco"): LAPTOP_PHOTOS,
+        ("laptop", "yolo"): LAPTOP_PHOTOS,
         ("paper", "voc"): PAPER_VOC,
         ("paper", "coco"): PAPER_COCO,
+        ("paper", "yolo"): PAPER_YOLO,
     }
     if profile not in PROFILES:
         raise ConfigError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
-    if kind not in ("digits", "voc", "coco"):
-        raise ConfigError(f"unknown data {source!r}; expected digits, voc:DIR or coco:DIR")
+    if kind not in ("digits", *SEARCH_SPLITS):
+        raise ConfigError(f"unknown data {source!r}; expected digits, voc:DIR, coco:DIR or yolo:DIR")
     if (profile, kind) not in recipes:
         raise ConfigError("the paper profile trains on photographs: give --data voc:DIR or --data coco:DIR")
     splits = SEARCH_SPLITS[kind] if chooses and profile == "paper" else {}

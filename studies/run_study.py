@@ -127,7 +127,8 @@ def _study_parser() -> _Parser:
         "--data",
         dest="source",
         metavar="SOURCE",
-        help="digits (default), voc:DIR or coco:DIR; DIR may be s3://BUCKET/FOLDER",
+        help="digits (default), or a folder of VOC, COCO or YOLO labels, whose format is recognised; "
+        "voc:DIR, coco:DIR or yolo:DIR say it, and DIR may be s3://BUCKET/FOLDER; several are joined with +",
     )
     parser.add_argument(
         "--on-bad-data",

@@ -57,10 +57,21 @@ def test_evaluate_needs_neither_a_training_split_nor_a_folder_to_write_to(
         "annotations": [{"image_id": 1, "category_id": 3, "bbox": [4, 4, 30, 30]}],
         "categories": [{"id": digit, "name": str(digit)} for digit in range(10)],
     }
-    (coco / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    path = coco / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps(content))
     capsys.readouterr()
-    assert main(["evaluate", str(kept), "--data", f"coco:{coco}", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["per_class"]) == {"3"}
+    command = ["evaluate", str(kept), "--data", str(coco), "--json"]
+    assert main(command) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert set(evaluated["per_class"]) == {"3"}
+    # Classes are matched by name, whatever their numbers are.
+    path.write_text(path.read_text().replace('"id": 3, "name": "3"', '"id": 30, "name": "3"'))
+    path.write_text(path.read_text().replace('"category_id": 3', '"category_id": 30'))
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == evaluated
+    path.write_text(path.read_text().replace('"name": "3"', '"name": "three"'))
+    assert main(command) == 2
+    assert "has objects of three, which is not among the classes 0, 1, 2" in capsys.readouterr().err
 
 
 def test_a_failed_download_is_one_line(
@@ -89,7 +100,7 @@ def test_a_failed_download_is_one_line(
             ["evaluate", "/nowhere.safetensors"],
             "/nowhere.safetensors: no such file or folder; expected a checkpoint",
         ),
-        (["data", "check", "zip:x"], "unknown data 'zip:x'"),
+        (["data", "check", "zip:x"], "--data zip:x: no such folder"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -105,6 +116,81 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def photographs(folder: Path, classes: str = "cell\n") -> Path:
+    """Forty images with a label each, as labelImg writes YOLO."""
+    folder.mkdir()
+    (folder / "classes.txt").write_text(classes)
+    for number in range(40):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"{classes.split().index('cell')} 0.5 0.5 0.25 0.5\n")
+    return folder
+
+
+RECOGNISED = (
+    "data: YOLO labels beside the images, without splits: divided by content, data.split=0.7/0.15/0.15"
+)
+
+
+def test_a_folder_is_recognised_shown_and_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photographs(tmp_path / "cells")
+    assert main(["data", "check", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == RECOGNISED
+    picture = tmp_path / "new" / "sheet.png"
+    assert main(["data", "show", str(folder), "--output", str(picture), "--images", "5"]) == 0
+    assert f"{picture}: 1480x792 pixels, classes cell" in capsys.readouterr().out
+    with Image.open(picture) as shown:
+        assert shown.size == (1480, 792)
+    assert main(["data", "convert", str(folder), "--output", str(tmp_path / "coco")]) == 0
+    assert capsys.readouterr().out.startswith(f"{RECOGNISED}; images: train ")
+    assert main(["data", "check", str(tmp_path / "coco")]) == 0
+    assert capsys.readouterr().out.startswith("data: COCO with annotations/\n")
+    assert main(["data", "convert", str(folder), "--output", str(tmp_path / "coco")]) == 2
+    assert "exists and is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", ".", "--output", "sheet.txt"], "--output sheet.txt: expected a picture"),
+        (["show", ".", "--images", "0"], "--images 0: expected at least 1"),
+        (["convert", ".", "--output", "out"], "the folder is empty"),
+        (["check", "."], "the folder is empty"),
+    ],
+)
+def test_bad_input_of_data_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_download_names_the_command_to_go_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "drcnn.data.download.download", lambda archives, output, report: asked.append((archives, output))
+    )
+    assert main(["data", "download", "voc", "--output", str(tmp_path / "a b")]) == 0
+    ((archives, output),) = asked
+    assert [archive.name for archive in archives] == [
+        "VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar", "VOCtrainval_11-May-2012.tar"
+    ]  # fmt: skip
+    assert output == tmp_path / "a b"
+    voc = tmp_path / "a b" / "VOCdevkit"
+    assert capsys.readouterr().out == f"drcnn data check 'voc:{voc}/VOC2007+{voc}/VOC2012'\n"
 
 
 def test_data_check_lists_every_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

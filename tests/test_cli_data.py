@@ -88,7 +88,8 @@ def test_a_run_says_what_it_skips_and_how_many_warnings_there_are(
     assert "b.xml: object 1: box [10, 10, 499, 40] is outside the image" in capsys.readouterr().err
     assert not (tmp_path / "run" / "last.safetensors").exists()
     assert train(voc, tmp_path / "run", "--on-bad-data", "skip") == 0
-    lines = capsys.readouterr().err.splitlines()
+    recognised, *lines = capsys.readouterr().err.splitlines()
+    assert recognised == "data: VOC, with lists of images in ImageSets/Main/; images: train 1, val 1"
     assert len(lines) == 2
     assert lines[0].startswith("skipped: ")
     assert "b.xml: object 1: box [10, 10, 499, 40] is outside the image" in lines[0]
@@ -119,7 +120,8 @@ def test_a_split_without_objects_is_refused_before_training(
 
 def test_check_ends_with_a_table(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", f"voc:{voc}"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    recognised, *lines = capsys.readouterr().out.splitlines()
+    assert recognised == "data: VOC, with lists of images in ImageSets/Main/"
     assert lines[0] == "warning: class 'square' has few objects to train on: 2"
     assert max(map(len, lines[1:-2])) <= 80
     table = [line.split() for line in lines[2:-2]]
@@ -161,5 +163,5 @@ def test_check_of_a_damaged_folder_says_what_training_does(
     write_label(voc, "b", right=500)
     assert main(["data", "check", f"voc:{voc}"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("fault: ")
+    assert out.splitlines()[1].startswith("fault: ")
     assert out.splitlines()[-1].startswith(f"voc:{voc}: 1 fault; training refuses the data")

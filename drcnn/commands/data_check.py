@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from drcnn.commands.options import SubCommands, add_changes, configuration
+from drcnn.commands.options import DATA_HELP, SubCommands, add_changes, configuration
 
 if TYPE_CHECKING:
     from drcnn.data.check import Checked
@@ -22,7 +22,7 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     check = commands.add_parser(
         "check", help="list the faults and warnings of all splits, and what the splits hold"
     )
-    check.add_argument("data", help="voc:DIR or coco:DIR")
+    check.add_argument("data", help=DATA_HELP)
     add_changes(check)
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_check, profile="laptop")
@@ -43,6 +43,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _as_json(checked: Checked, counts: list[ClassCounts]) -> dict[str, object]:
     return {
+        "format": checked.words,
         "faults": checked.faults,
         "warnings": [asdict(warning) for warning in checked.warnings],
         "counts": [asdict(row) for row in counts],
@@ -52,6 +53,8 @@ def _as_json(checked: Checked, counts: list[ClassCounts]) -> dict[str, object]:
 def _lines(checked: Checked, counts: list[ClassCounts], source: str) -> Iterator[str]:
     from drcnn.data.warnings import count_warnings
 
+    if checked.words:
+        yield f"data: {checked.words}"
     yield from (f"fault: {message}" for message in checked.faults)
     yield from (f"warning: {warning.message}" for warning in checked.warnings)
     if counts:

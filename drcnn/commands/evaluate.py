@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from drcnn.assignments import parse_assignments
-from drcnn.commands.options import MODEL, SubCommands, add_changes, run_options
+from drcnn.commands.options import DATA_HELP, MODEL, SubCommands, add_changes, run_options
 from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.trained_model import find_model
 
@@ -26,19 +26,20 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
         "evaluate", help="compute the metrics of a checkpoint on the validation split"
     )
     evaluate.add_argument("model", metavar="MODEL", help=MODEL)
-    evaluate.add_argument("--data", help="data other than that of its training: digits, voc:DIR or coco:DIR")
+    evaluate.add_argument("--data", help=f"data other than that of its training: {DATA_HELP}")
     add_changes(evaluate)
     evaluate.add_argument("--json", action="store_true")
     evaluate.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from drcnn.data.layouts import resolve_source
     from drcnn.engine.checkpoint import read_state
 
     model = find_model(options.model)
     changes = {**model.changes, **parse_assignments(options.changes)}
     if options.data is not None:
-        changes["data.source"] = options.data
+        changes["data.source"] = resolve_source(options.data)
     state = read_state(model.checkpoint)
     config = Config.from_yaml(state.config).with_changes(changes)
     with TemporaryDirectory(prefix="drcnn-") as spare:
@@ -63,13 +64,14 @@ def _judged(data: DataConfig, cache: Path, spare: Path) -> str:
 
 
 def _metrics(checkpoint: Path, config: Config, classes: list[str], split: str) -> Metrics:
-    from drcnn.data.annotations import Annotations
+    from drcnn.data.annotations import DataError
+    from drcnn.data.classes import matched
     from drcnn.engine.inference import evaluate_checkpoint
 
-    split_classes = Annotations.load(split).classes
-    if list(split_classes) != classes:
+    try:
+        split = matched(split, classes)
+    except DataError as error:
         raise ConfigError(
-            f"{checkpoint} was trained on the classes {', '.join(classes)}; "
-            f"{config.data.source} has {', '.join(split_classes)}"
-        )
+            f"{checkpoint} was trained on the classes {', '.join(classes)}; {config.data.source} has {error}"
+        ) from None
     return evaluate_checkpoint(checkpoint, config, {"judged": split}, run_options())["judged"].metrics

@@ -12,9 +12,21 @@ from drcnn.recipes import PROFILES, configured
 if TYPE_CHECKING:
     from drcnn.engine.run_options import RunOptions
 
-__all__ = ["MODEL", "SubCommands", "add_changes", "add_configuration", "configuration", "run_options"]
+__all__ = [
+    "DATA_HELP",
+    "MODEL",
+    "SubCommands",
+    "add_changes",
+    "add_configuration",
+    "configuration",
+    "run_options",
+]
 
 SubCommands = argparse._SubParsersAction
+DATA_HELP = (
+    "digits, or a folder of VOC, COCO or YOLO labels, whose format is recognised; voc:DIR, coco:DIR or "
+    "yolo:DIR say it; several folders are joined with +"
+)
 
 # What ``drcnn.trained_model`` finds.
 MODEL = "a checkpoint, the folder of a trial, or the folder of a study (its best trial)"
@@ -28,7 +40,7 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
 def add_configuration(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a whole configuration: profile, data and changes."""
     parser.add_argument("--profile", choices=PROFILES, default="laptop")
-    parser.add_argument("--data", default="digits", help="digits, voc:DIR[+DIR] or coco:DIR")
+    parser.add_argument("--data", default="digits", help=DATA_HELP)
     add_changes(parser)
 
 
@@ -37,8 +49,12 @@ def configuration(options: argparse.Namespace) -> Config:
 
     Raises:
         ConfigError: a setting is unknown or out of its range.
+        DataError: there is no such folder, or its format is not known.
     """
-    return configured(options.profile, options.data, parse_assignments(options.changes))
+    from drcnn.data.layouts import resolve_source
+
+    source = resolve_source(options.data)
+    return configured(options.profile, source, parse_assignments(options.changes))
 
 
 def run_options() -> RunOptions:

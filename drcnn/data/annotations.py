@@ -43,6 +43,8 @@ SCHEMA = pa.schema(
     ]
 )
 _METADATA_KEY = b"drcnn"
+# Columns of one value an image.
+PLAIN = ("id", "path", "image", "digest", "width", "height")
 
 
 class DataError(ValueError):
@@ -123,8 +125,23 @@ class Annotations:
 
     def first(self, count: int) -> Annotations:
         """The first ``count`` images, or all if there are fewer."""
+        return self.take(range(min(count, len(self))))
+
+    def take(self, rows: Sequence[int]) -> Annotations:
+        """The images of these rows, in this order."""
         # Taken, not sliced: a slice would keep the boxes of all images behind its offsets.
-        return Annotations(self._table.take(np.arange(min(count, len(self)))))
+        return Annotations(self._table.take(np.asarray(rows, dtype=np.int64)))
+
+    def record(self, row: int) -> Record:
+        """An image with its boxes, as a reader returned it."""
+        plain = {name: self._table[name][row].as_py() for name in PLAIN}
+        return Record(
+            **plain,
+            boxes=self.boxes(row),
+            labels=self.labels(row),
+            ignore=self.ignore(row),
+            areas=self.areas(row),
+        )
 
     def with_warnings(self, counts: WarningCounts) -> Annotations:
         """The same table with these warnings."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.checks import unusable, warnings_across_splits, warnings_of_split
+from drcnn.data.classes import renumbered
 from drcnn.data.faults import DataFaults
-from drcnn.data.prepare import open_source, split_names
+from drcnn.data.sources import open_source, split_names
 from drcnn.data.warnings import DataWarning
 
 __all__ = ["Checked", "check"]
@@ -22,11 +23,13 @@ class Checked:
         faults: one line each; with any of them training refuses the data.
         warnings: what is used all the same.
         tables: the usable images of each split, by ``train``, ``val`` and ``test``.
+        words: what the data was recognised as; empty for the digits.
     """
 
     faults: tuple[str, ...]
     warnings: tuple[DataWarning, ...]
     tables: dict[str, Annotations]
+    words: str = ""
 
 
 def check(data: DataConfig) -> Checked:
@@ -47,7 +50,12 @@ def check(data: DataConfig) -> Checked:
             found.messages.append(str(error))
         else:
             count = getattr(data, f"{split}_images")
-            tables[split] = table if count is None else table.first(count)
+            table = table if count is None else table.first(count)
+            try:
+                tables[split] = renumbered(table, tables["train"].classes) if "train" in tables else table
+            except DataError as error:
+                found.messages.append(f"split {name!r} has {error}; give splits with the same categories")
+                tables[split] = table
             found.warnings += warnings_of_split(split, tables[split])
         faults += found.messages
         warnings += found.warnings
@@ -55,4 +63,4 @@ def check(data: DataConfig) -> Checked:
     if len(tables) == len(names):
         warnings += warnings_across_splits(tables)
     # A list that serves as two splits is read twice.
-    return Checked(tuple(dict.fromkeys(faults)), tuple(warnings), tables)
+    return Checked(tuple(dict.fromkeys(faults)), tuple(warnings), tables, source.words)

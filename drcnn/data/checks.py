@@ -6,7 +6,7 @@ Here "unusable" is what training refuses, and a warning is what it uses all the 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -45,21 +45,7 @@ def unusable(tables: Mapping[str, Annotations], names: Mapping[str, str]) -> lis
                 f"{name}: none of its images ({len(table)}) has an object{ignored}, so it can judge nothing; "
                 f"annotate it or set data.{split}_split"
             )
-    if "train" in tables:
-        for split, table in tables.items():
-            if table.classes != tables["train"].classes:
-                messages.append(
-                    f"the classes of {names['train']!r} and {names[split]!r} differ "
-                    f"({_difference(tables['train'].classes, table.classes)}); "
-                    "give splits with the same categories"
-                )
     return messages
-
-
-def _difference(first: Sequence[str], second: Sequence[str]) -> str:
-    only = [name for name in first if name not in second], [name for name in second if name not in first]
-    texts = [", ".join(map(repr, names)) or "none" for names in only]
-    return f"only in the first: {texts[0]}; only in the second: {texts[1]}" if any(only) else "their order"
 
 
 def warnings_of_split(split: str, table: Annotations) -> list[DataWarning]:

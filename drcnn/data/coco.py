@@ -1,4 +1,4 @@
-"""Read COCO: ``annotations/instances_{name}*.json`` with the images in ``{name}*/``.
+"""Read COCO's annotation files (``drcnn.data.coco_layout`` says which).
 
 Category ids become labels 0, 1, 2, ... in ascending order; ``Annotations.category_ids`` maps them back.
 Categories of one name are one class, as Roboflow's exports need, whose root may be named like a class.
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.data.annotations import Annotations, DataError, Record
-from drcnn.data.coco_file import find_files, list_of, read_json, value_of
+from drcnn.data.coco_file import list_of, read_json, value_of
+from drcnn.data.coco_layout import find_files, image_path, without_root
 from drcnn.data.faults import Box, DataFaults, checked_box, looks_normalised, size_fault
 from drcnn.data.images import ImageFile, inspect
 
-__all__ = ["find_files", "read_coco"]
+__all__ = ["read_coco"]
 
 # An annotated area is at most so many times its box's, through rounding, and at least so much of it, unless
 # an outline explains it.
@@ -43,7 +44,7 @@ def read_coco(folder: Path, split: str, faults: DataFaults) -> Annotations:
     file are one image. An area that is missing, or that the box rules out, is replaced by the box's own.
 
     Args:
-        folder: holds ``annotations/`` and the image folders.
+        folder: of the data.
         split: ``train`` finds ``instances_train.json``, or else the one ``instances_train*.json`` with the
             latest year.
         faults: collects every fault and warning. If it skips, an image with any fault is left out, and every
@@ -85,7 +86,8 @@ def _read_categories(
 ) -> _Categories:
     """Read the categories; of several with one name, the most used one's id stands for the class."""
     names: dict[int, str] = {}
-    for position, entry in enumerate(list_of(content, "categories", path)):
+    listed = without_root(list_of(content, "categories", path), list_of(content, "annotations", path))
+    for position, entry in enumerate(listed):
         where = f"{path}: categories[{position}]"
         category = value_of(entry, "id", int, where)
         if category in names:
@@ -149,10 +151,8 @@ def _read_image(
     Removes the image's annotations from ``entries``: those that remain at the end belong to no image.
     """
     own_entries = entries.pop(image["id"], [])
-    path = folder / image["file_name"]
     try:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{where}: file_name {image['file_name']!r} leads out of {folder}; correct it")
+        path = image_path(folder, image["file_name"], where)
         file = inspect(str(path), decode_all=faults.skip)
     except DataError as error:
         faults.add([str(error)])

@@ -1,4 +1,4 @@
-"""Find a COCO split's annotation file, and take values out of it with their faults explained."""
+"""Take values out of a COCO annotation file, with their faults explained."""
 
 from __future__ import annotations
 
@@ -8,45 +8,9 @@ from typing import Any
 
 from drcnn.data.annotations import DataError
 
-__all__ = ["find_files", "list_of", "read_json", "value_of"]
+__all__ = ["list_of", "read_json", "value_of"]
 
-PREFIX = "instances_"
 KINDS: dict[type, str] = {int: "a whole number", str: "text", list: "a list"}
-
-
-def find_files(folder: Path, split: str) -> tuple[Path, Path]:
-    """Return the annotation file and the image folder of a split.
-
-    Raises:
-        DataError: one of them does not exist, or several annotation files fit the split equally well.
-    """
-    path = _find_instances(folder, split)
-    name = path.stem.removeprefix(PREFIX)
-    for images in (folder / name, folder / "images" / name):
-        if images.is_dir():
-            return path, images
-    raise DataError(f"{folder}: no image folder {name}/ for {path.name}; expected {name}/ or images/{name}/")
-
-
-def _find_instances(folder: Path, split: str) -> Path:
-    annotations = folder / "annotations"
-    exact = annotations / f"{PREFIX}{split}.json"
-    if exact.is_file():
-        return exact
-    candidates = sorted(annotations.glob(f"{PREFIX}{split}*.json"))
-    years = {path: path.stem.removeprefix(PREFIX + split) for path in candidates}
-    dated = [path for path in candidates if years[path].isdecimal()]
-    if dated:
-        return max(dated, key=lambda path: int(years[path]))
-    if len(candidates) == 1:
-        return candidates[0]
-    if candidates:
-        names = ", ".join(path.name for path in candidates)
-        raise DataError(
-            f"{annotations}: split {split!r} fits several files ({names}); give the full name of one"
-        )
-    existing = ", ".join(path.name for path in sorted(annotations.glob("*.json"))) or "no JSON file"
-    raise DataError(f"{annotations}: no {PREFIX}{split}*.json (found {existing}); give a split that exists")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["color_of", "draw_box", "draw_detections", "write_name"]
+from drcnn.data.images import decode
+
+__all__ = ["color_of", "draw_box", "draw_detections", "png", "scaled", "write_name"]
 
 # Okabe and Ito's, which colour-blind people tell apart, without black; bright enough to write on in black.
 COLORS = ("#56b4e9", "#ff8a3d", "#2fc79a", "#f0e442", "#e79ac9", "#6fa8ff", "#ffb000")
@@ -16,6 +19,29 @@ COLORS = ("#56b4e9", "#ff8a3d", "#2fc79a", "#f0e442", "#e79ac9", "#6fa8ff", "#ff
 Size = tuple[int, int]
 # x1, y1, x2, y2.
 Box = Sequence[float] | NDArray[np.floating]
+
+
+def scaled(source: str | bytes, side: int) -> tuple[Image.Image, float]:
+    """Open an image, upright, with ``side`` pixels as its longer side.
+
+    Args:
+        source: of the image: its path, or the encoded file.
+        side: in pixels.
+
+    Returns:
+        The image in RGB, and what to multiply its boxes with.
+    """
+    stored = Image.fromarray(decode(source).permute(1, 2, 0).numpy())
+    scale = side / max(stored.size)
+    size = (max(1, round(stored.width * scale)), max(1, round(stored.height * scale)))
+    return stored.resize(size, Image.Resampling.BICUBIC), scale
+
+
+def png(image: Image.Image) -> bytes:
+    """Return a picture as a PNG file of 128 colours."""
+    target = io.BytesIO()
+    image.quantize(128).save(target, format="PNG", optimize=True)
+    return target.getvalue()
 
 
 def color_of(label: int) -> str:

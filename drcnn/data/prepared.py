@@ -22,6 +22,7 @@ class PreparedData:
         fingerprint: 16 hex digits of the splits' content, pixels included, independent of their folder.
         skipped: the fault of everything left out, training split first.
         warnings: how many of each kind there are.
+        described: which format was recognised, and how many images each split has; empty for the digits.
     """
 
     train: str
@@ -31,6 +32,7 @@ class PreparedData:
     fingerprint: str
     skipped: tuple[str, ...]
     warnings: WarningCounts = ()
+    described: str = ""
 
     @property
     def judged(self) -> Literal["val", "test"]:
@@ -45,8 +47,9 @@ class PreparedData:
         return table
 
     def said_at_start(self, source: str) -> list[str]:
-        """What a run of the data begins with: each fault that was skipped, and the warnings in one line."""
-        lines = [f"skipped: {message}" for message in self.skipped]
+        """What a run of the data begins with: the format, each fault that was skipped, how many warnings."""
+        lines = [f"data: {self.described}"] if self.described else []
+        lines += [f"skipped: {message}" for message in self.skipped]
         return [*lines, in_one_line(self.warnings, source)] if self.warnings else lines
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.faults import DataFaults, size_fault
+from drcnn.data.folders import IMAGE_SUFFIXES, distinct_names
 from drcnn.data.images import inspect
 from drcnn.data.voc_xml import VocFile, class_names, parse, read_objects, read_text
 
@@ -19,7 +20,6 @@ VOC_CLASSES = (
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotations:
@@ -51,6 +51,7 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
     names = sorted(set().union(*(_all_names(folder) for folder in folders)))
     classes = VOC_CLASSES if set(names) <= set(VOC_CLASSES) else tuple(names)
     index = {name: label for label, name in enumerate(classes)}
+    prefixes = dict(zip(folders, distinct_names(folders), strict=True))
     records = []
     for folder, path in lists.items():
         if not path.is_file():
@@ -61,7 +62,7 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
             )
             continue
         images = _images(folder)
-        prefix = f"{folder.name}/" if len(folders) > 1 else ""
+        prefix = f"{prefixes[folder]}/" if len(folders) > 1 else ""
         for name in _read_list(path, images, faults):
             record = _read_image(folder, name, images, index, prefix, faults)
             if record is not None:

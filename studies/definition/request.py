@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from drcnn.data.layouts import resolve_source
 from studies.definition.errors import StudyError
 from studies.definition.metrics import MARGIN
 from studies.definition.overrides import Overrides, check_assignments, parse_weights
@@ -119,6 +120,7 @@ def resolve(request: Request) -> tuple[str, Overrides]:
 
     Raises:
         StudyError, ConfigError: the request cannot be met.
+        DataError: there is no such folder, or its format is not known.
     """
     name, study = load(request.study)
     if request.smoke:
@@ -126,7 +128,8 @@ def resolve(request: Request) -> tuple[str, Overrides]:
     fixed = {**(SMOKE if request.smoke else {}), "data.on_bad_data": request.on_bad_data}
     fixed |= check_assignments(request.assignments, study, request.profile)
     weights = parse_weights(request.weights, study)
-    overrides = Overrides.resolve(study, request.profile, request.source, fixed, weights)
+    source = resolve_source(request.source)
+    overrides = Overrides.resolve(study, request.profile, source, fixed, weights)
     paper_rows(study.paper)
     _check_study_options(study, request)
     _check_machine_options(request)

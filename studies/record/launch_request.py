@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from drcnn.data.folders import joined_folders
 from drcnn.files import write_text
 from studies.definition.errors import StudyError
 from studies.definition.metrics import MARGIN
@@ -99,7 +100,7 @@ def as_typed(path: Path) -> str:
 def _source(content: dict[str, Any]) -> str:
     """The data where they were for the launch, if they are there still; else as they were given."""
     local: str = content.get("local_source", content["source"])
-    folders = local.partition(":")[2].split("+")
+    folders = joined_folders(local.partition(":")[2])
     return local if all(Path(folder).exists() for folder in folders) else str(content["source"])
 
 

@@ -17,6 +17,7 @@ from filelock import FileLock
 from pyarrow import fs
 
 from drcnn.data.annotations import DataError
+from drcnn.data.folders import joined_folders
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.transfer.retry import with_retries
 from studies.transfer.store import open_uri
@@ -54,7 +55,7 @@ def localise(source: str, cache: Path) -> tuple[str, tuple[RemoteFolder, ...]]:
         DataError: the store cannot be reached, or has no files there.
     """
     format_name, _, folders = source.partition(":")
-    parts = folders.split("+")
+    parts = joined_folders(folders)
     remotes = {part: RemoteFolder(part, cache / _cached_name(part)) for part in parts if "://" in part}
     if not remotes:
         return source, ()

@@ -51,6 +51,18 @@ def test_an_image_whose_objects_are_all_difficult_is_trained_on(
     assert trainable_rows(made).tolist() == [0, 1]
 
 
+def test_an_image_without_objects_is_kept(make_voc: MakeVoc) -> None:
+    made = read(make_voc({"a": [DOG], "b": []}))
+    assert [len(made.boxes(row)) for row in range(2)] == [1, 0]
+
+
+def test_folders_of_one_name_are_told_apart(make_voc: MakeVoc, tmp_path: Path) -> None:
+    folders = [make_voc(name=f"{project}/VOC2007") for project in ("a", "b")]
+    assert read(*folders).ids == (
+        "VOC2007/000001", "VOC2007/000002", "VOC2007-2/000001", "VOC2007-2/000002"
+    )  # fmt: skip
+
+
 def test_other_classes_are_the_sorted_names_of_all_splits(make_voc: MakeVoc) -> None:
     folder = make_voc({"a": [("WBC", (1, 1, 9, 9))], "b": [("RBC", (1, 1, 9, 9))]})
     (folder / "ImageSets" / "Main" / "train.txt").write_text("a\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from drcnn.data.annotations import Annotations
-from drcnn.data.drawing import draw_box, write_name
+from drcnn.data.drawing import draw_box, png, scaled, write_name
 from drcnn.engine.average_precision import score_split
 from studies.analysis.replicates import Replicate
 from studies.definition.plan import Trial
@@ -96,12 +94,10 @@ def same_images(trial: Trial, count: int = 3) -> dict[str, Image.Image]:
 def _draw(annotations: Annotations, detections: pa.Table, row: int, curve: Floats, file: str) -> Picture:
     """Draw one image with its AP in the caption; ``curve`` as from ``_rank``."""
     image, result = _draw_image(annotations, detections, row)
-    target = io.BytesIO()
-    image.quantize(128).save(target, format="PNG", optimize=True)
     ap = f"AP {100 * curve.mean():.0f}, AP50 {100 * curve[0]:.0f}"
     caption = f"{annotations.ids[row]}: {result}; with weaker detections too, {ap}"
     alt = f"Image {annotations.ids[row]}: {result} detections."
-    return Picture(file, target.getvalue(), None, alt, caption)
+    return Picture(file, png(image), None, alt, caption)
 
 
 def _draw_image(annotations: Annotations, detections: pa.Table, row: int) -> tuple[Image.Image, str]:
@@ -115,20 +111,16 @@ def _draw_image(annotations: Annotations, detections: pa.Table, row: int) -> tup
     objects, classes = annotations.boxes(row)[keep].astype(float), annotations.labels(row)[keep]
     is_correct = _match(boxes, labels, objects, classes)
 
-    source = annotations.source(row)
-    with Image.open(source if isinstance(source, str) else io.BytesIO(source)) as stored:
-        scale = SIDE / max(stored.size)
-        size = (max(1, round(stored.width * scale)), max(1, round(stored.height * scale)))
-        image = stored.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    image, scale = scaled(annotations.source(row), SIDE)
     pen = ImageDraw.Draw(image)
     for box, label in zip(objects * scale, classes, strict=True):
-        draw_box(pen, box, size, "#000000", width=4)
-        draw_box(pen, box, size, OBJECT, width=2, inset=1)
-        write_name(pen, annotations.classes[label], box, size, OBJECT, is_below=True)
+        draw_box(pen, box, image.size, "#000000", width=4)
+        draw_box(pen, box, image.size, OBJECT, width=2, inset=1)
+        write_name(pen, annotations.classes[label], box, image.size, OBJECT, is_below=True)
     for box, label, score, is_right in zip(boxes * scale, labels, scores, is_correct, strict=True):
         color = FOUND if is_right else WRONG
-        draw_box(pen, box, size, color)
-        write_name(pen, f"{annotations.classes[label]} {score:.2f}", box, size, color)
+        draw_box(pen, box, image.size, color)
+        write_name(pen, f"{annotations.classes[label]} {score:.2f}", box, image.size, color)
     return image, f"{is_correct.sum()} of {len(objects)} objects found, {(~is_correct).sum()} wrong"
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from drcnn.data.annotations import DataError
 from drcnn.recipes import FROM_SCRATCH, START
 from studies.definition.errors import StudyError
 from studies.definition.overrides import Overrides, check_weights, parse_weights
@@ -113,3 +115,15 @@ def test_weights_that_a_study_varies_are_its_own(files: dict[str, str]) -> None:
     with pytest.raises(StudyError, match="varies"):
         parse_weights([f"resnet50={files['one']}"], study)
     assert parse_weights([f"resnet50={files['one']}"], load("nms_sweep")[1]) == {"resnet50": files["one"]}
+
+
+def test_a_folder_without_a_format_gets_it(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 1 1\n")
+    (tmp_path / "classes.txt").write_text("cell\n")
+    _, overrides = resolve(Request("nms_sweep", source=str(tmp_path)))
+    assert overrides.base.data.source == f"yolo:{tmp_path}"
+    assert overrides.base.data.short_side == 240
+    (tmp_path / "a.xml").write_text("<annotation/>")
+    with pytest.raises(DataError, match=r"could be VOC .* and YOLO"):
+        resolve(Request("nms_sweep", source=str(tmp_path)))

@@ -161,6 +161,17 @@ def test_data_that_moved_in_their_store_are_found_where_they_are_here(
     assert load_request("nms_sweep", plan.output).source == "voc:s3://bucket/VOC"
 
 
+def test_a_plus_in_the_name_of_the_data_does_not_split_it(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    folder = tmp_path / "night+day"
+    folder.mkdir()
+    plan = make_plan("nms_sweep", source=f"voc:{folder}")
+    plan.folder.mkdir(parents=True)
+    keep_request(plan, Request("nms_sweep", source=str(folder)))
+    assert load_request("nms_sweep", plan.output).source == f"voc:{folder}"
+
+
 def test_a_request_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     content = {
         "study": "nms_sweep",

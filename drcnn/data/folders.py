@@ -1,0 +1,114 @@
+"""Folders of data: how they are named and joined, and the images in them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "all_files",
+    "as_split",
+    "distinct_names",
+    "files_in",
+    "image_files",
+    "joined_folders",
+    "split_folders",
+]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+# What the splits are called, in folders, lists and files.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+def joined_folders(where: str) -> list[str]:
+    """Split what stands behind ``voc:`` at each ``+`` that is not part of an existing folder's name.
+
+    >>> joined_folders("a/VOC2007+b/VOC2007")
+    ['a/VOC2007', 'b/VOC2007']
+    """
+    parts, folders = where.split("+"), []
+    while parts:
+        count = next(n for n in range(len(parts), 0, -1) if n == 1 or _is_folder("+".join(parts[:n])))
+        folders.append("+".join(parts[:count]))
+        parts = parts[count:]
+    return folders
+
+
+def _is_folder(text: str) -> bool:
+    return Path(text).expanduser().is_dir()
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Return a name for each folder: its own, and numbered from the second folder of the same name on.
+
+    The names do not depend on where the folders lie.
+
+    >>> distinct_names([Path("a/VOC2007"), Path("b/VOC2007"), Path("VOC2012")])
+    ['VOC2007', 'VOC2007-2', 'VOC2012']
+    """
+    seen: Counter[str] = Counter()
+    names = []
+    for folder in folders:
+        seen[folder.name] += 1
+        names.append(folder.name if seen[folder.name] == 1 else f"{folder.name}-{seen[folder.name]}")
+    return names
+
+
+def as_split(name: str) -> str | None:
+    """Return which of ``train``, ``val`` and ``test`` a name stands for.
+
+    >>> as_split("Valid"), as_split("photos")
+    ('val', None)
+    """
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders in ``folder`` that are named as splits, by their name; ``train`` comes first."""
+    order = list(SPLIT_NAMES)
+    found = [(as_split(path.name), path) for path in sorted(_entries(folder)) if path.is_dir()]
+    ranked = sorted(((order.index(split), path) for split, path in found if split), key=lambda pair: pair[0])
+    return {path.name: path for _, path in ranked}
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and in all folders in it, sorted; links are followed."""
+    return files_in(folder, IMAGE_SUFFIXES)
+
+
+def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Return the files with one of these suffixes (in lower case), as ``image_files`` does."""
+    return sorted(path for path in all_files(folder) if path.suffix.lower() in suffixes)
+
+
+def all_files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield the files in a folder and in all folders in it; links are followed.
+
+    Names that begin with a dot are left out: they are what systems keep about files.
+
+    Args:
+        folder: to look into.
+        above: the folders that it lies in, with links resolved: a link may lead back to one of them.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in _entries(folder):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from all_files(path, above | {real})
+        else:
+            yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [folder / entry.name for entry in entries]

@@ -1,0 +1,54 @@
+"""Read VOC's XML where it lies beside the images, or in a folder next to theirs (``drcnn.data.label_pairs``).
+
+Boxes are read as in a VOCdevkit (``drcnn.data.voc_xml``): labelImg and its like count pixels from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from drcnn.data.annotations import Annotations, DataError
+from drcnn.data.faults import DataFaults
+from drcnn.data.label_pairs import Pair
+from drcnn.data.labelled_images import Objects, read_pairs
+from drcnn.data.voc_xml import class_names, parse, read_objects
+
+__all__ = ["find_classes", "read_xml_pairs"]
+
+
+def find_classes(labels: Iterable[Path]) -> tuple[str, ...]:
+    """Return the sorted names of all objects in these files; damaged files are passed over."""
+    names: set[str] = set()
+    for path in labels:
+        with suppress(DataError):
+            names |= class_names(parse(path))
+    return tuple(sorted(names))
+
+
+def read_xml_pairs(pairs: Sequence[Pair], classes: Sequence[str], faults: DataFaults) -> Annotations:
+    """Read images with their XML.
+
+    Args:
+        pairs: the images.
+        classes: their names, by label.
+        faults: collects every fault; see ``read_pairs``.
+
+    Raises:
+        DataError: as ``read_pairs`` does.
+    """
+    index = {name: label for label, name in enumerate(classes)}
+
+    def read(pair: Pair, size: tuple[int, int]) -> Objects:
+        try:
+            file = parse(pair.label)
+        except DataError as error:
+            return Objects(faults=[str(error)])
+        found = read_objects(file, size, faults)
+        if found.faults:
+            return Objects(faults=found.faults)
+        labels = [index[name] for name in found.names]
+        return Objects(found.boxes, labels, found.difficult, [], file.size)
+
+    return read_pairs(pairs, classes, read, faults)
