@@ -37,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     allow_any_terminal()
     options = _parser().parse_args(arguments)
     from drcnn.data.annotations import DataError
-    from drcnn.engine.checkpoint import CheckpointError
-    from drcnn.engine.train import TrainingDiverged
+    from drcnn.engine.errors import CheckpointError, TrainingDiverged
 
     try:
         status: int = options.run(options)

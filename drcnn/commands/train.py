@@ -10,6 +10,7 @@ from typing import Any
 
 from drcnn.assignments import parse_assignments
 from drcnn.commands.options import MODEL, SubCommands, add_configuration, configuration, run_options
+from drcnn.commands.progress import StepProgress
 from drcnn.config import Config, ConfigError
 from drcnn.recipes import configured
 from drcnn.trained_model import find_model
@@ -41,36 +42,43 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.on_bad_data is not None:
+        options.changes.append(f"data.on_bad_data={options.on_bad_data}")
+    config = configuration(options) if options.start is None else _configuration_from(options)
+    progress = StepProgress(config.training.epochs)
+    progress.phase("loading torch")
+    # Not before the arguments are known to make sense.
     from drcnn.data.prepare import prepare
     from drcnn.engine.checkpoint import read_state
     from drcnn.engine.metrics import counted_detections
     from drcnn.engine.start import require_start
     from drcnn.engine.train import fit
 
-    if options.on_bad_data is not None:
-        options.changes.append(f"data.on_bad_data={options.on_bad_data}")
-    config = configuration(options) if options.start is None else _configuration_from(options)
     last = options.output / "last.safetensors"
     if last.exists():
         _refuse_other_settings(options.output, Config.from_yaml(read_state(last).config), config)
     # Of a folder that does not exist ``prepare`` tells at once: no download before that.
     elif config.data.source == "digits" or _exists(config.data.source):
         require_start(config)
+    progress.phase("reading the data")
     data = prepare(config.data, options.output / "data")
+    progress.clear()
     capped = counted_detections(config)
     for line in [*data.said_at_start(config.data.source), *([capped] if capped else [])]:
         print(line, file=sys.stderr, flush=True)
 
     def report(metrics: dict[str, float]) -> None:
+        progress.clear()
         if options.json:
             print(json.dumps(metrics), flush=True)
         else:
             print(_line(metrics, config.training.epochs), flush=True)
 
     def say(line: str) -> None:
+        progress.clear()
         print(line, file=sys.stderr, flush=True)
 
-    fit(config, data, options.output, report=report, options=run_options(), say=say)
+    fit(config, data, options.output, report=report, options=run_options(), say=say, step=progress.step)
     if not options.json:
         print(f"{options.output}: finished; model in last.safetensors, record in result.json")
     return 0

@@ -18,13 +18,10 @@ from torch import Tensor, nn
 
 from drcnn.config import Config, DetectorConfig
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
+from drcnn.engine.errors import CheckpointError
 from drcnn.files import replacing
 
-__all__ = ["CheckpointError", "TrainingState", "load_detector", "read_model", "read_state", "restore", "save"]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one line and names the file."""
+__all__ = ["TrainingState", "load_detector", "read_model", "read_state", "restore", "save"]
 
 
 @dataclass

@@ -16,7 +16,8 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, faster
 from drcnn.config import Config, ConfigError, DetectorConfig
 from drcnn.detector.detector import DecoupledRCNN
 from drcnn.detector.weights import download, require_weights
-from drcnn.engine.checkpoint import CheckpointError, read_model, read_state
+from drcnn.engine.checkpoint import read_model, read_state
+from drcnn.engine.errors import CheckpointError
 from drcnn.engine.torchvision_twin import from_torchvision
 from drcnn.presets import STARTS
 from drcnn.variants import VARIANTS

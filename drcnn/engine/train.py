@@ -37,6 +37,7 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine import checkpoint, record
 from drcnn.engine.checkpoint import TrainingState
 from drcnn.engine.data_content import data_content, refuse_changed_data
+from drcnn.engine.errors import TrainingDiverged
 from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.made_by import made_by, merged
 from drcnn.engine.precision import autocast, require_precision
@@ -46,18 +47,16 @@ from drcnn.engine.start import require_start, start_from
 from drcnn.engine.workers import rank, sum_, world_size
 from drcnn.files import replacing, write_text
 
-__all__ = ["Report", "Say", "TrainingDiverged", "fit", "make_optimizer"]
+__all__ = ["Report", "Say", "Step", "fit", "make_optimizer"]
 
 Report = Callable[[dict[str, float]], None]
 # Takes a line about what a person may not expect.
 Say = Callable[[str], None]
+# Takes an epoch and a step, both counted from 1, and the steps of an epoch.
+Step = Callable[[int, int, int], None]
 
 # Reading a loss back waits for the device; on a GPU it is checked only every so many steps.
 CHECK_EVERY = 20
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss became infinite or NaN; the message says which one, in which epoch and step."""
 
 
 def fit(
@@ -68,6 +67,7 @@ def fit(
     report: Report,
     options: RunOptions = RunOptions(),  # noqa: B008 - frozen
     say: Say = lambda line: None,
+    step: Step = lambda epoch, step, steps: None,
 ) -> None:
     """Train one trial, or finish one that was interrupted.
 
@@ -81,6 +81,7 @@ def fit(
             (and after the last epoch ``result.json``) is on disk. A metric's name begins with its split.
         options: how to run.
         say: called on the first worker with what it starts from, and with a warm-up that was shortened.
+        step: called on the first worker after each step.
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
@@ -94,7 +95,9 @@ def fit(
     if not (folder / "last.safetensors").exists():
         require_start(config)
     folder.mkdir(parents=True, exist_ok=True)
-    trial = _Trial(config, data, folder, options, say if rank() == 0 else lambda line: None)
+    if rank() != 0:
+        say, step = (lambda line: None), (lambda epoch, step, steps: None)
+    trial = _Trial(config, data, folder, options, say, step)
     while trial.state.epoch < config.training.epochs:
         metrics = trial.run_epoch()
         report(metrics)
@@ -120,9 +123,10 @@ class _Trial:
     """A running trial: detector, optimiser, data and state."""
 
     def __init__(
-        self, config: Config, data: PreparedData, folder: Path, options: RunOptions, say: Say
+        self, config: Config, data: PreparedData, folder: Path, options: RunOptions, say: Say, step: Step
     ) -> None:
-        self.config, self.data, self.folder, self.options, self.say = config, data, folder, options, say
+        self.config, self.data, self.folder, self.options = config, data, folder, options
+        self.say, self.tell_step = say, step
         self.device = torch.device(options.device)
         self.last = folder / "last.safetensors"
         # The random start depends on the seed only, and leaves the caller's generator unchanged.
@@ -229,6 +233,7 @@ class _Trial:
                 sums[name] = sums.get(name, 0) + value.detach()
             if number % check_every == 0 or number == len(loader) - 1:
                 _require_finite(sums, epoch, number + 1)
+            self.tell_step(epoch, number + 1, len(loader))
         sums |= self.detector.heads.take_unfilled()  # added up over the steps, like the losses
         totals = sum_(torch.stack(list(sums.values()))) / (len(loader) * world_size())
         means = dict(zip((f"train/{name}" for name in sums), totals.tolist(), strict=True))

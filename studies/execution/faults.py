@@ -25,8 +25,7 @@ GPU_FAULTS = ("CUDA error", "CUDA driver", "No CUDA GPUs", "CUDA unknown error")
 @contextmanager
 def failures_recorded(trial: Trial, folders: TrialFolders) -> Iterator[None]:
     """Record a failure that would only repeat itself; raise one that may go well the next time."""
-    from drcnn.engine.checkpoint import CheckpointError
-    from drcnn.engine.train import TrainingDiverged
+    from drcnn.engine.errors import CheckpointError, TrainingDiverged
 
     try:
         yield

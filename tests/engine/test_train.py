@@ -22,12 +22,13 @@ from drcnn.data.prepare import PreparedData
 from drcnn.detector.backbones import build_body
 from drcnn.detector.detector import DecoupledRCNN
 from drcnn.engine import evaluate
-from drcnn.engine.checkpoint import CheckpointError, load_detector, read_state
+from drcnn.engine.checkpoint import load_detector, read_state
+from drcnn.engine.errors import CheckpointError, TrainingDiverged
 from drcnn.engine.evaluate import coco_metrics, evaluate_split, voc07_metrics
 from drcnn.engine.record import read_record
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate
-from drcnn.engine.train import TrainingDiverged, fit
+from drcnn.engine.train import fit
 
 ONE_THREAD = RunOptions(threads=1)
 

@@ -1,0 +1,13 @@
+"""What a run can end with, in a module that loads no torch: a command tells of bad input in no time."""
+
+from __future__ import annotations
+
+__all__ = ["CheckpointError", "TrainingDiverged"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line and names the file."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became infinite or NaN; the message says which one, in which epoch and step."""
