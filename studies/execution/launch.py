@@ -24,7 +24,7 @@ from studies.definition.study import SearchStudy
 from studies.execution.study_run import StudyRun
 from studies.record.launch_request import keep_request, was_launched
 from studies.record.output_folder import prepared_inputs, removed_after_bad_input, study_lock
-from studies.report.console import StudyConsole
+from studies.report.console import StudyConsole, say_phase
 from studies.transfer.datasets import download_datasets, localise
 from studies.transfer.store import open_store
 from studies.transfer.trial_folders import TrialFolders
@@ -49,7 +49,7 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
         StudyError, ConfigError, DataError, FetchError: the request cannot be met; nothing was written.
         KeyboardInterrupt: a signal came; the message says what is kept.
     """
-    began = time.monotonic()
+    began, console = time.monotonic(), StudyConsole()
     _check_local_gpus(request)
     is_kept = request.machines.is_cluster or not request.dry_run
     with (
@@ -64,22 +64,24 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
         folders = TrialFolders(open_store(request.storage, output), datasets)
         plan = Plan(name, overrides, output, inputs, request.margin)
         is_search = isinstance(plan.study, SearchStudy)
+        say_phase("reading the data")
         trials = search_points(plan) if is_search else expand(plan, request.listed_seeds)
-        for line in trials[0].data.said_at_start(trials[0].config.data.source):
-            print(line)
-        if capped := next(filter(None, (counted_detections(trial.config) for trial in trials)), None):
-            print(capped)
+        lines = trials[0].data.said_at_start(trials[0].config.data.source)
+        lines += filter(None, dict.fromkeys(counted_detections(trial.config) for trial in trials))
+        for line in lines:
+            console.out(line, highlight=False)
         with _search_record(plan) if is_search else nullcontext():
             if request.dry_run:
                 from studies.execution.dry_run import print_preview
 
                 print_preview(plan, trials, request, folders)
                 return 0
-            return _run(plan, request, trials, folders, began)
+            return _run(plan, request, trials, folders, console, began)
 
 
-def _run(plan: Plan, request: Request, trials: list[Trial], folders: TrialFolders, began: float) -> int:
-    console = StudyConsole()
+def _run(
+    plan: Plan, request: Request, trials: list[Trial], folders: TrialFolders, console: Console, began: float
+) -> int:
     with study_lock(plan), _cluster(request, folders, trials, console) as allocation:
         folders.store.adopt()
         if not was_launched(plan.folder):

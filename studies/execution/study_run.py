@@ -28,6 +28,7 @@ from studies.record.other_identities import note_on_other_identities
 from studies.record.output_folder import archive
 from studies.record.results import publish_best, write_results
 from studies.record.tracking.addresses import default_uri
+from studies.report.console import say_phase
 from studies.search.confirmation import confirming_count, confirming_trials
 from studies.transfer.trial_folders import TrialFolders
 
@@ -180,7 +181,9 @@ class StudyRun:
                 from studies.resources.connection import connect
 
                 machines = self._request.machines
-                allocation = allocation or stack.enter_context(connect(machines))
+                if allocation is None:
+                    say_phase("starting Ray")
+                    allocation = stack.enter_context(connect(machines))
                 if number == 0:
                     self._check_gpu_memory(allocation)
                 self._folders.offer(remaining if isinstance(remaining, list) else [self._sample])
@@ -283,11 +286,10 @@ class StudyRun:
         try_results(self._console, self._plan, self._table(), self._confirming)
         new = [t for t in self._all() if t.id not in self._reused and self._is_complete(t)]
         lines = outcome_lines(new, list(self._reused.values()), failed)
-        for line in (*lines, *self._budget_lines(len(failed))):
-            self._console.out(line, highlight=False)
+        self._console.out(*lines, *self._budget_lines(len(failed)), sep="\n", highlight=False)
         print_answer(self._console, self._plan.study.title, sentences)
-        for line in next_steps(self._plan, self._uri, trials_link, report_line):
-            self._console.out(line, highlight=False)
+        steps = next_steps(self._plan, self._uri, trials_link, report_line)
+        self._console.out(*steps, sep="\n", highlight=False)
 
     def _budget_lines(self, failed: int) -> list[str]:
         confirming = confirming_count(self._plan, self._request.seeds)

@@ -7,9 +7,15 @@ import sys
 
 from rich.console import Console
 
-__all__ = ["StudyConsole"]
+__all__ = ["StudyConsole", "say_phase"]
 
 FILE_WIDTH = 160  # columns of a file or pipe, which has no width of its own
+
+
+def say_phase(words: str) -> None:
+    """Say what a launch does now, before its table appears, where somebody watches."""
+    if sys.stderr.isatty():
+        print(f"{words} ...", file=sys.stderr, flush=True)
 
 
 class StudyConsole(Console):

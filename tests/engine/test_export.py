@@ -52,7 +52,7 @@ def checkpoint_of(detector: str, tiny_config: Config, folder: Path) -> tuple[Pat
         "detector.score_thr": 0.3,
         # Features that differ from place to place: those of a random backbone hardly do.
         "detector.weights": "digits",
-        "detector.backbone_width": 0.35,
+        "detector.backbone_width": 0.25,
         "detector.norm": "frozen",
     }
     config = tiny_config.with_changes(changes)

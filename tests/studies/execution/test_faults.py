@@ -32,7 +32,7 @@ def trial(make_plan: Callable[..., Plan]) -> Trial:
 class Away(ObjectStore):
     """A store that keeps what it is given, and gives nothing back."""
 
-    def download(self, folder: Path) -> None:
+    def download(self, folder: Path, *, weights: bool = True) -> None:
         raise OSError("AWS Error SERVICE_UNAVAILABLE")
 
 
