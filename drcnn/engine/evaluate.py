@@ -31,9 +31,11 @@ from drcnn.engine.run_options import RunOptions
 from drcnn.engine.workers import from_first, gather, rank, world_size
 
 __all__ = [
+    "BATCH",
     "Metric",
     "Metrics",
     "coco_metrics",
+    "detect_batch",
     "detect_split",
     "evaluate_split",
     "make_metric",
@@ -96,7 +98,7 @@ def detect_split(
     was_training = detector.training
     detector.eval()
     with autocast(device, amp):
-        parts = [_detect_batch(detector, batch.to(device)) for batch in loader]
+        parts = [detect_batch(detector, batch.to(device)) for batch in loader]
     detector.train(was_training)
     # A worker may have had no image at all.
     parts = [part for parts in gather(parts) for part in parts]
@@ -108,7 +110,8 @@ def detect_split(
     return pa.table({"image_id": pa.array(image_ids, pa.string()), **columns})
 
 
-def _detect_batch(detector: DecoupledRCNN, batch: Batch) -> dict[str, NDArray[Any]]:
+def detect_batch(detector: DecoupledRCNN, batch: Batch) -> dict[str, NDArray[Any]]:
+    """Return a batch's detections as columns of a table, with the ``row`` of each one's image."""
     found = detector.detect(batch)
     boxes = found.boxes / batch.scales.repeat(1, 2)[found.image]
     columns = {
