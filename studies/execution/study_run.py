@@ -27,7 +27,7 @@ from studies.record import provenance
 from studies.record.completion import is_complete, to_time, without_unused_seeds
 from studies.record.other_identities import note_on_other_identities
 from studies.record.output_folder import archive
-from studies.record.results import ranked, write_results
+from studies.record.results import publish_best, write_results
 from studies.record.tracking_uri import ui_command
 from studies.search.confirmation import confirming_count, confirming_trials
 from studies.transfer.trial_folders import TrialFolders
@@ -258,13 +258,13 @@ class StudyRun:
     ) -> None:
         """Write the results and close the runs, however the launch ended."""
         files = [*self._write_results(), *reports]
+        best = publish_best(self._plan.folder, self._shown(), self._plan.study.chosen_by)
         try:
             self._folders.store.upload(self._plan.folder)
         except OSError as error:
             logger.warning("--storage: the study's tables cannot be uploaded: %s", error)
-        best = ranked(self._shown(), self._plan.study.chosen_by)[:1]
         note = "\n\n".join((self._plan.study.title, *sentences))
-        tracker.close(status, self._all(), best[0] if best else None, files, note)
+        tracker.close(status, self._all(), best, files, note)
 
     def _write_results(self) -> list[Path]:
         if self._searcher is not None:

@@ -1,8 +1,10 @@
-"""A study's results as a table: ``results.parquet``, one row a trial."""
+"""A study's results: ``results.parquet``, one row a trial, and ``published.json``, its best trial's model."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drcnn.engine.record import read_record
-from drcnn.files import replacing
+from drcnn.files import replacing, write_text
+from drcnn.identity import EVALUATION
+from drcnn.trained_model import CHECKPOINT, PUBLISHED
 from studies.definition.plan import Trial
 
-__all__ = ["ranked", "write_results"]
+__all__ = ["publish_best", "ranked", "write_results"]
 
 
 def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
@@ -23,6 +27,32 @@ def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
     scored = [(trial, record.metric(metric)) for trial, record in records if record.is_finished]
     scored = [(trial, value) for trial, value in scored if not math.isnan(value)]
     return [trial for trial, _ in sorted(scored, key=lambda pair: -pair[1])]
+
+
+def publish_best(folder: Path, trials: Sequence[Trial], metric: str) -> Trial | None:
+    """Name the finished trial of the highest ``metric`` in a study's folder, for ``predict``; return it.
+
+    Of an evaluation, the detector that it evaluates is published, with its settings of inference. Without
+    a finished trial nothing is published.
+    """
+    best = next(iter(ranked(trials, metric)), None)
+    path = folder / PUBLISHED
+    if best is None:
+        path.unlink(missing_ok=True)
+        return None
+    trained = best.model or best
+    there = dict(trained.config.flat())
+    changes = {k: v for k, v in best.config.flat() if k in EVALUATION and v != there[k]}
+    content = {
+        "trial": best.id,
+        "name": best.name,
+        metric: read_record(best.folder).metric(metric),
+        "checkpoint": Path(os.path.relpath(trained.folder / CHECKPOINT, folder)).as_posix(),
+        "changes": changes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=2) + "\n")
+    return best
 
 
 def write_results(path: Path, trials: Sequence[Trial]) -> None:

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from drcnn.data.annotations import Annotations
+from drcnn.data.drawing import draw_box, write_name
 from drcnn.engine.average_precision import score_split
 from studies.analysis.replicates import Replicate
 from studies.report.blocks import Picture
@@ -91,13 +92,13 @@ def _draw(annotations: Annotations, detections: pa.Table, row: int, curve: Float
         image = stored.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(image)
     for box, label in zip(objects * scale, classes, strict=True):
-        pen.rectangle(_clip(box, size), outline="#000000", width=4)
-        pen.rectangle(_clip(box, size, 1), outline=OBJECT, width=2)
-        _write(pen, annotations.classes[label], box, size, OBJECT, is_below=True)
+        draw_box(pen, box, size, "#000000", width=4)
+        draw_box(pen, box, size, OBJECT, width=2, inset=1)
+        write_name(pen, annotations.classes[label], box, size, OBJECT, is_below=True)
     for box, label, score, is_right in zip(boxes * scale, labels, scores, is_correct, strict=True):
         color = FOUND if is_right else WRONG
-        pen.rectangle(_clip(box, size), outline=color, width=3)
-        _write(pen, f"{annotations.classes[label]} {score:.2f}", box, size, color)
+        draw_box(pen, box, size, color)
+        write_name(pen, f"{annotations.classes[label]} {score:.2f}", box, size, color)
     target = io.BytesIO()
     image.quantize(128).save(target, format="PNG", optimize=True)
 
@@ -134,28 +135,3 @@ def _match(
             is_correct[number] = True
             overlaps[:, overlap.argmax()] = 0
     return is_correct
-
-
-def _write(
-    pen: ImageDraw.ImageDraw,
-    text: str,
-    box: Floats,
-    size: tuple[int, int],
-    color: str,
-    *,
-    is_below: bool = False,
-) -> None:
-    """Write above a detection and below an object, so that neither hides the other's text."""
-    font = ImageFont.load_default(size=17)
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    x = min(max(0.0, box[0]), max(0.0, size[0] - right - 6))
-    y = min(box[3], size[1] - bottom - 6.0) if is_below else max(0.0, box[1] - bottom - 6)
-    pen.rectangle((x, y, x + right - left + 6, y + bottom - top + 8), fill=color)
-    pen.text((x + 3, y + 1), text, fill="#000000", font=font)
-
-
-def _clip(box: Floats, size: tuple[int, int], inset: int = 0) -> tuple[float, ...]:
-    """Clip a box, xyxy in pixels, to an image of this width and height, and shrink it by ``inset``."""
-    x1, y1, x2, y2 = box.tolist()
-    left, top = max(0.0, x1) + inset, max(0.0, y1) + inset
-    return left, top, max(left, min(size[0] - 1.0, x2) - inset), max(top, min(size[1] - 1.0, y2) - inset)

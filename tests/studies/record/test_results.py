@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 
 from drcnn.engine.record import write_failed
+from drcnn.trained_model import find_model
 from studies.definition.plan import Plan, expand
-from studies.record.results import ranked, write_results
+from studies.record.results import publish_best, ranked, write_results
 
 
 def test_results_parquet_has_one_row_a_trial(
@@ -25,3 +27,40 @@ def test_results_parquet_has_one_row_a_trial(
     assert rows[1]["val/AP"] == 0.5
     assert rows[2]["error"] == "TrainingDiverged: so it is"
     assert ranked(trials, "val/AP") == [trials[1], trials[0]]
+
+
+def test_the_best_trial_is_published_by_a_path_that_survives_a_move(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan("nms_sweep")
+    trials = expand(plan)[:2]
+    assert publish_best(plan.folder, trials, "val/AP") is None
+    assert not (plan.folder / "published.json").exists()
+    finish(trials[0].folder, [0.3, 0.4])
+    finish(trials[1].folder, [0.3, 0.5])
+    (trials[1].folder / "last.safetensors").touch()
+    assert publish_best(plan.folder, trials, "val/AP") == trials[1]
+    found = find_model(str(plan.folder))
+    assert found.checkpoint.resolve() == (trials[1].folder / "last.safetensors").resolve()
+    assert found.changes == {}
+
+
+def test_of_an_evaluation_the_detector_is_published_with_its_settings(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan("nms_sweep")
+    model = expand(plan)[0]
+    evaluation = replace(
+        model,
+        id="evaluation",
+        model=model,
+        folder=model.folder / "evaluations/1",
+        config=model.config.with_changes({"detector.nms_final": 0.4}),
+    )
+    finish(model.folder, [0.3, 0.4])
+    finish(evaluation.folder, [0.6])
+    (model.folder / "last.safetensors").touch()
+    assert publish_best(plan.folder, [model, evaluation], "val/AP") == evaluation
+    found = find_model(str(plan.folder))
+    assert found.checkpoint.resolve() == (model.folder / "last.safetensors").resolve()
+    assert found.changes == {"detector.nms_final": 0.4}

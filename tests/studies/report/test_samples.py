@@ -35,10 +35,10 @@ def test_objects_are_named_and_those_not_drawn_are_told(
         table = table.set_column(table.column_names.index("score"), "score", pa.array(scores))
         pq.write_table(table, trial.folder / "detections.parquet")
     names: list[tuple[str, bool]] = []
-    draw = sample_images._write
+    draw = sample_images.write_name
     monkeypatch.setattr(
         sample_images,
-        "_write",
+        "write_name",
         lambda *given, is_below=False: names.append((given[1], is_below)) or draw(*given, is_below=is_below),
     )
     text = write(plan, trials)

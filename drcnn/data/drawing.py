@@ -1,0 +1,75 @@
+"""Draw boxes and their names into a picture. Boxes are xyxy in pixels of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["color_of", "draw_box", "draw_detections", "write_name"]
+
+# Okabe and Ito's, which colour-blind people tell apart, without black; bright enough to write on in black.
+COLORS = ("#56b4e9", "#ff8a3d", "#2fc79a", "#f0e442", "#e79ac9", "#6fa8ff", "#ffb000")
+
+Size = tuple[int, int]
+# x1, y1, x2, y2.
+Box = Sequence[float] | NDArray[np.floating]
+
+
+def color_of(label: int) -> str:
+    """Return the colour of a class."""
+    return COLORS[label % len(COLORS)]
+
+
+def draw_detections(
+    image: Image.Image,
+    boxes: Sequence[Box] | NDArray[np.floating],
+    texts: Sequence[str],
+    labels: Sequence[int],
+) -> None:
+    """Draw detections into an image, best first, in the colours of their classes.
+
+    Args:
+        image: RGB; lines and letters grow with it.
+        boxes: [D, 4].
+        texts: D, written above the boxes.
+        labels: D, classes from 0.
+    """
+    pen = ImageDraw.Draw(image)
+    width = max(2, round(max(image.size) / 300))
+    letters = max(12, round(max(image.size) / 45))
+    # The best last, so that it lies above the others.
+    for box, text, label in reversed(list(zip(boxes, texts, labels, strict=True))):
+        draw_box(pen, box, image.size, color_of(label), width=width)
+        write_name(pen, text, box, image.size, color_of(label), letters=letters)
+
+
+def draw_box(
+    pen: ImageDraw.ImageDraw, box: Box, size: Size, color: str, *, width: int = 3, inset: int = 0
+) -> None:
+    """Draw a box, clipped to an image of this (width, height) and shrunk by ``inset`` pixels."""
+    x1, y1, x2, y2 = box
+    left, top = max(0.0, x1) + inset, max(0.0, y1) + inset
+    right, bottom = max(left, min(size[0] - 1.0, x2) - inset), max(top, min(size[1] - 1.0, y2) - inset)
+    pen.rectangle((left, top, right, bottom), outline=color, width=width)
+
+
+def write_name(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    box: Box,
+    size: Size,
+    color: str,
+    *,
+    letters: int = 17,
+    is_below: bool = False,
+) -> None:
+    """Write above a box, or inside at its lower border, in black on the box's colour; never off the image."""
+    font = ImageFont.load_default(size=letters)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    x = min(max(0.0, box[0]), max(0.0, size[0] - right - 6))
+    y = min(box[3], size[1] - bottom - 6.0) if is_below else max(0.0, box[1] - bottom - 6)
+    pen.rectangle((x, y, x + right - left + 6, y + bottom - top + 8), fill=color)
+    pen.text((x + 3, y + 1), text, fill="#000000", font=font)

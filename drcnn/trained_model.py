@@ -1,0 +1,84 @@
+"""Which checkpoint a command's MODEL means: a file, a trial's folder, or a study's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drcnn.config import ConfigError
+
+__all__ = ["CHECKPOINT", "PUBLISHED", "TrainedModel", "find_model"]
+
+# In the folder of a trial.
+CHECKPOINT = "last.safetensors"
+# In the folder of a study: the trial whose model it publishes. Its keys: ``trial`` and ``name``,
+# ``checkpoint``, a path relative to this file, and ``changes``, the settings of inference and evaluation in
+# which an evaluation differs from the training of that checkpoint.
+PUBLISHED = "published.json"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A checkpoint, and how it is to be used.
+
+    Attributes:
+        checkpoint: path of the file.
+        changes: dotted settings of inference and evaluation that replace those of its training.
+    """
+
+    checkpoint: Path
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_model(text: str) -> TrainedModel:
+    """Return what MODEL names.
+
+    Args:
+        text: path of a checkpoint, of a trial's folder, or of a study's folder, whose best trial is meant.
+
+    Raises:
+        ConfigError: there is no such file, or the folder holds no trained model.
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return TrainedModel(path)
+    if not path.is_dir():
+        raise ConfigError(
+            f"{text}: no such file or folder; expected a checkpoint ({CHECKPOINT}), or the folder of a trial "
+            "or of a study"
+        )
+    if (path / CHECKPOINT).is_file():
+        return TrainedModel(path / CHECKPOINT)
+    if (path / PUBLISHED).is_file():
+        return _published(path / PUBLISHED)
+    raise ConfigError(f"{text}: no trained model; {_hint(path)}")
+
+
+def _published(path: Path) -> TrainedModel:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checkpoint, changes = path.parent / content["checkpoint"], dict(content["changes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}); the study's command writes it anew"
+        ) from None
+    if not checkpoint.is_file():
+        raise ConfigError(
+            f"{path}: the best trial's {checkpoint.resolve()} is not here; where the study has a --storage, "
+            "download it from there, or give the path of a checkpoint"
+        )
+    return TrainedModel(checkpoint, changes)
+
+
+def _hint(path: Path) -> str:
+    studies = sorted(file.parent.name for file in path.glob(f"*/{PUBLISHED}"))
+    if studies:
+        return f"it holds the studies {', '.join(studies)}: give {path / studies[0]}"
+    if (path / "config.yaml").is_file():
+        return "its training has not ended an epoch yet"
+    if (path / "request.json").is_file():
+        return "no trial of this study has finished yet, or it is older than published models: run it again"
+    return f"expected a folder with {CHECKPOINT}, as of a trial, or {PUBLISHED}, as of a study"
