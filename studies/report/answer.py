@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from studies.analysis.bootstrap import Difference
+from drcnn.engine.bootstrap import Difference
 from studies.analysis.comparisons import Comparison
 from studies.analysis.paper import Effect, PaperComparison, effects_of_best
 from studies.analysis.replicates import Replicate

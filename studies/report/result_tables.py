@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from drcnn.engine.bootstrap import Difference, mean_interval
 from drcnn.engine.record import LATENCY
-from studies.analysis.bootstrap import Difference, mean_interval
 from studies.analysis.claims import agreement_claim
 from studies.analysis.comparisons import Agreement, Comparison, probability
 from studies.analysis.paper import Effect, PaperComparison
