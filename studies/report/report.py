@@ -16,6 +16,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from drcnn.files import replacing, write_text
+from drcnn.report.blocks import Picture, Table
+from drcnn.report.page import render_page
 from studies.analysis import claims
 from studies.analysis.paper import PaperComparison, agreements, effects_of_best
 from studies.analysis.replicates import load_annotations, setting_labels
@@ -26,7 +28,6 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.report import result_tables
 from studies.report.answer import answer
-from studies.report.blocks import Picture, Table
 from studies.report.charts import forest
 from studies.report.charts import results as result_charts
 from studies.report.charts import search as search_charts
@@ -35,7 +36,7 @@ from studies.report.deviations import deviations
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.mixture import mixture
 from studies.report.origin import origin
-from studies.report.rendering import render_markdown, render_page
+from studies.report.rendering import render_markdown
 
 __all__ = ["write_report"]
 

@@ -10,12 +10,12 @@ from rich.markdown import Markdown
 
 from drcnn.data.annotations import Annotations
 from drcnn.engine.record import read_record
+from drcnn.report.blocks import escape
 from studies.analysis import claims
 from studies.analysis.power import known_spread, measured_spread, sentence
 from studies.analysis.replicates import group_by_setting
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
-from studies.report.blocks import escape
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from drcnn.data.annotations import Annotations
 from drcnn.data.drawing import draw_box, write_name
 from drcnn.engine.average_precision import score_split
+from drcnn.report.blocks import Picture
 from studies.analysis.replicates import Replicate
-from studies.report.blocks import Picture
 
 __all__ = ["LEAST_SCORE", "MOST_IMAGES", "samples"]
 
