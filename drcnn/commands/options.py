@@ -12,9 +12,12 @@ from drcnn.recipes import PROFILES, configured
 if TYPE_CHECKING:
     from drcnn.engine.run_options import RunOptions
 
-__all__ = ["SubCommands", "add_changes", "add_configuration", "configuration", "run_options"]
+__all__ = ["MODEL", "SubCommands", "add_changes", "add_configuration", "configuration", "run_options"]
 
 SubCommands = argparse._SubParsersAction
+
+# What ``drcnn.trained_model`` finds.
+MODEL = "a checkpoint, the folder of a trial, or the folder of a study (its best trial)"
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drcnn.assignments import parse_assignments
-from drcnn.commands.options import SubCommands, add_changes, run_options
+from drcnn.commands.options import MODEL, SubCommands, add_changes, run_options
 from drcnn.config import ConfigError
 from drcnn.trained_model import find_model
 
 if TYPE_CHECKING:
     from drcnn.engine.predict_files import Summary
 
-__all__ = ["MODEL", "add"]
+__all__ = ["add"]
 
-MODEL = "a checkpoint, the folder of a trial, or the folder of a study (its best trial)"
 SCORE = 0.5
 
 

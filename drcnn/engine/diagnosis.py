@@ -2,7 +2,9 @@
 
 It is computed from a split's annotations and stored detections alone::
 
-    diagnosis = diagnose(Annotations.load(prepared.test), pq.read_table("detections.parquet"), "coco")
+    annotations = Annotations.load(prepared.test)
+    judged = judge(annotations, pq.read_table("detections.parquet"), "coco")
+    diagnosis = diagnose(annotations, judged)
     diagnosis.lost["missed"]  # AP at IoU 0.5 that missed objects cost
 
 Figures are fractions of 1. Shape shorthand: K classes, R recalls.
@@ -14,14 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from drcnn.data.annotations import Annotations
 from drcnn.engine.ap_matching import ScoredClass
-from drcnn.engine.average_precision import RECALL_POINTS, Protocol
+from drcnn.engine.average_precision import RECALL_POINTS
 from drcnn.engine.error_types import ErrorType, find_errors
-from drcnn.engine.judged_detections import FOREGROUND_IOU, JudgedDetections, judge
+from drcnn.engine.judged_detections import FOREGROUND_IOU, JudgedDetections
 from drcnn.engine.metrics import AT_IOU, mean_of_present
 
 __all__ = [
@@ -103,20 +104,18 @@ class Diagnosis:
         }
 
 
-def diagnose(annotations: Annotations, detections: pa.Table, protocol: Protocol = "coco") -> Diagnosis:
+def diagnose(annotations: Annotations, judged: JudgedDetections) -> Diagnosis:
     """Find out what is wrong with a split's detections.
 
     Args:
         annotations: the split; it has an object to find.
-        detections: an Arrow table as ``drcnn.engine.evaluate`` describes it.
-        protocol: the metric, as for ``score_split``: which detections are right, and how AP is computed.
+        judged: a detector's detections there.
 
     Raises:
-        ValueError: a detection names an image that the split lacks, or there is no object.
+        ValueError: there is no object.
     """
     if annotations.all_ignore.all():
         raise ValueError("the split has no object to find: nothing can be said about a detector")
-    judged = judge(annotations, detections, protocol)
     errors = find_errors(judged)
     class_ap = judged.split.class_ap()
     score, f1 = best_score(judged)

@@ -58,6 +58,7 @@ class JudgedDetections:
         image: int[D], row of the image.
         label: int[D], class.
         score: float[D].
+        boxes: float[D, 4], xyxy in pixels of the image.
         taken: int[D], the object of O that each finds; -1 for none.
         is_wrong: bool[D], finds none and counts against the detector: not on an object marked ``ignore``.
         near: of the wrong ones.
@@ -71,6 +72,7 @@ class JudgedDetections:
     image: Positions
     label: Positions
     score: NDArray[np.floating]
+    boxes: NDArray[np.float64]
     taken: Positions
     is_wrong: Flags
     near: NearPairs
@@ -111,6 +113,7 @@ def judge(annotations: Annotations, detections: pa.Table, protocol: Protocol = "
         kept.image,
         kept.label.astype(np.intp),
         kept.score,
+        np.concatenate([kept.sides[:, :2], kept.sides[:, :2] + kept.sides[:, 2:]], axis=1),
         taken[kept.row],
         wrong,
         _near(kept, wrong, objects.select(~objects.ignore)),

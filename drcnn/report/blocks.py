@@ -23,9 +23,10 @@ import rich.table
 from markupsafe import Markup
 from rich.text import Text
 
-__all__ = ["MISSING", "Cell", "Picture", "Table", "code", "duration", "escape", "number", "sentence"]
+from drcnn.points import MISSING
 
-MISSING = "–"  # a figure that is not known
+__all__ = ["Cell", "Picture", "Table", "code", "duration", "escape", "number", "sentence"]
+
 # What could open or close markup; underscores and stars do so at the edge of a word only.
 _SPECIAL = re.compile(r"[\\`\[\]~]|(?<!\s)\*|\*(?!\s)|(?<![^\W_])_|_(?![^\W_])")
 # Where a line begins, these are marks of lists, rules, headings, quotes and numbered lists.

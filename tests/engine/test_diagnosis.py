@@ -23,7 +23,7 @@ FOUND = found(
 
 
 def test_figures_of_classes_are_those_of_the_metric() -> None:
-    diagnosis = diagnose(SPLIT, FOUND)
+    diagnosis = diagnose(SPLIT, judge(SPLIT, FOUND))
     metrics = coco_metrics(SPLIT, FOUND)
     ap = dict(zip(diagnosis.classes, diagnosis.ap, strict=True))
     assert {name: ap[name] for name in metrics.per_class} == pytest.approx(metrics.per_class)
@@ -34,13 +34,13 @@ def test_figures_of_classes_are_those_of_the_metric() -> None:
 
 def test_precision_is_the_best_from_each_recall_on() -> None:
     """Cats: right, wrong, right (at IoU 0.5 only), right."""
-    cat = {iou: rows[0] for iou, rows in diagnose(SPLIT, FOUND).precision.items()}
+    cat = {iou: rows[0] for iou, rows in diagnose(SPLIT, judge(SPLIT, FOUND)).precision.items()}
     third = 34  # recalls 0 ... 0.33
     assert cat[0.5][:third] == pytest.approx(1)
     assert cat[0.5][third:] == pytest.approx(3 / 4)
     assert cat[0.75][third:67] == pytest.approx(2 / 4)
     assert cat[0.75][67:] == pytest.approx(0)
-    assert cat[0.5].mean() == pytest.approx(diagnose(SPLIT, FOUND).ap50[0])
+    assert cat[0.5].mean() == pytest.approx(diagnose(SPLIT, judge(SPLIT, FOUND)).ap50[0])
 
 
 def test_confusion_counts_what_is_drawn() -> None:
@@ -74,7 +74,7 @@ def test_images_are_ranked_by_their_own_ap() -> None:
 
 
 def test_everything_is_in_json() -> None:
-    content = json.loads(json.dumps(diagnose(SPLIT, FOUND).to_json(), allow_nan=False))
+    content = json.loads(json.dumps(diagnose(SPLIT, judge(SPLIT, FOUND)).to_json(), allow_nan=False))
     assert content["classes"]["owl"] == {"objects": 0, "AP": None, "AP50": None}
     assert content["confusion"]["score"] == 0.1
     assert content["errors"]["class"]["count"] == 1
@@ -82,5 +82,6 @@ def test_everything_is_in_json() -> None:
 
 
 def test_no_object_says_nothing() -> None:
+    annotations = split([("cat", A)], ignored=[0])
     with pytest.raises(ValueError, match="no object"):
-        diagnose(split([("cat", A)], ignored=[0]), FOUND.slice(0, 1))
+        diagnose(annotations, judge(annotations, FOUND.slice(0, 1)))

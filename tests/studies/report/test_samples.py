@@ -9,8 +9,8 @@ import pytest
 from report_helpers import IMAGES, finish_detector
 
 from drcnn.data.annotations import Annotations
+from drcnn.report import samples as sample_images
 from studies.definition.plan import Plan, expand
-from studies.report.charts import samples as sample_images
 
 MINE = """
 title: One threshold
@@ -25,7 +25,7 @@ def test_objects_are_named_and_those_not_drawn_are_told(
     write: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All objects are found; a third of them with a score too low to be drawn."""
+    """Of three objects two are found; what lies beside the third scores too little to be drawn."""
     plan = planned(MINE)
     trials = expand(plan, 1)
     for trial in trials:
@@ -33,6 +33,8 @@ def test_objects_are_named_and_those_not_drawn_are_told(
         table = pq.read_table(trial.folder / "detections.parquet").slice(0, 3 * IMAGES)
         scores = np.tile([0.9, 0.8, 0.2], IMAGES).astype(np.float32)
         table = table.set_column(table.column_names.index("score"), "score", pa.array(scores))
+        right = table["x2"].to_numpy() + np.tile([0, 0, 100], IMAGES).astype(np.float32)
+        table = table.set_column(table.column_names.index("x2"), "x2", pa.array(right))
         pq.write_table(table, trial.folder / "detections.parquet")
     names: list[tuple[str, bool]] = []
     draw = sample_images.write_name
@@ -43,6 +45,7 @@ def test_objects_are_named_and_those_not_drawn_are_told(
     )
     text = write(plan, trials)
     assert ": 2 of 3 objects found, 0 wrong; with weaker detections too, AP " in text
+    assert "Only detections with a score from 0.80, at which F1 is highest on all validation images" in text
     assert {name for name, is_below in names if is_below} == {"cat", "dog"}
     assert sum(is_below for _, is_below in names) == 8 * 3
     assert sum(not is_below for _, is_below in names) == 8 * 2
