@@ -1,7 +1,8 @@
-"""The ``drcnn`` command: train, evaluate, predict, check data, count complexity and measure speed.
+"""The ``drcnn`` command: train, evaluate, compare, predict, check data, count complexity and measure speed.
 
 drcnn train --data voc:VOC2007 --set training.epochs=4 --output runs/one
 drcnn evaluate runs/one/last.safetensors --data voc:VOC2007
+drcnn compare runs/one runs/two
 drcnn predict runs/one photos/ --output found
 drcnn data check coco:COCO
 drcnn complexity --set detector.variant=decoupled_cascade
@@ -17,7 +18,7 @@ from importlib.metadata import version
 
 import shtab
 
-from drcnn.commands import data, evaluate, predict, settings, speed, train
+from drcnn.commands import compare, data, evaluate, predict, settings, speed, train
 from drcnn.config import ConfigError
 
 __all__ = ["main"]
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"drcnn {version('drcnn')}")
     shtab.add_argument_to(parser, "--print-completion", help="print the shell's completion script")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (train, evaluate, predict, speed, data, settings):
+    for verb in (train, evaluate, compare, predict, speed, data, settings):
         verb.add(commands)
     return parser
 

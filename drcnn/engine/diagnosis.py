@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from drcnn.data.annotations import Annotations
 from drcnn.engine.ap_matching import ScoredClass
-from drcnn.engine.average_precision import RECALL_POINTS
+from drcnn.engine.average_precision import RECALL_POINTS, ScoredSplit
 from drcnn.engine.error_types import ErrorType, find_errors
 from drcnn.engine.judged_detections import FOREGROUND_IOU, JudgedDetections
 from drcnn.engine.metrics import AT_IOU, mean_of_present
@@ -33,6 +33,8 @@ __all__ = [
     "best_score",
     "confusion_matrix",
     "diagnose",
+    "image_curves",
+    "images_to_rank",
     "rank_images",
 ]
 
@@ -183,22 +185,30 @@ def confusion_matrix(judged: JudgedDetections, score: float) -> NDArray[np.intp]
     return matrix
 
 
+def images_to_rank(annotations: Annotations) -> NDArray[np.intp]:
+    """Return int[N], rows of the images: all, or of more than ``MOST_IMAGES`` that many drawn at random."""
+    rows = np.arange(len(annotations))
+    if len(rows) <= MOST_IMAGES:
+        return rows
+    drawn: NDArray[np.intp] = np.sort(np.random.default_rng(0).choice(rows, MOST_IMAGES, replace=False))
+    return drawn
+
+
+def image_curves(split: ScoredSplit, rows: NDArray[np.intp]) -> Floats:
+    """Return float[N, 10], AP on each of these images alone at each IoU threshold; nan without objects."""
+    everything = np.arange(split.images)
+    blocks = np.array_split(rows, max(1, len(rows) // 100))
+    return np.concatenate([split.ap((block[:, None] == everything).astype(float)) for block in blocks])
+
+
 def rank_images(annotations: Annotations, judged: JudgedDetections) -> tuple[NDArray[np.intp], Floats]:
     """Rank the images that have objects by falling AP; of equal AP, a usual number of objects comes first.
-
-    Of a split of more than ``MOST_IMAGES``, that many drawn at random are ranked.
 
     Returns:
         int[N], rows of the images; float[N, 10], AP on each image alone at each IoU threshold.
     """
-    everything = np.arange(len(annotations))
-    rows = everything
-    if len(rows) > MOST_IMAGES:
-        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_IMAGES, replace=False))
-    blocks = np.array_split(rows, max(1, len(rows) // 100))
-    curves = np.concatenate(
-        [judged.split.ap((block[:, None] == everything).astype(float)) for block in blocks]
-    )
+    rows = images_to_rank(annotations)
+    curves = image_curves(judged.split, rows)
     has_objects = ~np.isnan(curves).any(axis=1)
     rows, curves = rows[has_objects], curves[has_objects]
     # Few objects are often all found, or all missed. AP is rounded because sums may differ by 1e-16.

@@ -83,7 +83,7 @@ def confusion_chart(diagnosis: Diagnosis) -> Picture:
     missed, false = int(diagnosis.confusion[:, classes].sum()), int(diagnosis.confusion[classes].sum())
     alt = (
         f"Confusion matrix: {right} objects found, {wrong} taken for another class, {missed} missed; "
-        f"{false} detections of nothing."
+        f"{false} other false detections."
     )
     left_out = (
         f" Only the {len(chosen)} of {classes} classes with the most errors." if len(chosen) < classes else ""

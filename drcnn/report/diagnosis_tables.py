@@ -12,7 +12,7 @@ __all__ = ["classes_table", "errors_table"]
 
 MEANING = {
     "class": "right place, wrong class",
-    "localisation": "right class, wrong place (IoU 0.1 to 0.5)",
+    "localisation": "right class, place off (IoU 0.1-0.5)",
     "both": "wrong class and wrong place",
     "duplicate": "an object that is found already",
     "background": "no object (IoU up to 0.1)",
