@@ -87,7 +87,7 @@ def test_a_failed_download_is_one_line(
         (["train", "--set", "detector.nms_rge=0.8"], "did you mean 'detector.nms_reg'"),
         (["train", "--data", "voc:/nowhere", "--set", "detector.norm=batch"], "/nowhere"),
         (["train", "--profile", "paper"], "--data voc:DIR"),
-        (["evaluate", "/nowhere.safetensors"], "/nowhere.safetensors is not a checkpoint"),
+        (["evaluate", "/nowhere.safetensors"], "/nowhere.safetensors: no such file or folder"),
         (["data", "check", "zip:x"], "unknown data 'zip:x'"),
     ],
 )

@@ -140,6 +140,7 @@ class Picture:
         dark: bytes of the twin; none for a photograph, which serves both.
         alt: what it shows, for those who do not see it; plain text.
         caption: below it; plain text.
+        is_wide: a photograph that takes a line of its own; others stand two by two.
     """
 
     file: str
@@ -147,6 +148,7 @@ class Picture:
     dark: bytes | None
     alt: str
     caption: str
+    is_wide: bool = False
 
     def to_markdown(self) -> Markup:
         """The picture, and its caption as a paragraph."""

@@ -108,7 +108,9 @@ def _drawn(comparison: Comparison, wins: Sequence[Win], name: str) -> list[Pictu
             for side, judged, ap in zip(NAMES, sides, win.ap, strict=True)
         )
         caption = f"{annotations.ids[win.row]}: {found}"
-        pictures.append(photo(f"{name.lower()}_wins_{number}.png", image, f"Image {caption}.", caption))
+        pictures.append(
+            photo(f"{name.lower()}_wins_{number}.png", image, f"Image {caption}.", caption, is_wide=True)
+        )
     return pictures
 
 

@@ -106,7 +106,7 @@ class _PageRenderer(RendererHTML):
         if picture is None:
             return alt
         if picture.dark is None:
-            return _image("photo", picture.light, alt)
+            return _image("wide-photo" if picture.is_wide else "photo", picture.light, alt)
         # Not <picture>: a browser that prints a dark page keeps the source that it chose for the screen.
         return _image("light", picture.light, alt) + _image("dark", picture.dark, alt)
 

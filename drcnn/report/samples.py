@@ -92,11 +92,11 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def photo(file: str, image: Image.Image, alt: str, caption: str) -> Picture:
-    """Return an image as a picture of a page."""
+def photo(file: str, image: Image.Image, alt: str, caption: str, *, is_wide: bool = False) -> Picture:
+    """Return an image as a picture of a page; a wide one takes a line of its own."""
     target = io.BytesIO()
     image.quantize(128).save(target, format="PNG", optimize=True)
-    return Picture(file, target.getvalue(), None, alt, caption)
+    return Picture(file, target.getvalue(), None, alt, caption, is_wide)
 
 
 def _picture(
