@@ -11,6 +11,7 @@ from report_helpers import IMAGES, finish_detector
 from drcnn.data.annotations import Annotations
 from drcnn.report import samples as sample_images
 from studies.definition.plan import Plan, expand
+from studies.report.charts.samples import same_images
 
 MINE = """
 title: One threshold
@@ -49,3 +50,13 @@ def test_objects_are_named_and_those_not_drawn_are_told(
     assert {name for name, is_below in names if is_below} == {"cat", "dog"}
     assert sum(is_below for _, is_below in names) == 8 * 3
     assert sum(not is_below for _, is_below in names) == 8 * 2
+
+
+def test_every_trial_gets_the_same_images(planned: Callable[..., Plan], annotations: Annotations) -> None:
+    trials = expand(planned(MINE), 1)
+    for trial, blur in zip(trials, (0.1, 4), strict=True):
+        finish_detector(trial, annotations, blur=blur)
+    first, second = map(same_images, trials)
+    assert list(first) == list(second) == ["1.png", "2.png", "3.png"]
+    assert first["1.png"].size == second["1.png"].size
+    assert first["1.png"].tobytes() != second["1.png"].tobytes()
