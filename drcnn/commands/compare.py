@@ -49,7 +49,9 @@ def _compare(options: argparse.Namespace) -> int:
     )
 
     a, b = ([read_trial(path) for path in paths] for paths in sides)
-    changes = {} if options.data is None else {"data.source": options.data}
+    changes: dict[str, str | None] = {} if options.data is None else {"data.source": options.data}
+    if a[0].judged == "val":  # also where the data has got a test split since
+        changes["data.test_split"] = None
     data = a[0].config.with_changes(changes).data
     with TemporaryDirectory(prefix="drcnn-") as spare:
         own = a[0].folder / "data"
