@@ -41,8 +41,8 @@ from scipy import stats
 
 from benchmarks.seed_splits import MIN_SEEDS, calibrate_on_seeds, replicated_settings
 from drcnn.engine.average_precision import RECALL_POINTS, ScoredClass, ScoredSplit
+from drcnn.engine.bootstrap import Resampled, paired_bootstrap, resample
 from drcnn.engine.metrics import IOU_THRESHOLDS
-from studies.analysis.bootstrap import Resampled, paired_bootstrap, resample
 from studies.analysis.verdicts import is_within
 from studies.definition.errors import StudyError
 from studies.definition.metrics import MARGIN
@@ -185,7 +185,10 @@ def _detector(
         rows = order[all_labels[order] == number]
         correct = overlap[rows] >= IOU_THRESHOLDS[:, None]
         ignored = np.zeros_like(correct)
-        classes.append(ScoredClass(all_images[rows], correct, ignored, image[label == number], score[rows]))
+        objects = image[label == number]
+        # Which object each one finds is nowhere asked for.
+        nothing = np.full(len(rows), -1)
+        classes.append(ScoredClass(all_images[rows], correct, ignored, objects, score[rows], rows, nothing))
     return ScoredSplit(IMAGES, RECALL_POINTS["coco"], tuple(classes))
 
 

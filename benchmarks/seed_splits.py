@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from studies.analysis.bootstrap import LEVEL, Resampled, mean_difference
+from drcnn.engine.bootstrap import LEVEL, Resampled, mean_difference
 from studies.analysis.replicates import Setting, group_by_setting
 from studies.analysis.verdicts import Verdict, verdict
 from studies.definition.plan import Plan, expand

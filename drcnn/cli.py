@@ -1,7 +1,8 @@
-"""The ``drcnn`` command: train, evaluate, predict, export, check data, count complexity and measure speed.
+"""The ``drcnn`` command: train, evaluate, compare, predict and export detectors, check data, measure speed.
 
 drcnn train --data voc:VOC2007 --set training.epochs=4 --output runs/one
-drcnn evaluate runs/one/last.safetensors --data voc:VOC2007
+drcnn evaluate runs/one --data voc:VOC2007
+drcnn compare runs/one runs/two
 drcnn predict runs/one photos/ --output found
 drcnn export runs/one --output detector.onnx
 drcnn data check coco:COCO
@@ -18,7 +19,7 @@ from importlib.metadata import version
 
 import shtab
 
-from drcnn.commands import data, evaluate, export, predict, settings, speed, train
+from drcnn.commands import compare, data, evaluate, export, predict, settings, speed, train
 from drcnn.config import ConfigError
 from drcnn.plain_text import allow_any_terminal
 
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"drcnn {version('drcnn')}")
     shtab.add_argument_to(parser, "--print-completion", help="print the shell's completion script")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for verb in (train, evaluate, predict, export, data, settings, speed):
+    for verb in (train, evaluate, compare, predict, export, data, settings, speed):
         verb.add(commands)
     return parser
 

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from drcnn.engine.metrics import COCO_DETECTIONS, IOU_THRESHOLDS
 
-__all__ = ["COCO_AREAS", "Boxes", "Detections", "Objects", "ScoredClass", "match_coco", "match_voc07"]
+__all__ = [
+    "COCO_AREAS",
+    "Boxes",
+    "Detections",
+    "Objects",
+    "ScoredClass",
+    "match_coco",
+    "match_voc07",
+    "near_pairs",
+]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -41,12 +50,14 @@ class Boxes:
     """N boxes of a split.
 
     Attributes:
+        row: int[N], of the table of detections, or of all boxes of the annotations.
         label: int[N], class.
         image: int[N], row of the image.
         sides: float[N, 4], x1, y1, width and height in pixels.
         area: float[N], square pixels.
     """
 
+    row: Positions
     label: NDArray[np.integer[Any]]
     image: Positions
     sides: Floats
@@ -89,6 +100,8 @@ class ScoredClass:
         ignored: bool[T, D], counts neither for nor against; all others count as wrong.
         objects: int[number of objects to find], row of the image of each.
         score: float[D], never rising.
+        row: int[D], of the table of detections.
+        taken: int[D], the object that each finds at IoU 0.5, a row of the annotations' boxes; -1: none.
     """
 
     image: Positions
@@ -96,6 +109,8 @@ class ScoredClass:
     ignored: Flags
     objects: Positions
     score: NDArray[np.floating[Any]]
+    row: Positions
+    taken: Positions
 
 
 def match_coco(
@@ -121,7 +136,7 @@ def match_coco(
     detections = detections.select(_rank_in_image(detections.image) < COCO_DETECTIONS)
     # Of equal overlaps pycocotools takes the last object, argmax the first.
     objects = objects.select(np.arange(len(objects.image))[::-1])
-    detection, target, overlap = _near_pairs(detections, objects, objects.ignore)
+    detection, target, overlap = near_pairs(detections, objects, objects.ignore)
     ignore = objects.ignore | _is_outside(objects.area, areas)
     is_near = overlap >= COCO_THRESHOLDS[:, None]
     # Overlaps are 0.5 to 1, so those with ignored objects come last. A quarter is exact: it keeps ties.
@@ -129,6 +144,7 @@ def match_coco(
 
     correct = np.zeros((len(areas), len(COCO_THRESHOLDS), len(detections.image)), dtype=np.bool_)
     ignored = np.zeros_like(correct)
+    taken = np.full((len(areas), len(detections.image)), -1)
     free = np.ones((*correct.shape[:2], len(objects.image)), dtype=np.bool_)
     ranges, thresholds = np.ogrid[: free.shape[0], : free.shape[1]]
     places = np.unique(detection)
@@ -141,10 +157,19 @@ def match_coco(
         is_ignored = ignore[ranges, matched]
         correct[..., place] = is_matched & ~is_ignored
         ignored[..., place] = is_matched & is_ignored
+        taken[:, place] = np.where(correct[:, 0, place], objects.row[matched[:, 0]], -1)
         free[ranges, thresholds, matched] &= ~is_matched | objects.ignore[matched]
     ignored |= ~correct & _is_outside(detections.area, areas)[:, None]
     return [
-        ScoredClass(detections.image, correct[at], ignored[at], objects.image[~ignore[at]], detections.score)
+        ScoredClass(
+            detections.image,
+            correct[at],
+            ignored[at],
+            objects.image[~ignore[at]],
+            detections.score,
+            detections.row,
+            taken[at],
+        )
         for at in range(len(areas))
     ]
 
@@ -157,7 +182,7 @@ def match_voc07(detections: Detections, objects: Objects) -> ScoredClass:
     """
     # Of equal overlaps the first is taken: an object to find.
     objects = objects.select(np.argsort(objects.ignore, kind="stable"))
-    detection, target, overlap = _near_pairs(detections, objects, np.zeros_like(objects.ignore))
+    detection, target, overlap = near_pairs(detections, objects, np.zeros_like(objects.ignore))
     order = np.lexsort((-overlap, detection))
     best = order[np.unique(detection[order], return_index=True)[1]]
     detection, target, overlap = detection[best], target[best], overlap[best]
@@ -170,11 +195,22 @@ def match_voc07(detections: Detections, objects: Objects) -> ScoredClass:
         # Of the detections near an object, the first takes it.
         first = np.unique(target[candidates], return_index=True)[1]
         correct[at, detection[candidates][first]] = True
-    return ScoredClass(detections.image, correct, ignored, objects.image[~objects.ignore], detections.score)
+    taken = np.full(len(detections.image), -1)
+    taken[detection] = np.where(correct[0, detection], objects.row[target], -1)
+    to_find = objects.image[~objects.ignore]
+    return ScoredClass(detections.image, correct, ignored, to_find, detections.score, detections.row, taken)
 
 
-def _near_pairs(detections: Boxes, objects: Boxes, crowd: Flags) -> tuple[Positions, Positions, Floats]:
-    """Return the pairs that reach the lowest IoU threshold, by detection and then in the order of objects.
+def near_pairs(
+    detections: Boxes, objects: Boxes, crowd: Flags, least: float = 0.5
+) -> tuple[Positions, Positions, Floats]:
+    """Return the pairs of an image that overlap enough, by detection and then in the order of objects.
+
+    Args:
+        detections: of whatever class.
+        objects: likewise.
+        crowd: bool[G], the objects of which any part may be overlapped.
+        least: the lowest overlap, for matching the lowest IoU threshold.
 
     Returns:
         int[P], the detection; int[P], the object; float[P], their overlap.
@@ -189,7 +225,7 @@ def _near_pairs(detections: Boxes, objects: Boxes, crowd: Flags) -> tuple[Positi
         offset = np.repeat(first[rows] - count[rows].cumsum() + count[rows], count[rows])
         target = by_image[np.arange(len(detection)) + offset]
         overlap = _overlap(detections.sides[detection], objects.sides[target], crowd[target])
-        near = overlap >= IOU_THRESHOLDS[0]
+        near = overlap >= least
         blocks.append((detection[near], target[near], overlap[near]))
     paired, targets, overlaps = (np.concatenate(column) for column in zip(*blocks, strict=True))
     return paired, targets, overlaps

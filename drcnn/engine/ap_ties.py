@@ -55,5 +55,7 @@ def copy_tied(scored: ScoredClass, most: int) -> tuple[ScoredClass, NDArray[np.i
         correct=scored.correct[:, rows],
         ignored=scored.ignored[:, rows],
         score=scored.score[rows],
+        row=scored.row[rows],
+        taken=scored.taken[rows],
     )
     return copied, copy

@@ -54,6 +54,7 @@ __all__ = [
     "ScoredSplit",
     "coco_metrics",
     "figures",
+    "ranked_boxes",
     "score_split",
     "voc07_metrics",
 ]
@@ -186,8 +187,7 @@ def score_split(annotations: Annotations, detections: pa.Table, protocol: Protoc
     """
     if protocol == "coco":
         return _score_coco(annotations, detections, {"all": COCO_AREAS["all"]})["all"]
-    by_class = _boxes_by_class(annotations, detections)
-    classes = tuple(match_voc07(*boxes) for boxes in by_class)
+    classes = tuple(match_voc07(*boxes) for boxes in _boxes_by_class(annotations, detections))
     return ScoredSplit(len(annotations), RECALL_POINTS[protocol], classes)
 
 
@@ -203,8 +203,12 @@ def _score_coco(
     }
 
 
-def _boxes_by_class(annotations: Annotations, detections: pa.Table) -> Iterator[tuple[Detections, Objects]]:
-    """Yield the detections, by falling score, and the objects of each class."""
+def ranked_boxes(annotations: Annotations, detections: pa.Table) -> tuple[Detections, Objects]:
+    """Return the detections, by falling score, and the objects of all classes.
+
+    Raises:
+        ValueError: a detection names an image that the split lacks.
+    """
     row_of = {image_id: row for row, image_id in enumerate(annotations.ids)}
     ids = detections["image_id"].to_pylist()
     if unknown := set(ids) - row_of.keys():
@@ -213,16 +217,23 @@ def _boxes_by_class(annotations: Annotations, detections: pa.Table) -> Iterator[
     label, score = detections["label"].to_numpy(), detections["score"].to_numpy()
     sides = _with_sizes(np.stack([detections[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1))
     # Of equal scores the earlier image ranks first, then the earlier row.
-    ranked = Detections(label, image, sides, sides[:, 2] * sides[:, 3], score).select(
+    ranked = Detections(np.arange(len(ids)), label, image, sides, sides[:, 2] * sides[:, 3], score).select(
         np.lexsort((image, -score))
     )
     objects = Objects(
+        np.arange(len(annotations.all_labels)),
         annotations.all_labels,
         np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets)),
         _with_sizes(annotations.all_boxes),
         annotations.all_areas.astype(float),
         annotations.all_ignore,
     )
+    return ranked, objects
+
+
+def _boxes_by_class(annotations: Annotations, detections: pa.Table) -> Iterator[tuple[Detections, Objects]]:
+    """Yield the detections, by falling score, and the objects of each class."""
+    ranked, objects = ranked_boxes(annotations, detections)
     for number in range(len(annotations.classes)):
         yield ranked.select(ranked.label == number), objects.select(objects.label == number)
 

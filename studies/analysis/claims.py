@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from studies.analysis.bootstrap import LEVEL
+from drcnn.engine.bootstrap import LEVEL
 from studies.analysis.comparisons import Agreement, Comparison
 from studies.analysis.paper import Effect
 from studies.analysis.replicates import Setting

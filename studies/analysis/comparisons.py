@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from studies.analysis.bootstrap import Difference, mean_difference
+from drcnn.engine.bootstrap import Difference, mean_difference
 from studies.analysis.replicates import Setting
 from studies.analysis.verdicts import Verdict, is_within, verdict
 from studies.definition.metrics import points

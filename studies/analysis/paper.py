@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from drcnn.engine.average_precision import METRICS
-from studies.analysis.bootstrap import Difference, mean_difference
+from drcnn.engine.bootstrap import Difference, mean_difference
 from studies.analysis.comparisons import Agreement, holm, kendall
 from studies.analysis.replicates import Setting, setting_labels
 from studies.analysis.verdicts import Verdict, verdict

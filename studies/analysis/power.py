@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from studies.analysis.bootstrap import LEVEL, Resampled
+from drcnn.engine.bootstrap import LEVEL, Resampled
 
 __all__ = ["MOST_SEEDS", "Spread", "half_width", "known_spread", "measured_spread", "seeds_for", "sentence"]
 

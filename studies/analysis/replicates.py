@@ -17,12 +17,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.engine import ap_matching, ap_ties, average_precision, metrics
+from drcnn.engine import ap_matching, ap_ties, average_precision, bootstrap, metrics
 from drcnn.engine.average_precision import METRICS, score_split
+from drcnn.engine.bootstrap import Resampled, resample
 from drcnn.engine.record import TrialRecord, read_record
 from drcnn.files import replacing
-from studies.analysis import bootstrap
-from studies.analysis.bootstrap import Resampled, resample
 from studies.definition.labels import labels
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial

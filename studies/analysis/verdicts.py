@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from studies.analysis.bootstrap import LEVEL, Difference
+from drcnn.engine.bootstrap import LEVEL, Difference
 
 __all__ = ["Verdict", "is_within", "verdict"]
 

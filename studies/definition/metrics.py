@@ -6,13 +6,11 @@ A key is the split and the name. What a study chooses by is always of ``val``; w
 
 from __future__ import annotations
 
-import math
-
 from drcnn.engine.metrics import AT_IOU
+from drcnn.points import MISSING, points
 
 __all__ = ["MARGIN", "METRICS", "MISSING", "SPLITS", "key_of", "points"]
 
-MISSING = "–"
 # The images that a figure is of, in words.
 SPLITS = {"val": "validation images", "test": "test images"}
 # What a study may be judged by: metrics that every split has, and of which the statistics know the spread.
@@ -28,14 +26,3 @@ def key_of(name: str, split: str) -> str:
     'test/AP50'
     """
     return f"{split}/{name}"
-
-
-def points(value: float, *, signed: bool = False) -> str:
-    """A fraction as the paper prints it; a dash for one that is not known.
-
-    >>> points(0.5664), points(-0.012, signed=True), points(math.nan)
-    ('56.6', '-1.2', '–')
-    """
-    if math.isnan(value):
-        return MISSING
-    return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"

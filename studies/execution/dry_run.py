@@ -12,11 +12,11 @@ from functools import partial
 import torch
 
 from drcnn.engine.record import read_record
+from drcnn.report.blocks import duration
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request, budget_text
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete, to_time
-from studies.report.blocks import duration
 from studies.report.terminal import print_power
 from studies.resources.budget import followers, simulate
 from studies.resources.slots import Allocation, NodeShape, allocate

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.live import Live
 
 from drcnn.engine.record import Status
+from drcnn.report.blocks import Table
 from studies.definition.metrics import MISSING, key_of, points
 from studies.definition.plan import Trial
-from studies.report.blocks import Table
 
 __all__ = ["Progress"]
 

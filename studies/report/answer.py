@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from studies.analysis.bootstrap import Difference
+from drcnn.engine.bootstrap import Difference
+from drcnn.report.blocks import duration
 from studies.analysis.comparisons import Comparison
 from studies.analysis.paper import Effect, PaperComparison, effects_of_best
 from studies.analysis.replicates import Replicate
 from studies.analysis.verdicts import Verdict
 from studies.definition.metrics import points
 from studies.definition.study import SearchStudy
-from studies.report.blocks import duration
 from studies.report.facts import ReportFacts
 
 __all__ = ["answer"]

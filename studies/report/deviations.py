@@ -14,13 +14,13 @@ from drcnn.config import Config
 from drcnn.identity import WITHOUT_EFFECT
 from drcnn.presets import expand
 from drcnn.recipes import recipe
+from drcnn.report.blocks import Cell, Table
 from drcnn.variants import VARIANTS
 from studies.definition.labels import label, value_text
 from studies.definition.paper_tables import paper_rows, row_of
 from studies.definition.plan import Plan
 from studies.definition.settings import Changes
 from studies.definition.study import SearchStudy, Study
-from studies.report.blocks import Cell, Table
 
 __all__ = ["deviations"]
 

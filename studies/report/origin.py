@@ -6,12 +6,12 @@ import platform
 from collections.abc import Sequence
 from importlib import metadata
 
+from drcnn.report.blocks import Cell, Table
 from studies.analysis.replicates import Replicate
 from studies.definition.metrics import MISSING, points
 from studies.definition.plan import Plan
 from studies.record import provenance
 from studies.record.launch_request import as_typed, launch_command
-from studies.report.blocks import Cell, Table
 
 __all__ = ["origin"]
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from drcnn.files import replacing, write_text
+from drcnn.report.blocks import Picture, Table
+from drcnn.report.page import render_page
 from studies.analysis import claims
 from studies.analysis.paper import PaperComparison, agreements, effects_of_best
 from studies.analysis.replicates import load_annotations, setting_labels
@@ -26,16 +28,15 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.report import result_tables
 from studies.report.answer import answer
-from studies.report.blocks import Picture, Table
 from studies.report.charts import forest
 from studies.report.charts import results as result_charts
 from studies.report.charts import search as search_charts
-from studies.report.charts.samples import LEAST_SCORE, MOST_IMAGES, samples
 from studies.report.deviations import deviations
+from studies.report.diagnosis import diagnosis_section
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.mixture import mixture
 from studies.report.origin import origin
-from studies.report.rendering import render_markdown, render_page
+from studies.report.rendering import render_markdown
 
 __all__ = ["write_report"]
 
@@ -104,7 +105,7 @@ def _sections(facts: ReportFacts) -> dict[str, object]:
         "papers": [_paper(table, facts.margin) for table in facts.tables],
         "curves": _curves(facts),
         "search": _search(facts) if isinstance(plan.study, SearchStudy) else None,
-        "samples": _samples(facts),
+        "diagnosis": diagnosis_section(facts),
         "cost": result_tables.cost_table([*facts.models, *facts.replicates]),
         "deviations": deviations(plan, data, facts.tables[0].data if facts.tables else ""),
         "origin": origin(plan, facts.replicates),
@@ -209,16 +210,3 @@ def _search(facts: ReportFacts) -> dict[str, object]:
         "has_importance": bool(shares),
         "front": front,
     }
-
-
-def _samples(facts: ReportFacts) -> dict[str, object]:
-    """Images that the best setting's detector did best, and worst, on; none without its detections."""
-    replicates = facts.best.replicates if facts.best else ()
-    replicate = next((replicate for replicate in replicates if replicate.resampled), None)
-    annotations = load_annotations(replicate.trial.data.judged_table) if replicate else None
-    if replicate is None or annotations is None:
-        return {}
-    best, worst = samples(replicate, annotations)
-    drawn = MOST_IMAGES if len(annotations) > MOST_IMAGES else 0
-    name, score = replicate.trial.name, LEAST_SCORE
-    return {"trial": name, "min_score": score, "drawn": drawn, "best": best, "worst": worst}

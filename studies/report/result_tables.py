@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from drcnn.engine.bootstrap import Difference, mean_interval
 from drcnn.engine.record import LATENCY
-from studies.analysis.bootstrap import Difference, mean_interval
+from drcnn.report.blocks import Cell, Table, number
 from studies.analysis.claims import agreement_claim
 from studies.analysis.comparisons import Agreement, Comparison, probability
 from studies.analysis.paper import Effect, PaperComparison
@@ -16,7 +17,6 @@ from studies.analysis.replicates import Replicate, Setting
 from studies.analysis.verdicts import Verdict
 from studies.definition.metrics import MISSING, SPLITS, points
 from studies.definition.paper_tables import FIGURES, PaperRow
-from studies.report.blocks import Cell, Table, number
 from studies.report.facts import ReportFacts
 
 __all__ = [

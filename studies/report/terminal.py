@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 
 from drcnn.data.annotations import Annotations
 from drcnn.engine.record import read_record
+from drcnn.report.blocks import Table, escape
 from drcnn.trained_model import PUBLISHED
 from studies.analysis import claims
 from studies.analysis.power import known_spread, measured_spread, sentence
@@ -19,7 +20,6 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.record.launch_request import as_typed
 from studies.record.tracking.addresses import ui_command
-from studies.report.blocks import Table, escape
 from studies.report.facts import ReportFacts, gather_facts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table

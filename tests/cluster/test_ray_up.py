@@ -31,9 +31,7 @@ base:
   detector.fpn_channels: 16
   detector.fc_width: 32
   detector.rpn_pre_nms_train: 60
-  detector.rpn_pre_nms_test: 60
   detector.rpn_post_nms_train: 40
-  detector.rpn_post_nms_test: 40
   detector.roi_samples: 16
 """
 # Ray Train's own 2 s are waited at every report.

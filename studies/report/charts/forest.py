@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from drcnn.report.blocks import Picture
+from drcnn.report.chart_style import Theme, draw, draw_legend, in_points
 from studies.analysis.replicates import Setting
 from studies.analysis.verdicts import Verdict
 from studies.definition.metrics import points
-from studies.report.blocks import Picture
-from studies.report.charts.style import Theme, draw, draw_legend, in_points
 from studies.report.facts import MAX_BEST, ReportFacts
 
 __all__ = ["ForestRow", "forest_chart", "forest_rows"]

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from drcnn.engine.metrics import IOU_THRESHOLDS, mean_of_present
+from drcnn.report.blocks import Picture
+from drcnn.report.chart_style import MARKERS, MAX_CURVES, Theme, draw, draw_legend, in_points
 from studies.analysis.replicates import Setting
 from studies.definition.metrics import points
-from studies.report.blocks import Picture
-from studies.report.charts.style import MARKERS, MAX_CURVES, Theme, draw, draw_legend, in_points
 
 __all__ = ["ap_by_epoch", "ap_over_iou"]
 

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from drcnn.report.blocks import Picture
+from drcnn.report.chart_style import Theme, draw, draw_legend, in_points
 from studies.analysis.replicates import Replicate
 from studies.definition.labels import parameter_name, value_text
 from studies.definition.metrics import points
-from studies.report.blocks import Picture
-from studies.report.charts.style import Theme, draw, draw_legend, in_points
 
 __all__ = ["front_chart", "history_chart", "importance_chart", "parallel_chart"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from studies.analysis.bootstrap import Difference
+from drcnn.engine.bootstrap import Difference
 from studies.analysis.claims import agreement_claim, effects_claim
 from studies.analysis.comparisons import Agreement, holm, kendall
 from studies.analysis.paper import Effect, RowAndSetting, agreements, join_paper

@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from bootstrap_helpers import CURVE, IMAGES, detector, setting
 from scipy import stats
 
-from studies.analysis.bootstrap import Difference, Resampled, paired_bootstrap
+from drcnn.engine.bootstrap import Difference, Resampled, paired_bootstrap
 from studies.analysis.claims import best_claim, seeds_claim
 from studies.analysis.comparisons import (
     Comparison,
@@ -17,6 +16,7 @@ from studies.analysis.comparisons import (
     kendall,
 )
 from studies.analysis.verdicts import Verdict, is_within
+from tests.engine.bootstrap_helpers import CURVE, IMAGES, detector, setting
 
 
 def test_holm_as_in_the_textbook() -> None:

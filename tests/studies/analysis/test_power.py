@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bootstrap_helpers import CURVE
 
 from drcnn.engine.average_precision import METRICS
-from studies.analysis.bootstrap import Resampled, mean_difference
+from drcnn.engine.bootstrap import Resampled, mean_difference
 from studies.analysis.power import (
     MOST_SEEDS,
     Spread,
@@ -20,6 +19,7 @@ from studies.analysis.power import (
     seeds_for,
     sentence,
 )
+from tests.engine.bootstrap_helpers import CURVE
 
 IMAGES = 300
 DRAWS = 300

@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bootstrap_helpers import CURVE, IMAGES
 from study_helpers import assignments, epoch
 
 from benchmarks.calibration import main
 from benchmarks.seed_splits import METRICS, calibrate_on_seeds, splits
 from drcnn.data.annotations import Annotations
 from drcnn.data.prepare import prepare
-from studies.analysis.bootstrap import Resampled
+from drcnn.engine.bootstrap import Resampled
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Request, resolve
 from studies.definition.trial import Inputs
 from studies.record.launch_request import keep_request
+from tests.engine.bootstrap_helpers import CURVE, IMAGES
 
 STUDY = """
 title: One setting, many seeds

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from drcnn.data.prepare import PreparedData
+from drcnn.report.blocks import Cell, Table
 from studies.definition.plan import Plan
 from studies.definition.request import Request, resolve
 from studies.definition.study_file import catalogue
 from studies.definition.trial import Inputs
-from studies.report.blocks import Cell, Table
 from studies.report.deviations import deviations
 from studies.report.rendering import render_markdown
 

@@ -15,8 +15,8 @@ from report_helpers import finish_detector
 
 from drcnn.data.annotations import Annotations
 from drcnn.engine.average_precision import score_split
+from drcnn.engine.bootstrap import mean_interval, resample
 from drcnn.engine.record import read_record, write_failed
-from studies.analysis.bootstrap import mean_interval, resample
 from studies.analysis.comparisons import compare_best
 from studies.analysis.replicates import Replicate, Setting, group_by_setting
 from studies.analysis.verdicts import Verdict

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bootstrap_helpers import CURVE, IMAGES, detector, setting
 
 from drcnn.engine.average_precision import ScoredClass, ScoredSplit
-from studies.analysis.bootstrap import Difference, Resampled, mean_interval, paired_bootstrap, resample
+from drcnn.engine.bootstrap import Difference, Resampled, mean_interval, paired_bootstrap, resample
 from studies.analysis.comparisons import compare_best, compare_with_baseline
+
+from .bootstrap_helpers import CURVE, IMAGES, detector, setting
 
 
 def test_mean_interval_is_students() -> None:
@@ -30,8 +31,9 @@ def test_one_value_has_no_interval() -> None:
 def split_of(correct: list[bool], images: list[int]) -> ScoredSplit:
     """One class and as many objects as detections, each right at all thresholds or wrong at all."""
     flags = np.tile(np.array(correct), (10, 1))
+    rows = np.arange(len(images))
     scored = ScoredClass(
-        np.array(images), flags, np.zeros_like(flags), np.array(images), score=-np.arange(len(images))
+        np.array(images), flags, np.zeros_like(flags), np.array(images), -rows, rows, np.full_like(rows, -1)
     )
     return ScoredSplit(max(images) + 1, np.linspace(0, 1, 101), (scored,))
 

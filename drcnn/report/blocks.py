@@ -24,7 +24,7 @@ from markupsafe import Markup
 from rich.cells import cell_len
 from rich.text import Text
 
-from studies.definition.metrics import MISSING
+from drcnn.points import MISSING
 
 __all__ = ["Cell", "Picture", "Table", "code", "duration", "escape", "number", "sentence"]
 
@@ -172,6 +172,7 @@ class Picture:
         dark: bytes of the twin; none for a photograph, which serves both.
         alt: what it shows, for those who do not see it; plain text.
         caption: below it; plain text.
+        is_wide: a photograph that takes a line of its own; others stand two by two.
     """
 
     file: str
@@ -179,6 +180,7 @@ class Picture:
     dark: bytes | None
     alt: str
     caption: str
+    is_wide: bool = False
 
     def to_markdown(self) -> Markup:
         """The picture, and its caption as a paragraph."""

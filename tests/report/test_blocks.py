@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from studies.report.blocks import Cell, Table, escape
-from studies.report.rendering import render_page
+from drcnn.report.blocks import Cell, Table, escape
+from drcnn.report.page import render_page
 
 ERROR = "cannot open <a href='x'> `y` | **z** ![p](http://x/p.png) [q](http://x)"
 TABLE = Table(

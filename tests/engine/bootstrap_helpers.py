@@ -8,8 +8,8 @@ from typing import cast
 import numpy as np
 
 from drcnn.engine.average_precision import METRICS
+from drcnn.engine.bootstrap import Resampled
 from drcnn.engine.record import Status, TrialRecord
-from studies.analysis.bootstrap import Resampled
 from studies.analysis.replicates import Replicate, Setting
 from studies.definition.plan import Trial
 

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from studies.report.blocks import Picture
+from drcnn.report.blocks import Picture
 
 __all__ = ["MARKERS", "MAX_CURVES", "Theme", "draw", "draw_legend", "in_points"]
 

@@ -1,0 +1,1 @@
+"""What a person reads: tables, charts, images with their detections, and pages of them."""

@@ -1,0 +1,38 @@
+"""What is wrong with the best setting's detector: classes, errors by type, confusions and sample images."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+
+from drcnn.engine.diagnosis import MOST_IMAGES, diagnose
+from drcnn.engine.judged_detections import judge
+from drcnn.report.diagnosis_charts import confusion_chart, precision_recall_chart
+from drcnn.report.diagnosis_tables import classes_table, errors_table
+from drcnn.report.samples import HOW_DRAWN, best_and_worst
+from studies.analysis.replicates import load_annotations
+from studies.report.facts import ReportFacts
+
+__all__ = ["diagnosis_section"]
+
+
+def diagnosis_section(facts: ReportFacts) -> dict[str, object]:
+    """Return what the templates tell of one detector of the best setting; nothing without its detections."""
+    replicates = facts.best.replicates if facts.best else ()
+    replicate = next((replicate for replicate in replicates if replicate.resampled), None)
+    annotations = load_annotations(replicate.trial.data.judged_table) if replicate else None
+    if replicate is None or annotations is None:
+        return {}
+    detections = pq.read_table(replicate.trial.folder / "detections.parquet")
+    judged = judge(annotations, detections, replicate.trial.config.evaluation.metric)
+    diagnosis = diagnose(annotations, judged)
+    best, worst = best_and_worst(annotations, judged, diagnosis.score)
+    return {
+        "trial": replicate.trial.name,
+        "tables": [errors_table(diagnosis), classes_table(diagnosis)],
+        "charts": [precision_recall_chart(diagnosis), confusion_chart(diagnosis)],
+        "how_drawn": HOW_DRAWN,
+        "min_score": f"{diagnosis.score:.2f}",
+        "drawn": MOST_IMAGES if len(annotations) > MOST_IMAGES else 0,
+        "best": best,
+        "worst": worst,
+    }
