@@ -123,7 +123,7 @@ def recipe(profile: str, source: str, *, chooses: bool = False) -> dict[str, Any
 
     Args:
         profile: one of ``PROFILES``.
-        source: 'digits', 'voc:DIR', 'coco:DIR' or 'yolo:DIR' (``drcnn.data.layouts`` recognises a format).
+        source: 'digits', 'voc:DIR', 'coco:DIR' or 'yolo:DIR' (drcnn.data.formats.layouts finds a format).
         chooses: whether it is for a search, which needs a validation split.
 
     Raises:

@@ -181,7 +181,8 @@ def test_download_names_the_command_to_go_on_with(
 ) -> None:
     asked = []
     monkeypatch.setattr(
-        "drcnn.data.download.download", lambda archives, output, report: asked.append((archives, output))
+        "drcnn.data.files.download.download",
+        lambda archives, output, report: asked.append((archives, output)),
     )
     assert main(["data", "download", "voc", "--output", str(tmp_path / "a b")]) == 0
     ((archives, output),) = asked

@@ -27,7 +27,7 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     from drcnn.data.annotations import Annotations
-    from drcnn.data.convert import write_coco
+    from drcnn.data.files.convert import write_coco
     from drcnn.data.prepare import prepare
 
     config = configuration(options)

@@ -28,7 +28,7 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 
 
 def _download(options: argparse.Namespace) -> int:
-    from drcnn.data.download import ARCHIVES, download
+    from drcnn.data.files.download import ARCHIVES, download
 
     download(ARCHIVES[options.name], options.output, partial(print, file=sys.stderr, flush=True))
     folders = "+".join(str(options.output / folder) for folder in FOLDERS[options.name])

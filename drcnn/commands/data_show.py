@@ -31,8 +31,8 @@ def _show(options: argparse.Namespace) -> int:
     if options.output.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output {options.output}: expected a picture ({', '.join(SUFFIXES)})")
     from drcnn.data.annotations import Annotations
+    from drcnn.data.files.sheet import sheet
     from drcnn.data.prepare import prepare
-    from drcnn.data.sheet import sheet
 
     config = configuration(options)
     with TemporaryDirectory(prefix="drcnn-") as cache:

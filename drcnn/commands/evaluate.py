@@ -44,7 +44,7 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from drcnn.data.layouts import resolve_source
+    from drcnn.data.formats.layouts import resolve_source
 
     model = find_model(options.model)
     changes = {**model.changes, **parse_assignments(options.changes)}
@@ -75,7 +75,7 @@ def _detect(
     checkpoint: Path, config: Config, classes: list[str], split: str
 ) -> tuple[Annotations, Evaluation]:
     from drcnn.data.annotations import Annotations, DataError
-    from drcnn.data.classes import matched
+    from drcnn.data.formats.classes import matched
     from drcnn.engine.inference import evaluate_checkpoint
 
     try:

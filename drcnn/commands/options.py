@@ -51,7 +51,7 @@ def configuration(options: argparse.Namespace) -> Config:
         ConfigError: a setting is unknown or out of its range.
         DataError: there is no such folder, or its format is not known.
     """
-    from drcnn.data.layouts import resolve_source
+    from drcnn.data.formats.layouts import resolve_source
 
     source = resolve_source(options.data)
     return configured(options.profile, source, parse_assignments(options.changes))

@@ -52,7 +52,7 @@ def _score(text: str) -> float:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from drcnn.data.picture_files import find_pictures
+    from drcnn.data.files.picture_files import find_pictures
 
     pictures = find_pictures(options.inputs, without=options.output)
     model = find_model(options.model)

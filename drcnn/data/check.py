@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.checks import unusable, warnings_across_splits, warnings_of_split
-from drcnn.data.classes import renumbered
 from drcnn.data.faults import DataFaults
-from drcnn.data.sources import open_source, split_names
+from drcnn.data.formats.classes import renumbered
+from drcnn.data.formats.sources import open_source, split_names
 from drcnn.data.warnings import DataWarning
 
 __all__ = ["Checked", "check"]

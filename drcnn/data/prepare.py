@@ -18,11 +18,11 @@ from drcnn import split_shares
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.checks import unusable, warnings_across_splits, warnings_of_split
-from drcnn.data.classes import matched
 from drcnn.data.faults import DataFaults
-from drcnn.data.folders import all_files
+from drcnn.data.formats.classes import matched
+from drcnn.data.formats.folders import all_files
+from drcnn.data.formats.sources import Source, open_source, split_names
 from drcnn.data.prepared import PreparedData
-from drcnn.data.sources import Source, open_source, split_names
 from drcnn.data.warnings import count_warnings, total
 
 __all__ = ["PreparedData", "prepare", "prepare_judged"]
@@ -141,5 +141,5 @@ def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:
 
 def _code_stamp() -> str:
     """A hash of the code that makes tables, so that none of an older version is reused."""
-    paths = [*sorted(Path(__file__).parent.glob("*.py")), Path(split_shares.__file__)]
+    paths = [*sorted(Path(__file__).parent.rglob("*.py")), Path(split_shares.__file__)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from drcnn.data.annotations import DataError
-from drcnn.data.drawing import draw_detections
+from drcnn.data.files.drawing import draw_detections
+from drcnn.data.files.picture_files import PictureFile
+from drcnn.data.files.prediction_files import LabelledPicture, write_coco, write_labels
+from drcnn.data.files.video import frames, writing
 from drcnn.data.images import decode
-from drcnn.data.picture_files import PictureFile
-from drcnn.data.prediction_files import LabelledPicture, write_coco, write_labels
-from drcnn.data.video import frames, writing
 from drcnn.engine.evaluate import BATCH
 from drcnn.engine.predict import Prediction, Predictor
 

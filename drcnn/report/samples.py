@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from drcnn.data.annotations import Annotations
-from drcnn.data.drawing import draw_box, png, scaled, write_name
+from drcnn.data.files.drawing import draw_box, png, scaled, write_name
 from drcnn.engine.diagnosis import rank_images
 from drcnn.engine.judged_detections import JudgedDetections
 from drcnn.report.blocks import Picture

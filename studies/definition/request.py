@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from drcnn.data.layouts import resolve_source
+from drcnn.data.formats.layouts import resolve_source
 from studies.definition.errors import StudyError
 from studies.definition.metrics import MARGIN
 from studies.definition.overrides import Overrides, check_assignments, parse_weights

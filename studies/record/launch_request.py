@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from drcnn.data.folders import joined_folders
+from drcnn.data.formats.folders import joined_folders
 from drcnn.files import write_text
 from studies.definition.errors import StudyError
 from studies.definition.metrics import MARGIN

@@ -17,7 +17,7 @@ from filelock import FileLock
 from pyarrow import fs
 
 from drcnn.data.annotations import DataError
-from drcnn.data.folders import joined_folders
+from drcnn.data.formats.folders import joined_folders
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.transfer.retry import with_retries
 from studies.transfer.store import open_uri

@@ -234,7 +234,13 @@ def test_readme_makes_nothing_in_the_checkout() -> None:
 
 
 def test_what_git_ignores_is_not_sent_and_all_else_is(tmp_path: Path) -> None:
-    kept = {".gitignore", "drcnn/data/voc.py", "studies/results.py", "cluster/gpu.yaml", "provenance.json"}
+    kept = {
+        ".gitignore",
+        "drcnn/data/formats/voc.py",
+        "studies/results.py",
+        "cluster/gpu.yaml",
+        "provenance.json",
+    }
     ignored = {"VOCdevkit/VOC2007/a.jpg", "results/a", "runs/a", "mlflow.dump", ".venv/a", "drcnn.egg-info/a"}
     for name in kept | ignored:
         (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from drcnn.cli import main
 from drcnn.data.annotations import DataError
-from drcnn.data.picture_files import find_pictures
+from drcnn.data.files.picture_files import find_pictures
 from drcnn.data.prepare import PreparedData
 from drcnn.engine.predict import Predictor
 from drcnn.engine.predict_files import predict_files
@@ -111,7 +111,7 @@ def test_a_video_gets_its_boxes_frame_by_frame(
     tiny_checkpoint: Path, tiny_data: PreparedData, tmp_path: Path
 ) -> None:
     pytest.importorskip("av")
-    from drcnn.data import video
+    from drcnn.data.files import video
 
     rng = np.random.default_rng(0)
     source = tmp_path / "clip.avi"

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageColor, ImageDraw
 
 from drcnn.data.annotations import Annotations, Record
-from drcnn.data.drawing import color_of, draw_box, png, scaled
-from drcnn.data.sheet import IGNORED, sheet
+from drcnn.data.files.drawing import color_of, draw_box, png, scaled
+from drcnn.data.files.sheet import IGNORED, sheet
 
 
 def table(tmp_path: Path, images: int = 12) -> Annotations:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from drcnn.data.folders import files_in, image_files, split_folders
+from drcnn.data.formats.folders import files_in, image_files, split_folders
 
 __all__ = ["Pair", "Pairs", "find_pairs", "label_faults"]
 

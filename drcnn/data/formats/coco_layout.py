@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from drcnn.data.annotations import DataError
-from drcnn.data.folders import as_split
+from drcnn.data.formats.folders import as_split
 
 __all__ = [
     "LOOKED_FOR",

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.faults import Box, DataFaults, size_fault
+from drcnn.data.formats.label_pairs import Pair
 from drcnn.data.images import inspect
-from drcnn.data.label_pairs import Pair
 
 __all__ = ["Objects", "read_pairs"]
 

@@ -1,4 +1,4 @@
-"""Read COCO's annotation files (``drcnn.data.coco_layout`` says which).
+"""Read COCO's annotation files (``drcnn.data.formats.coco_layout`` says which).
 
 Category ids become labels 0, 1, 2, ... in ascending order; ``Annotations.category_ids`` maps them back.
 Categories of one name are one class, as Roboflow's exports need, whose root may be named like a class.
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.data.annotations import Annotations, DataError, Record
-from drcnn.data.coco_file import list_of, read_json, value_of
-from drcnn.data.coco_layout import find_files, image_path, without_root
 from drcnn.data.faults import Box, DataFaults, checked_box, looks_normalised, size_fault
+from drcnn.data.formats.coco_file import list_of, read_json, value_of
+from drcnn.data.formats.coco_layout import find_files, image_path, without_root
 from drcnn.data.images import ImageFile, inspect
 
 __all__ = ["read_coco"]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import Box, DataFaults, checked_box
-from drcnn.data.label_pairs import Pair
-from drcnn.data.labelled_images import Objects, read_pairs
+from drcnn.data.formats.label_pairs import Pair
+from drcnn.data.formats.labelled_images import Objects, read_pairs
 
 __all__ = ["read_yolo"]
 

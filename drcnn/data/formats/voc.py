@@ -8,9 +8,9 @@ from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.faults import DataFaults, size_fault
-from drcnn.data.folders import IMAGE_SUFFIXES, distinct_names
+from drcnn.data.formats.folders import IMAGE_SUFFIXES, distinct_names
+from drcnn.data.formats.voc_xml import VocFile, class_names, parse, read_objects, read_text
 from drcnn.data.images import inspect
-from drcnn.data.voc_xml import VocFile, class_names, parse, read_objects, read_text
 
 __all__ = ["VOC_CLASSES", "read_voc"]
 

@@ -13,7 +13,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from drcnn.data.annotations import DataError
-from drcnn.data.unpack import unpack
+from drcnn.data.files.unpack import unpack
 
 __all__ = ["ARCHIVES", "Archive", "download"]
 

@@ -10,8 +10,8 @@ from pycocotools.coco import COCO
 
 from drcnn.data.annotations import DataError
 from drcnn.data.faults import DataFaults
-from drcnn.data.prediction_files import LabelledPicture, write_coco, write_labels
-from drcnn.data.voc import read_voc
+from drcnn.data.files.prediction_files import LabelledPicture, write_coco, write_labels
+from drcnn.data.formats.voc import read_voc
 
 CLASSES = ("cup", "tea & cake")
 

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError, Record
-from drcnn.data.convert import write_coco
+from drcnn.data.files.convert import write_coco
 from drcnn.data.prepare import PreparedData, prepare
 
 Configure = Callable[..., DataConfig]

@@ -1,6 +1,6 @@
-"""Read VOC's XML where it lies beside the images, or in a folder next to theirs (``drcnn.data.label_pairs``).
+"""Read VOC's XML beside the images, or in a folder next to theirs (``drcnn.data.formats.label_pairs``).
 
-Boxes are read as in a VOCdevkit (``drcnn.data.voc_xml``): labelImg and its like count pixels from 1.
+Boxes are read as in a VOCdevkit (``drcnn.data.formats.voc_xml``): labelImg and its like count pixels from 1.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import DataFaults
-from drcnn.data.label_pairs import Pair
-from drcnn.data.labelled_images import Objects, read_pairs
-from drcnn.data.voc_xml import class_names, parse, read_objects
+from drcnn.data.formats.label_pairs import Pair
+from drcnn.data.formats.labelled_images import Objects, read_pairs
+from drcnn.data.formats.voc_xml import class_names, parse, read_objects
 
 __all__ = ["find_classes", "read_xml_pairs"]
 

@@ -7,9 +7,9 @@ from PIL import Image
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import DataFaults
-from drcnn.data.label_pairs import Pair
-from drcnn.data.yolo import read_yolo
-from drcnn.data.yolo_layout import find_yolo
+from drcnn.data.formats.label_pairs import Pair
+from drcnn.data.formats.yolo import read_yolo
+from drcnn.data.formats.yolo_layout import find_yolo
 
 
 def read(

@@ -8,8 +8,8 @@ from PIL import Image
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import DataFaults
+from drcnn.data.formats.voc import VOC_CLASSES, read_voc
 from drcnn.data.loader import trainable_rows
-from drcnn.data.voc import VOC_CLASSES, read_voc
 
 MakeVoc = Callable[..., Path]
 DOG = ("dog", (11, 21, 31, 41))

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.coco import read_coco
 from drcnn.data.faults import DataFaults
+from drcnn.data.formats.coco import read_coco
 from drcnn.data.loader import trainable_rows
 from drcnn.data.warnings import DataWarning
 

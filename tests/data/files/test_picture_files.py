@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drcnn.data.annotations import DataError
-from drcnn.data.picture_files import find_pictures
+from drcnn.data.files.picture_files import find_pictures
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from drcnn.data.annotations import DataError
 from drcnn.data.faults import DataFaults
-from drcnn.data.voc_xml import VocObjects, class_names, parse, read_objects
+from drcnn.data.formats.voc_xml import VocObjects, class_names, parse, read_objects
 
 
 def write(tmp_path: Path, content: str | bytes) -> Path:

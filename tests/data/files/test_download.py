@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 
 from drcnn.data.annotations import DataError
-from drcnn.data.download import ARCHIVES, Archive, download
+from drcnn.data.files.download import ARCHIVES, Archive, download
 
 CONTENT = bytes(range(256)) * 4000
 

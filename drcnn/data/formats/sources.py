@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drcnn.config import DataConfig
-from drcnn.data import coco, coco_layout, digits, voc, voc_pairs, yolo, yolo_layout
+from drcnn.data import digits
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.classes import concatenated
 from drcnn.data.faults import DataFaults
-from drcnn.data.folders import as_split, distinct_names, joined_folders
-from drcnn.data.label_pairs import Pair, Pairs, find_pairs, label_faults
-from drcnn.data.layouts import FORMATS, has_lists, not_of_format, resolve_source
+from drcnn.data.formats import coco, coco_layout, voc, voc_pairs, yolo, yolo_layout
+from drcnn.data.formats.classes import concatenated
+from drcnn.data.formats.folders import as_split, distinct_names, joined_folders
+from drcnn.data.formats.label_pairs import Pair, Pairs, find_pairs, label_faults
+from drcnn.data.formats.layouts import FORMATS, has_lists, not_of_format, resolve_source
 from drcnn.split_shares import split_of, split_shares
 
 __all__ = ["Source", "open_source", "split_names"]

@@ -14,9 +14,9 @@ from PIL import Image
 
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.layouts import resolve_source
+from drcnn.data.formats.layouts import resolve_source
+from drcnn.data.formats.voc import VOC_CLASSES
 from drcnn.data.prepare import PreparedData, prepare
-from drcnn.data.voc import VOC_CLASSES
 
 Configure = Callable[..., DataConfig]
 

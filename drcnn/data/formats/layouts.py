@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drcnn.data import coco_layout, yolo_layout
 from drcnn.data.annotations import DataError
-from drcnn.data.folders import joined_folders
-from drcnn.data.label_pairs import find_pairs
+from drcnn.data.formats import coco_layout, yolo_layout
+from drcnn.data.formats.folders import joined_folders
+from drcnn.data.formats.label_pairs import find_pairs
 
 __all__ = ["FORMATS", "has_lists", "not_of_format", "resolve_source"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from drcnn.data.annotations import Annotations
-from drcnn.data.drawing import color_of, draw_box, scaled, write_name
+from drcnn.data.files.drawing import color_of, draw_box, scaled, write_name
 
 __all__ = ["sheet"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from drcnn.data.annotations import DataError
-from drcnn.data.folders import files_in, image_files
-from drcnn.data.label_pairs import Pair, Pairs, find_pairs
+from drcnn.data.formats.folders import files_in, image_files
+from drcnn.data.formats.label_pairs import Pair, Pairs, find_pairs
 
 __all__ = ["LOOKED_FOR", "YoloFolder", "find_yolo"]
 

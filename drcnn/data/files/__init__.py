@@ -1,0 +1,1 @@
+"""Pictures, videos and whole data sets as files: drawn, listed, written, downloaded."""
