@@ -165,3 +165,16 @@ def test_check_of_a_damaged_folder_says_what_training_does(
     out = capsys.readouterr().out
     assert out.splitlines()[1].startswith("fault: ")
     assert out.splitlines()[-1].startswith(f"voc:{voc}: 1 fault; training refuses the data")
+
+
+def test_a_run_is_used_from_another_folder_and_started_from_on_its_own_data(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(voc.parent)
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["train", "--data", voc.name, "--output", str(first), "--set", *TINY]) == 0
+    monkeypatch.chdir(tmp_path / "..")
+    assert main(["evaluate", str(first)]) == 0
+    run = ["--output", str(second), "--set", "training.epochs=1"]
+    assert main(["train", "--from", str(first), *run]) == 0
+    assert f"source: voc:{voc}" in (second / "config.yaml").read_text()

@@ -80,7 +80,7 @@ def _table(counts: list[ClassCounts]) -> Iterator[str]:
     names = ["all" if row.name is None else row.name for row in counts]
     width = min(max(len("class"), *map(len, names)), 15)
     yield f"{'class':{width}}  {'split':5}  {'images':>6}  {'objects':>7}  {'ignored':>7}  " + (
-        f"{'width (px)':>14}  {'height (px)':>14}"
+        f"{'width 25-75%':>14}  {'height 25-75%':>14}"
     )
     for name, row in zip(names, counts, strict=True):
         yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drcnn.assignments import parse_assignments
@@ -16,6 +17,7 @@ __all__ = [
     "DATA_HELP",
     "MODEL",
     "SubCommands",
+    "absolute_source",
     "add_changes",
     "add_configuration",
     "configuration",
@@ -40,7 +42,7 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
 def add_configuration(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a whole configuration: profile, data and changes."""
     parser.add_argument("--profile", choices=PROFILES, default="laptop")
-    parser.add_argument("--data", default="digits", help=DATA_HELP)
+    parser.add_argument("--data", help=f"{DATA_HELP} (digits)")
     add_changes(parser)
 
 
@@ -51,10 +53,24 @@ def configuration(options: argparse.Namespace) -> Config:
         ConfigError: a setting is unknown or out of its range.
         DataError: there is no such folder, or its format is not known.
     """
+    source = absolute_source(options.data or "digits")
+    return configured(options.profile, source, parse_assignments(options.changes))
+
+
+def absolute_source(text: str) -> str:
+    """Return data with its format, ``voc:DIR``, and whole paths: a run is used from other folders too.
+
+    Raises:
+        DataError: there is no such folder, or its format is not known.
+    """
+    from drcnn.data.formats.folders import joined_folders
     from drcnn.data.formats.layouts import resolve_source
 
-    source = resolve_source(options.data)
-    return configured(options.profile, source, parse_assignments(options.changes))
+    form, colon, where = resolve_source(text).partition(":")
+    if not where:
+        return f"{form}{colon}"
+    folders = (str(Path(folder).expanduser().absolute()) for folder in joined_folders(where))
+    return f"{form}:{'+'.join(folders)}"
 
 
 def run_options() -> RunOptions:

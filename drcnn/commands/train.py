@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.assignments import parse_assignments
-from drcnn.commands.options import MODEL, SubCommands, add_configuration, configuration, run_options
+from drcnn.commands.options import (
+    MODEL,
+    SubCommands,
+    absolute_source,
+    add_configuration,
+    configuration,
+    run_options,
+)
 from drcnn.commands.progress import StepProgress
 from drcnn.config import Config, ConfigError
 from drcnn.recipes import configured
@@ -26,8 +33,8 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
         "--from",
         dest="start",
         metavar="MODEL|coco",
-        help="start from a whole detector and take over its settings: 'coco' (torchvision's Faster R-CNN), "
-        f"or {MODEL}",
+        help="start from a whole detector: 'coco' (torchvision's Faster R-CNN), or, with its settings and "
+        f"data, {MODEL}",
     )
     train.add_argument(
         "--on-bad-data",
@@ -96,16 +103,20 @@ def _exists(source: str) -> bool:
 
 
 def _configuration_from(options: argparse.Namespace) -> Config:
-    """The configuration of ``--from``: the detector is that which it starts from, but for ``--set``."""
+    """The configuration of ``--from``: detector and data are those which it starts from, unless given."""
     from drcnn.engine.checkpoint import read_state
 
+    source = None if options.data is None else absolute_source(options.data)
     changes: dict[str, Any] = {"training.init": "coco"}
     if options.start != "coco":
         checkpoint = find_model(options.start).checkpoint.resolve()
-        theirs = Config.from_yaml(read_state(checkpoint).config).flat()
-        changes = {key: value for key, value in theirs if key.startswith("detector.")}
+        theirs = dict(Config.from_yaml(read_state(checkpoint).config).flat())
+        changes = {key: value for key, value in theirs.items() if key.startswith("detector.")}
         changes["training.init"] = str(checkpoint)
-    whole = configured(options.profile, options.data, changes)
+        source = source or theirs["data.source"]
+    if source is None:
+        raise ConfigError("--from coco: which data? give --data DIR, or --data digits")
+    whole = configured(options.profile, source, changes)
     return whole.with_changes(parse_assignments(options.changes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -121,6 +122,8 @@ def next_steps(plan: Plan, tracking_uri: str, trials_link: str, report_line: str
     )
     if (plan.folder / PUBLISHED).exists():
         model, found = (shlex.quote(as_typed(path)) for path in (plan.folder, plan.folder / "found"))
+        name = json.loads((plan.folder / PUBLISHED).read_text(encoding="utf-8"))["name"]
+        lines.append(f"Published, as of the highest {plan.study.chosen_by}: {name}")
         lines.append(f"Detect: drcnn predict {model} IMAGES --output {found}")
     return lines
 

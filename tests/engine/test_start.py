@@ -179,6 +179,8 @@ def test_weights_are_asked_for_before_anything_is_prepared(
     monkeypatch.setattr(torch.hub, "urlopen", unreachable)
     run = ["--output", str(tmp_path / "run")]
     assert main(["train", "--from", "coco", *run]) == 2
+    assert "which data? give --data DIR" in capsys.readouterr().err
+    assert main(["train", "--from", "coco", "--data", "digits", *run]) == 2
     assert "training.init = 'coco': the download failed" in capsys.readouterr().err
     settings = ["detector.backbone_width=1", "detector.weights=imagenet"]
     assert main(["train", "--set", *settings, *run]) == 2

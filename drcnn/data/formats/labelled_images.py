@@ -59,7 +59,15 @@ def read_pairs(
         except DataError as error:
             faults.add([str(error)])
             continue
-        objects = read(pair, image.size) if pair.label.is_file() else Objects()
+        if pair.label.is_file():
+            objects = read(pair, image.size)
+        else:
+            objects = Objects()
+            faults.warn(
+                "images without a label file, read as without objects",
+                f"{path}: has no label file ({pair.label.name}), so is read as an image without objects; "
+                "move it out if only nobody has labelled it yet",
+            )
         if faults.add([*size_fault(path, image, objects.stated, str(pair.label)), *objects.faults]):
             continue
         faults.warn_of_image(path, image, objects.stated)

@@ -57,6 +57,8 @@ def not_of_format(folder: Path, form: str) -> DataError:
 
 
 def _form_of(text: str, source: str) -> str:
+    if text.startswith(("http://", "https://", "ftp://")):
+        raise DataError(f"--data {source}: addresses are not read; download the data and give the folder")
     if "://" in text:
         raise DataError(f"--data {source}: say the format of a folder in an object store, as in voc:{text}")
     folder = Path(text).expanduser()

@@ -81,7 +81,8 @@ def test_a_launch_ends_with_commands_that_a_shell_takes(
         "MLflow: mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db' --host 127.0.0.1 --port 5000",
         "  then open http://127.0.0.1:5000/#/x",
     ]
-    words = shlex.split(lines[3])
+    assert lines[3] == f"Published, as of the highest val/AP: {trial.name}"
+    words = shlex.split(lines[4])
     assert words[:5] == ["Detect:", "drcnn", "predict", str(plan.folder), "IMAGES"]
     assert (
         next_steps(plan, "http://head:5000", "http://head:5000/#/x", "")[1] == "MLflow: http://head:5000/#/x"
