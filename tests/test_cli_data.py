@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from drcnn.cli import main
+from drcnn.config import Config
 
 TINY = [
     "detector.backbone_width=0.25",
@@ -177,4 +178,5 @@ def test_a_run_is_used_from_another_folder_and_started_from_on_its_own_data(
     assert main(["evaluate", str(first)]) == 0
     run = ["--output", str(second), "--set", "training.epochs=1"]
     assert main(["train", "--from", str(first), *run]) == 0
-    assert f"source: voc:{voc}" in (second / "config.yaml").read_text()
+    config = Config.from_yaml((second / "config.yaml").read_text(encoding="utf-8"))
+    assert config.data.source == f"voc:{voc}"
