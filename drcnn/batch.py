@@ -6,6 +6,7 @@ P proposals per image (padded), R RoIs of the whole batch, K foreground classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -35,6 +36,38 @@ class Batch:
     keys: Tensor
     boxes: Tensor
     labels: Tensor
+
+    @classmethod
+    def padded(
+        cls,
+        images: Sequence[Tensor],
+        scales: Sequence[tuple[float, float]],
+        targets: Sequence[tuple[Tensor, Tensor]],
+        *,
+        rows: Sequence[int],
+        keys: Sequence[int],
+        height: int,
+        width: int,
+    ) -> Batch:
+        """Pad N images to one shape, and their ground truth to one count.
+
+        Args:
+            images: each uint8[3, h, w].
+            scales: each (x, y), from the original image to this one.
+            targets: each float32[G, 4] boxes, xyxy in pixels of the image, and int64[G] labels.
+            rows: of the images in their table.
+            keys: one an image.
+            height: of all padded images, in pixels; ``width`` likewise.
+        """
+        count, most = len(images), max(len(labels) for _, labels in targets)
+        pixels = torch.zeros(count, 3, height, width, dtype=torch.uint8)
+        boxes, labels = torch.zeros(count, most, 4), torch.full((count, most), -1)
+        for index, (image, (own_boxes, own_labels)) in enumerate(zip(images, targets, strict=True)):
+            pixels[index, :, : image.shape[1], : image.shape[2]] = image
+            boxes[index, : len(own_boxes)] = own_boxes
+            labels[index, : len(own_labels)] = own_labels
+        sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.float32)
+        return cls(pixels, sizes, torch.tensor(scales), torch.tensor(rows), torch.tensor(keys), boxes, labels)
 
     def __len__(self) -> int:
         return len(self.images)

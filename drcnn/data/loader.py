@@ -173,25 +173,17 @@ class _Images(Dataset[Any]):
             return error
 
     def _collate(self, annotations: Annotations, plan: BatchPlan) -> Batch:
-        count = len(plan.rows)
         keys = [image_key(self.seed, self.epoch, row) for row in plan.rows]
-        images = torch.zeros(count, 3, plan.height, plan.width, dtype=torch.uint8)
-        sizes, scales = torch.zeros(count, 2), torch.zeros(count, 2)
-        targets: list[tuple[Tensor, Tensor]] = []
-        for index, (row, key) in enumerate(zip(plan.rows, keys, strict=True)):
-            image, scale, boxes, labels = self._load(annotations, row, key)
-            height, width = image.shape[-2:]
-            images[index, :, :height, :width] = image
-            sizes[index] = torch.tensor([height, width])
-            scales[index] = torch.tensor(scale)
-            targets.append((boxes, labels))
-        most = max(len(labels) for _, labels in targets)
-        boxes = torch.zeros(count, most, 4)
-        labels = torch.full((count, most), -1)
-        for index, (image_boxes, image_labels) in enumerate(targets):
-            boxes[index, : len(image_boxes)] = image_boxes
-            labels[index, : len(image_labels)] = image_labels
-        return Batch(images, sizes, scales, torch.tensor(plan.rows), torch.tensor(keys), boxes, labels)
+        loaded = [self._load(annotations, row, key) for row, key in zip(plan.rows, keys, strict=True)]
+        return Batch.padded(
+            [image for image, _, _, _ in loaded],
+            [scale for _, scale, _, _ in loaded],
+            [(boxes, labels) for _, _, boxes, labels in loaded],
+            rows=plan.rows,
+            keys=keys,
+            height=plan.height,
+            width=plan.width,
+        )
 
     def _load(
         self, annotations: Annotations, row: int, key: int

@@ -131,16 +131,21 @@ def _pixels(image: NDArray[np.uint8] | str | Path) -> Tensor:
 
 
 def _batch(pixels: Sequence[Tensor], sizes: NDArray[np.int64], plan: BatchPlan) -> Batch:
-    """Resize the images of a plan and pad them, as the loader does; there is no ground truth."""
-    count = len(plan.rows)
-    images = torch.zeros(count, 3, plan.height, plan.width, dtype=torch.uint8)
-    no_boxes = torch.zeros(0, 4)
-    scales = torch.zeros(count, 2)
-    for index, row in enumerate(plan.rows):
+    """Resize the images of a plan and pad them; there is no ground truth."""
+    nothing = torch.zeros(0, 4), torch.zeros(0).long()
+    images, scales = [], []
+    for row in plan.rows:
         width, height = sizes[row].tolist()
-        images[index, :, :height, :width], _ = resize(pixels[row], no_boxes, (width, height))
-        scales[index] = torch.tensor([width / pixels[row].shape[2], height / pixels[row].shape[1]])
-    rows = torch.tensor(plan.rows)
-    heights_widths = torch.from_numpy(sizes[list(plan.rows)]).flip(1).float()
-    keys, boxes, labels = torch.zeros_like(rows), torch.zeros(count, 0, 4), torch.zeros(count, 0).long()
-    return Batch(images, heights_widths, scales, rows, keys, boxes, labels)
+        image, _ = resize(pixels[row], nothing[0], (width, height))
+        images.append(image)
+        scales.append((width / pixels[row].shape[2], height / pixels[row].shape[1]))
+    count = len(images)
+    return Batch.padded(
+        images,
+        scales,
+        [nothing] * count,
+        rows=plan.rows,
+        keys=[0] * count,
+        height=plan.height,
+        width=plan.width,
+    )
