@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from drcnn.commands.evaluate import prepare_split
-from drcnn.commands.options import SubCommands
+from drcnn.commands.options import SubCommands, absolute_source
 from drcnn.config import ConfigError
 
 __all__ = ["add"]
@@ -49,7 +49,9 @@ def _compare(options: argparse.Namespace) -> int:
     )
 
     a, b = ([read_trial(path) for path in paths] for paths in sides)
-    changes: dict[str, str | None] = {} if options.data is None else {"data.source": options.data}
+    changes: dict[str, str | None] = (
+        {} if options.data is None else {"data.source": absolute_source(options.data)}
+    )
     if a[0].judged == "val":  # also where the data has got a test split since
         changes["data.test_split"] = None
     data = a[0].config.with_changes(changes).data

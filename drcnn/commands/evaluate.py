@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from drcnn.assignments import parse_assignments
-from drcnn.commands.options import DATA_HELP, MODEL, SubCommands, add_changes, run_options
+from drcnn.commands.options import DATA_HELP, MODEL, SubCommands, absolute_source, add_changes, run_options
 from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.trained_model import find_model
 
@@ -44,12 +44,10 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from drcnn.data.formats.layouts import resolve_source
-
     model = find_model(options.model)
     changes = {**model.changes, **parse_assignments(options.changes)}
     if options.data is not None:
-        changes["data.source"] = resolve_source(options.data)
+        changes["data.source"] = absolute_source(options.data)
     from drcnn.engine.checkpoint import read_state
 
     state = read_state(model.checkpoint)

@@ -99,7 +99,9 @@ def _refuse_other_settings(output: Path, before: Config, now: Config) -> None:
 
 
 def _exists(source: str) -> bool:
-    return Path(source.partition(":")[2].split("+")[0]).expanduser().exists()
+    from drcnn.data.formats.folders import joined_folders
+
+    return Path(joined_folders(source.partition(":")[2])[0]).exists()
 
 
 def _configuration_from(options: argparse.Namespace) -> Config:
