@@ -9,14 +9,10 @@ import torch
 from PIL import Image
 
 from drcnn.cli import main
+from tests.tiny_detector import TINY_DETECTOR
 
 TINY = [
-    "detector.backbone_width=0.25",
-    "detector.weights=none",
-    "detector.norm=group",
-    "detector.frozen_stages=0",
-    "detector.fpn_channels=16",
-    "detector.fc_width=32",
+    *TINY_DETECTOR,
     "data.train_images=8",
     "data.val_images=4",
     "training.batch_size=4",

@@ -10,14 +10,10 @@ from PIL import Image
 
 from drcnn.cli import main
 from drcnn.config import Config
+from tests.tiny_detector import TINY_DETECTOR
 
 TINY = [
-    "detector.backbone_width=0.25",
-    "detector.weights=none",
-    "detector.norm=group",
-    "detector.frozen_stages=0",
-    "detector.fpn_channels=16",
-    "detector.fc_width=32",
+    *TINY_DETECTOR,
     "data.short_side=64",
     "data.long_side=96",
     "training.batch_size=2",

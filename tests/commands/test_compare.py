@@ -7,14 +7,10 @@ from pathlib import Path
 import pytest
 
 from drcnn.cli import main
+from tests.tiny_detector import TINY_DETECTOR
 
 TINY = [
-    "detector.backbone_width=0.25",
-    "detector.weights=none",
-    "detector.norm=group",
-    "detector.frozen_stages=0",
-    "detector.fpn_channels=16",
-    "detector.fc_width=32",
+    *TINY_DETECTOR,
     "data.train_images=8",
     "data.val_images=4",
     "data.test_images=6",
