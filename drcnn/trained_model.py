@@ -1,10 +1,11 @@
-"""Which checkpoint a command's MODEL means: a file, a trial's folder, or a study's folder."""
+"""Which checkpoint a command's MODEL means: a file, a trial's or a study's folder, or a run in MLflow."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def find_model(text: str) -> TrainedModel:
     """Return what MODEL names.
 
     Args:
-        text: path of a checkpoint, of a trial's folder, or of a study's folder, whose best trial is meant.
+        text: path of a checkpoint, of a trial's folder, or of a study's folder, whose best trial is meant;
+            or ``SCHEME:NAME``, which another package finds: its entry point in the group ``drcnn.models`` has
+            the scheme's name. ``mlflow:RUN`` is the studies'.
 
     Raises:
         ConfigError: there is no such file, or the folder holds no trained model.
@@ -45,6 +48,10 @@ def find_model(text: str) -> TrainedModel:
     path = Path(text).expanduser()
     if path.is_file():
         return TrainedModel(path)
+    scheme, _, name = text.partition(":")
+    if name and not path.exists():
+        for elsewhere in entry_points(group="drcnn.models", name=scheme):
+            return _loaded(elsewhere, text)(name)
     if not path.is_dir():
         raise ConfigError(
             f"{text}: no such file or folder; expected a checkpoint ({CHECKPOINT}), or the folder of a trial "
@@ -55,6 +62,14 @@ def find_model(text: str) -> TrainedModel:
     if (path / PUBLISHED).is_file():
         return _published(path / PUBLISHED)
     raise ConfigError(f"{text}: no trained model; {_hint(path)}")
+
+
+def _loaded(elsewhere: EntryPoint, text: str) -> Callable[[str], TrainedModel]:
+    try:
+        found: Callable[[str], TrainedModel] = elsewhere.load()
+    except ImportError as error:
+        raise ConfigError(f"{text}: needs the package {error.name}, which is not installed") from None
+    return found
 
 
 def _published(path: Path) -> TrainedModel:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import documented
 from docs import architecture
 from drcnn.data.prepare import PreparedData
 from studies.definition.plan import Plan, expand, trained_models
@@ -21,6 +22,7 @@ from studies.definition.trial import Inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+DOCUMENTS = ("data", "design", "detector", "measured", "studies")
 # Where an entry is added to drcnn/variants.py.
 VARIANTS = "VARIANTS: dict[str, Variant] = {\n"
 
@@ -84,8 +86,14 @@ def test_the_figure_of_the_architecture_is_that_of_the_imports() -> None:
     assert readme == architecture.updated(readme), "run: python docs/architecture.py --write"
 
 
+def test_the_measured_table_is_what_was_measured() -> None:
+    figures = documented.kept()
+    assert figures
+    assert documented.table(list(figures.values())) in documented.PAGE.read_text(encoding="utf-8")
+
+
 def test_files_that_the_documents_name_exist() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/detector.md"):
+    for document in ("README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCUMENTS)):
         text = (ROOT / document).read_text(encoding="utf-8")
         names = re.findall(r"`((?:drcnn|studies|tests|benchmarks|docs)/[\w/.]+\.(?:py|yaml|md|csv))`", text)
         links = re.findall(r"\]\((?!http)([\w/.-]+)", text)

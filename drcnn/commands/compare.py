@@ -45,6 +45,7 @@ def _compare(options: argparse.Namespace) -> int:
         about_intervals,
         comparison_tables,
         sides_in_words,
+        verdict,
         write_comparison,
     )
 
@@ -70,6 +71,7 @@ def _compare(options: argparse.Namespace) -> int:
     print("\n".join(sides_in_words(comparison)))
     for table in comparison_tables(comparison):
         console.print(table.to_rich())
+    print(verdict(comparison))
     print(about_intervals(comparison))
     print(f"images where one wins most: {files[0]}" if files else "--output DIR draws where one wins most")
     return 0

@@ -31,7 +31,10 @@ DATA_HELP = (
 )
 
 # What ``drcnn.trained_model`` finds.
-MODEL = "a checkpoint, the folder of a trial, or the folder of a study (its best trial)"
+MODEL = (
+    "a checkpoint, the folder of a trial, the folder of a study (its best trial), or mlflow:RUN, "
+    "the run of a study"
+)
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 SCORE = 0.5
+# Below it a detection is as good as none.
+UNSURE = 0.05
 
 
 def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
@@ -77,13 +79,18 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _text(summary: Summary, options: argparse.Namespace) -> str:
+    if not summary.pictures:
+        return "No file could be read: nothing was written but an empty predictions.json"
     total = sum(summary.counts.values())
     lines = [f"{summary.pictures} pictures, {total} detections of score {options.score:g} or more"]
     if total:
         lines.append(", ".join(f"{name}: {count}" for name, count in summary.counts.items() if count))
-    elif summary.highest > 0:
-        lower = summary.highest / 2
-        lines.append(f"The highest score is {summary.highest:.2f}: try --score {lower:.2g}")
+    elif summary.highest >= UNSURE:
+        lines.append(f"The highest score is {summary.highest:.2f}: try --score {summary.highest / 2:.2g}")
+    else:
+        lines.append(
+            f"No score is above {UNSURE:g}: the detector sees none of its classes, or learned too little"
+        )
     lines.append(f"Pictures: {options.output / 'pictures'}")
     lines.append(f"Detections: {summary.predictions}")
     if summary.labels is not None:

@@ -24,6 +24,9 @@ from drcnn.trained_model import find_model
 
 __all__ = ["add"]
 
+# Metrics of an epoch's line.
+SHOWN = ("AP", "AP50", "AP90")
+
 
 def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     """Add the verb, with its options."""
@@ -123,13 +126,23 @@ def _configuration_from(options: argparse.Namespace) -> Config:
 
 
 def _line(metrics: dict[str, float], epochs: int) -> str:
-    figures = "  ".join(
-        f"{split} {name} {100 * metrics[f'{split}/{name}']:.1f}"
+    """An epoch in a line, and what it is judged by on the test split, if it was, in another."""
+    figures = {
+        split: f"{split} "
+        + " ".join(
+            f"{name} {100 * metrics[f'{split}/{name}']:.1f}" for name in SHOWN if f"{split}/{name}" in metrics
+        )
         for split in ("val", "test")
-        for name in ("AP", "AP50", "AP75", "AP90")
-        if f"{split}/{name}" in metrics
-    )
-    return (
-        f"epoch {metrics['epoch']:.0f}/{epochs}  {figures}  loss {metrics['train/loss']:.3f}  "
-        f"{metrics['perf/images_per_s']:.1f} images/s  {metrics['perf/epoch_seconds']:.0f} s"
+        if f"{split}/AP" in metrics
+    }
+    epoch = f"epoch {metrics['epoch']:.0f}/{epochs}"
+    speed = f"{metrics['perf/images_per_s']:.1f} images/s  {metrics['perf/epoch_seconds']:.0f} s"
+    first = [
+        epoch,
+        *([figures["val"]] if "val" in figures else []),
+        f"loss {metrics['train/loss']:.3f}",
+        speed,
+    ]
+    return "\n".join(
+        ["  ".join(first), *([f"{' ' * len(epoch)}  {figures['test']}"] if "test" in figures else [])]
     )

@@ -7,7 +7,10 @@ metadata hold the names of the classes, how to resize, and where the detector co
 
 from __future__ import annotations
 
+import io
 import json
+import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,9 @@ def _export(detector: ExportedDetector) -> torch.onnx.ONNXProgram:
     side = torch.export.Dim.DYNAMIC
     # Sides that are unequal and no multiples of the stride: nothing may be taken for a constant.
     example = torch.randint(0, 256, (299, 403, 3), dtype=torch.uint8)
-    with torch.no_grad():
+    # What the exporter says of its own passes concerns nobody who exports a detector.
+    with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
         exported = torch.export.export(
             detector, (example,), dynamic_shapes=({0: side, 1: side},), strict=False
         )

@@ -22,7 +22,7 @@ from drcnn.engine.torchvision_twin import from_torchvision
 from drcnn.presets import STARTS
 from drcnn.variants import VARIANTS
 
-__all__ = ["coco_state", "require_start", "start_from"]
+__all__ = ["ARCHITECTURE", "coco_state", "require_start", "start_from"]
 
 # What backbone, pyramid and RPN are made of.
 ARCHITECTURE = ("backbone", "backbone_width", "norm", "fpn_channels")

@@ -115,7 +115,7 @@ class Table:
             left_out.append(table.columns[-1])
             rows = [row[:-1] for row in table.rows]
             table = replace(table, columns=table.columns[:-1], rows=rows)
-        note = f" Left out for want of width: {', '.join(left_out)}." if left_out else ""
+        note = f" Left out here, for a wider terminal: {', '.join(left_out)}." if left_out else ""
         return replace(table, caption=table.caption + note)
 
     @property

@@ -11,7 +11,7 @@ from drcnn.engine.diagnosis import MOST_IMAGES
 from drcnn.points import points
 from drcnn.report.blocks import Picture, Table, escape
 
-__all__ = ["about_intervals", "comparison_tables", "sides_in_words", "write_comparison"]
+__all__ = ["about_intervals", "comparison_tables", "sides_in_words", "verdict", "write_comparison"]
 
 NAMES = ("A", "B")
 
@@ -24,13 +24,26 @@ def sides_in_words(comparison: Comparison) -> list[str]:
     return [*(f"{name}: {text}" for name, text in zip(NAMES, folders, strict=True)), f"On {images}."]
 
 
+def verdict(comparison: Comparison) -> str:
+    """Which has the higher AP, or that this is open, in one sentence."""
+    found = comparison.differences["AP"]
+    same = "" if comparison.settings else "No setting that has an effect differs. "
+    if all(other.value == other.low == other.high == 0 for other in comparison.differences.values()):
+        return f"{same}All figures are equal, whichever images are drawn."
+    low, value, high = (points(each, signed=True) for each in (found.low, found.value, found.high))
+    is_shown = found.low > 0 or found.high < 0
+    better = f"{'A' if found.value > 0 else 'B'} has the higher AP"
+    said = better if is_shown else "Which has the higher AP is open"
+    return f"{same}{said}: A - B is {value} ({low} to {high})."
+
+
 def about_intervals(comparison: Comparison) -> str:
     """What the intervals are of."""
     if comparison.is_replicated:
-        return "95 % intervals over images and seeds, each by itself."
+        return "95 % intervals over images and seeds, each by itself. Bold: without 0."
     return (
-        "95 % intervals over images, each by itself. They tell of these trained detectors, not of their "
-        "settings: that takes two seeds or more of both (A1,A2 B1,B2)."
+        "95 % intervals over images, each by itself. Bold: without 0. They tell of these trained detectors, "
+        "not of their settings: that takes two seeds or more of both (A1,A2 B1,B2)."
     )
 
 
@@ -48,6 +61,11 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         )
         for name, found in comparison.differences.items()
     ]
+    decided = [
+        position
+        for position, found in enumerate(comparison.differences.values())
+        if found.low > 0 or found.high < 0
+    ]
     errors = [
         (
             kind,
@@ -59,7 +77,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     ]
     return [
         *([Table("Settings that differ", ("setting", *NAMES), settings, words=NAMES)] if settings else []),
-        Table("Metrics", ("metric", *NAMES, "A - B", "95 % interval"), metrics),
+        Table("Metrics", ("metric", *NAMES, "A - B", "95 % interval"), metrics, strong=decided),
         Table("AP50 lost by type of error", ("type", *NAMES, "A - B"), errors),
     ]
 
@@ -85,6 +103,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
         *(escape(line) for line in sides_in_words(comparison)),
         "## Settings and figures",
         *(table.to_markdown() for table in comparison_tables(comparison)),
+        verdict(comparison),
         about_intervals(comparison),
         "## Where one wins most",
         f"Left A, right B; of several seeds the first is drawn. {HOW_DRAWN} Detections are drawn from the "

@@ -126,6 +126,18 @@ class Space(Frozen):
         written = (self.low, self.high, 1 if self.step is None else self.step)
         return not self.choices and all(isinstance(value, int) for value in written)
 
+    def __str__(self) -> str:
+        """As a person reads it.
+
+        >>> str(Space(low=0.6, high=0.95, step=0.05)), str(Space(choices=("mean", 2)))
+        ('0.6 to 0.95 in steps of 0.05', 'mean or 2')
+        """
+        if self.choices:
+            return " or ".join(map(str, self.choices))
+        step = 1 if self.is_whole and self.step is None else self.step
+        scale = " by its logarithm" if self.log else "" if step is None else f" in steps of {step}"
+        return f"{self.low} to {self.high}{scale}"
+
     def ends(self) -> tuple[Any, ...]:
         """The values at which to check that a configuration is allowed."""
         if self.choices or self.is_whole:

@@ -159,7 +159,7 @@ def _preview_search(
         f"{len(ended)} of {study.trials} ended; chosen by TPE from:"
     )
     for key, space in study.space.items():
-        print(f"  {key}: {space.model_dump(exclude_defaults=True)}")
+        print(f"  {key}: {space}")
     estimates = [estimator(begun)]
     new = max(0, study.trials - len(ended) - len(begun))
     confirming = 0

@@ -16,9 +16,10 @@ from rich.console import Console
 
 from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.engine.metrics import counted_detections
-from studies.definition.errors import StudyError
+from drcnn.engine.record import read_record
+from studies.definition.errors import StudyError, one_line
 from studies.definition.overrides import Overrides
-from studies.definition.plan import Plan, Trial, expand, search_points
+from studies.definition.plan import Plan, Trial, expand, search_points, trained_models
 from studies.definition.request import Request, resolve
 from studies.definition.study import SearchStudy
 from studies.execution.study_run import StudyRun
@@ -76,6 +77,9 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
 
                 print_preview(plan, trials, request, folders)
                 return 0
+            if not request.machines.is_cluster:
+                say_phase("reading the weights")
+                _require_starts(trials)
             return _run(plan, request, trials, folders, console, began)
 
 
@@ -89,6 +93,24 @@ def _run(
             folders.store.download(plan.folder)
         keep_request(plan, request)
         return StudyRun(plan, request, trials, console, folders, allocation, began).run()
+
+
+def _require_starts(trials: Sequence[Trial]) -> None:
+    """Open what training starts from, before trials take time; a cluster's nodes look themselves."""
+    from drcnn.engine.start import ARCHITECTURE, require_start
+
+    left = [trial for trial in (*trained_models(trials), *trials) if not trial.is_evaluation]
+    configs = [trial.config for trial in left if not read_record(trial.folder).is_terminal]
+    # Many trials start alike.
+    starts = {
+        (c.training.init, *(getattr(c.detector, key) for key in ("weights", *ARCHITECTURE))): c
+        for c in configs
+    }
+    try:
+        for config in starts.values():
+            require_start(config)
+    except OSError as error:
+        raise StudyError(one_line(error)) from None
 
 
 def _search_record(plan: Plan) -> AbstractContextManager[None]:

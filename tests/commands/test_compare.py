@@ -62,6 +62,8 @@ def test_compare_shows_settings_metrics_and_images(
     told = capsys.readouterr().out
     assert re.search(r"detector\.nms_reg\W+[\d.]+\W+0\.55", told)
     assert "They tell of these trained detectors" in told
+    assert re.search(r"(Which has|[AB] has) the higher AP|All figures are equal", told)
+    assert "No setting that has an effect differs" not in told
     assert sorted(trained.rglob("*")) == before
     assert "Where one wins most" in (tmp_path / "out" / "comparison.html").read_text()
     assert main(["compare", str(one), str(two), "--json"]) == 0
@@ -69,6 +71,8 @@ def test_compare_shows_settings_metrics_and_images(
     assert main(["evaluate", str(one), "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     assert compared["metrics"]["AP"]["A"] == pytest.approx(evaluated["summary"]["AP"])
+    assert main(["compare", str(one), str(one)]) == 0
+    assert "No setting that has an effect differs. All figures are equal" in capsys.readouterr().out
     assert compared == json.loads((tmp_path / "out" / "comparison.json").read_text())
 
 

@@ -74,7 +74,7 @@ def test_a_narrow_terminal_loses_brackets_first_then_columns_but_never_names_and
         assert "Left out" in " ".join(text.getvalue().split())
     assert (
         table.fitted(60).caption
-        == "AP. Left out for want of width: what stands in brackets, AP90, AP80, AP50."
+        == "AP. Left out here, for a wider terminal: what stands in brackets, AP90, AP80, AP50."
     )
 
 

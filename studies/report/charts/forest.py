@@ -109,7 +109,7 @@ def forest_chart(rows: Sequence[ForestRow], baseline: str, metric: str, margin: 
         _draw_rows(axes, theme, rows)
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
-        axes.set_xlabel(name)
+        axes.set_xlabel(name, loc="right")  # centred, a long one would leave the page
         axes.grid(axis="x")
         in_points(axes.xaxis)
         draw_legend(figure, axes, columns=2)

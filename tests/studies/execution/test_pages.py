@@ -29,6 +29,8 @@ from mlflow.entities import Run
 from PIL import Image
 from study_helpers import assignments
 
+from drcnn.config import ConfigError
+from drcnn.trained_model import find_model
 from studies.record.tracking.addresses import default_uri
 
 pytestmark = pytest.mark.slow
@@ -174,6 +176,23 @@ def test_the_published_model_answers_over_http(study: Study, tmp_path: Path) -> 
             ask(address, [["no image"]])
         assert error.value.code == 400
         assert b"image 0 is not a file in base64" in error.value.read()
+
+
+def test_runs_in_mlflow_name_their_models(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", default_uri(study.output))
+    checkpoint = (
+        study.output / "mine" / json.loads((study.output / "mine/published.json").read_text())["checkpoint"]
+    )
+    best, other = sorted(study.children, key=lambda run: run.data.tags.get("drcnn.best") != "true")
+    for name in (study.parent.info.run_id, best.info.run_id, "models:/mine/1"):
+        assert find_model(f"mlflow:{name}").checkpoint.read_bytes() == checkpoint.read_bytes()
+    folder = study.output / "trials" / other.data.tags["drcnn.trial_id"]
+    assert find_model(f"mlflow:{other.info.run_id}").checkpoint == folder / "last.safetensors"
+    monkeypatch.setattr("studies.record.tracking.stored_model.OUTPUT", "drcnn.trial")  # as on another machine
+    with pytest.raises(ConfigError, match="weights of the published model only; those of the trial"):
+        find_model(f"mlflow:{other.info.run_id}")
+    with pytest.raises(ConfigError, match=r"1234 not found.*expected mlflow:RUN, the id of a run"):
+        find_model("mlflow:1234")
 
 
 def ask(address: str, rows: list[list[str]]) -> Any:

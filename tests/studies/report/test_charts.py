@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from report_helpers import finish_detector
 
 from drcnn.data.annotations import Annotations
@@ -48,6 +50,23 @@ def test_an_interval_without_end_leaves_a_picture() -> None:
     assert "NMS_reg=0.02 +2.0 here;" in chart.alt
     assert "A cross: a single run; it says nothing about its setting." in chart.caption
     assert "single" not in forest_chart(rows[:2], "NMS_reg=0.7", "AP", 0.005).caption
+
+
+def test_a_long_baseline_stays_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[tuple[float, float, float]] = []
+    save = Figure.savefig
+
+    def measured(figure: Figure, *arguments: Any, **options: Any) -> None:
+        save(figure, *arguments, **options)
+        box = figure.axes[0].xaxis.label.get_window_extent()
+        ends.append((box.x0, box.x1, figure.bbox.x1))
+
+    monkeypatch.setattr(Figure, "savefig", measured)
+    name = "NMS_cls=0.95 NMS_reg=0.8 stages=3 λ=0.75"
+    rows = [ForestRow(name, 0.01, -0.01, 0.03, Verdict.UNDECIDED, NAN)]
+    forest_chart(rows, "NMS_cls=0.7 NMS_reg=0.85 stages=3 λ=0.5", "AP", 0.005)
+    assert len(ends) == 2
+    assert all(0 <= left < right <= page for left, right, page in ends)
 
 
 def finished(plan: Plan, trials: list[Trial], annotations: Annotations) -> list[ForestRow]:
