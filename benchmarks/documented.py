@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -63,15 +64,20 @@ def _study(name: str, output: Path) -> tuple[str, str, bool]:
     """Run a study of the catalogue; its answer, in the report's own words."""
     command = f"python studies/run_study.py {name}"
     printed = _run(["studies/run_study.py", name, "--output", str(output)])
-    counts = next(line for line in printed.splitlines() if " trained" in line and " reused" in line)
+    counts = _counts(printed)
     report = (output / name / "report.md").read_text(encoding="utf-8")
     answer = next(line for line in report.splitlines() if line.startswith("> "))
     return command, f"{counts}. {answer[2:]}", " 0 reused" in counts
 
 
+def _counts(printed: str) -> str:
+    """The line of a launch that says how many trials it trained, evaluated and reused."""
+    return next(line for line in printed.splitlines() if re.match(r"\d+ trained, ", line))
+
+
 def _smoke(name: str, output: Path) -> tuple[str, str, bool]:
     printed = _run(["studies/run_study.py", "nms_sweep", "--smoke", "--output", str(output / "smoke")])
-    counts = next(line for line in printed.splitlines() if " trained" in line)
+    counts = _counts(printed)
     return "python studies/run_study.py nms_sweep --smoke", counts, " 0 reused" in counts
 
 

@@ -6,11 +6,11 @@ State-dict names below ``body`` are torchvision's own, so its checkpoints load u
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.profiler import record_function
 from torchvision import models
 from torchvision.models.mobilenetv2 import InvertedResidual
@@ -18,7 +18,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from drcnn.detector.norms import NORM_LAYERS, conv_norm
+from drcnn.detector.fused import conv_norm_act
+from drcnn.detector.norms import NORM_LAYERS
 
 __all__ = ["Body", "MobileNetV2Body", "Pyramid", "ResNetBody", "build_body"]
 
@@ -28,10 +29,8 @@ class FoldingBasicBlock(BasicBlock):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to [N, C, H, W]."""
-        out = self.relu(conv_norm(self.conv1, self.bn1, x))
-        out = conv_norm(self.conv2, self.bn2, out)
-        out += x if self.downsample is None else conv_norm(self.downsample[0], self.downsample[1], x)
-        return cast(Tensor, self.relu(out))
+        out = conv_norm_act(self.conv1, self.bn1, self.relu, x)
+        return conv_norm_act(self.conv2, self.bn2, self.relu, out, _shortcut(self.downsample, x))
 
 
 class FoldingBottleneck(Bottleneck):  # type: ignore[misc]
@@ -39,11 +38,13 @@ class FoldingBottleneck(Bottleneck):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to [N, C, H, W]."""
-        out = self.relu(conv_norm(self.conv1, self.bn1, x))
-        out = self.relu(conv_norm(self.conv2, self.bn2, out))
-        out = conv_norm(self.conv3, self.bn3, out)
-        out += x if self.downsample is None else conv_norm(self.downsample[0], self.downsample[1], x)
-        return cast(Tensor, self.relu(out))
+        out = conv_norm_act(self.conv1, self.bn1, self.relu, x)
+        out = conv_norm_act(self.conv2, self.bn2, self.relu, out)
+        return conv_norm_act(self.conv3, self.bn3, self.relu, out, _shortcut(self.downsample, x))
+
+
+def _shortcut(downsample: nn.Sequential | None, x: Tensor) -> Tensor:
+    return x if downsample is None else conv_norm_act(downsample[0], downsample[1], None, x)  # type: ignore[arg-type]
 
 
 class ResNetSpec(NamedTuple):
@@ -131,7 +132,7 @@ class ResNetBody(Body):
     def run_stage(self, number: int, maps: Tensor) -> Tensor:
         """Apply the stem and layer1, or a later layer."""
         if number == 0:
-            maps = self.maxpool(self.relu(conv_norm(self.conv1, self.bn1, maps)))
+            maps = self.maxpool(conv_norm_act(self.conv1, self.bn1, self.relu, maps))
             return cast(Tensor, self.layer1(maps))
         return cast(Tensor, self.stages()[number][0](maps))
 
@@ -157,26 +158,19 @@ class MobileNetV2Body(Body):
     def run_stage(self, number: int, maps: Tensor) -> Tensor:
         """Apply the blocks of one stride."""
         for block in self.stages()[number]:
-            if isinstance(block, InvertedResidual):
-                out = _run_folding(block.conv, maps)
-                maps = maps + out if block.use_res_connect else out
-            else:
-                maps = _run_folding(cast(nn.Sequential, block), maps)
+            has_residual = isinstance(block, InvertedResidual) and block.use_res_connect
+            maps = _run_chain(block, maps, maps if has_residual else None)
         return maps
 
 
-def _run_folding(layers: nn.Sequential, maps: Tensor) -> Tensor:
-    """Apply a chain of layers, each norm together with the convolution before it."""
-    conv: nn.Module | None = None
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            conv = layer
-        elif isinstance(layer, nn.Sequential):
-            maps = _run_folding(layer, maps)
-        elif conv is not None:
-            maps, conv = conv_norm(conv, layer, maps), None
-        else:
-            maps = layer(maps)
+def _run_chain(block: nn.Module, maps: Tensor, residual: Tensor | None) -> Tensor:
+    """Apply convolutions, each with the norm and activation after it; the last adds ``residual``."""
+    layers = [layer for layer in block.modules() if not any(layer.children())]
+    begins = [at for at, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    for begin, end in itertools.pairwise([*begins, len(layers)]):
+        conv, norm, act = (*layers[begin:end], None)[:3]
+        added = residual if end == len(layers) else None
+        maps = conv_norm_act(cast(nn.Conv2d, conv), norm, act, maps, added)
     return maps
 
 
@@ -211,8 +205,19 @@ class Pyramid(nn.Module):
         with record_function("backbone"):
             maps = self.body(images)
         with record_function("FPN"):
-            pyramid = self.fpn(
-                OrderedDict((str(level), stage_map) for level, stage_map in enumerate(maps))
-            ).values()
+            pyramid = self._pyramid(maps)
             # The RPN's 1x1 layers and RoIAlign read all channels of a cell at once.
             return [feature.contiguous(memory_format=torch.channels_last) for feature in pyramid]
+
+    def _pyramid(self, maps: list[Tensor]) -> list[Tensor]:
+        """What torchvision's module computes, with its lateral sums where they cost no pass of their own."""
+        fpn = self.fpn
+        inner = [cast(nn.Conv2d, block[0]) for block in fpn.inner_blocks]
+        outer = [cast(nn.Conv2d, block[0]) for block in fpn.layer_blocks]
+        merged: Tensor | None = None
+        pyramid: list[Tensor] = []
+        for lateral, smooth, stage_map in reversed(list(zip(inner, outer, maps, strict=True))):
+            above = None if merged is None else F.interpolate(merged, stage_map.shape[2:], mode="nearest")
+            merged = conv_norm_act(lateral, None, None, stage_map, above)
+            pyramid.insert(0, conv_norm_act(smooth, None, None, merged))
+        return [*pyramid, F.max_pool2d(pyramid[-1], 1, stride=2)]

@@ -16,6 +16,7 @@ from torchvision.ops import batched_nms
 
 from drcnn.batch import Batch
 from drcnn.detector.boxes import anchor_grid, clip_boxes, decode, encode
+from drcnn.detector.fused import conv_norm_act
 from drcnn.detector.matching import Matches, match_anchors
 from drcnn.detector.random_keys import random_keys
 from drcnn.detector.sampling import sample_random
@@ -24,6 +25,8 @@ __all__ = ["Proposals", "RPNHead", "RPNOutput", "anchors_for", "propose", "rpn_l
 
 STRIDES = (4, 8, 16, 32, 64)
 RANDOM_PURPOSE = 1
+# No layer of the head: the paper's FLOPs do not count it.
+RELU = nn.ReLU()
 
 
 class Proposals(NamedTuple):
@@ -71,7 +74,7 @@ class RPNHead(nn.Module):
         logits, deltas = [], []
         with record_function("RPN head"):
             for feature in features:
-                objectness, moves = self._predict(F.relu(self.conv(feature)))
+                objectness, moves = self._predict(conv_norm_act(self.conv, None, RELU, feature))
                 logits.append(objectness.permute(0, 2, 3, 1).flatten(1))
                 deltas.append(moves.permute(0, 2, 3, 1).reshape(len(feature), -1, 4))
         return RPNOutput(logits, deltas)
@@ -84,7 +87,10 @@ class RPNHead(nn.Module):
         if hidden.dtype in {torch.bfloat16, torch.float16}:
             with torch.autocast(hidden.device.type, enabled=False):
                 return self._predict(hidden.float())
-        return self.objectness(hidden), self.deltas(hidden)
+        objectness, deltas = (
+            conv_norm_act(layer, None, None, hidden) for layer in (self.objectness, self.deltas)
+        )
+        return objectness, deltas
 
     def at(self, features: list[Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``forward(features).at(index)``, computed at these anchors only.

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drcnn.config import Config
+from drcnn.detector import fused
+from drcnn.detector.detector import DecoupledRCNN, build_detector
+from drcnn.detector.fused import conv_norm_act, is_fused
+from drcnn.detector.norms import FrozenStatsBatchNorm2d
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+Layers = tuple[nn.Conv2d, FrozenStatsBatchNorm2d]
+
+
+@pytest.fixture
+def layers() -> Layers:
+    torch.manual_seed(0)
+    norm = FrozenStatsBatchNorm2d(8)
+    for tensor in (norm.running_var, norm.weight.data):
+        tensor.uniform_(0.5, 1.5)
+    for tensor in (norm.running_mean, norm.bias.data):
+        tensor.normal_()
+    return nn.Conv2d(4, 8, 3, padding=1, bias=False), norm
+
+
+def expected(layers: Layers, act: nn.Module | None, maps: Tensor, residual: Tensor | None) -> Tensor:
+    conv, norm = layers
+    result = nn.functional.batch_norm(conv(maps), norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    result = result if residual is None else result + residual
+    return result if act is None else act(result)
+
+
+@pytest.mark.parametrize("act", [None, nn.ReLU(), nn.ReLU6()], ids=["none", "relu", "relu6"])
+@pytest.mark.parametrize("is_last", [True, False], ids=["channels_last", "contiguous"])
+def test_one_operator_computes_what_the_layers_do(
+    layers: Layers, act: nn.Module | None, is_last: bool
+) -> None:
+    maps = torch.randn(2, 4, 11, 13)
+    maps = maps.contiguous(memory_format=torch.channels_last) if is_last else maps
+    with torch.no_grad():
+        assert is_fused(*layers, act, maps)
+        torch.testing.assert_close(conv_norm_act(*layers, act, maps), expected(layers, act, maps, None))
+        if not isinstance(act, nn.ReLU6):
+            residual = torch.randn(2, 8, 11, 13)
+            right = expected(layers, act, maps, residual)
+            torch.testing.assert_close(conv_norm_act(*layers, act, maps, residual.clone()), right)
+
+
+@pytest.mark.parametrize("change", ["conv.weight", "norm.bias", "norm.running_var", "load"])
+def test_changed_weights_are_packed_again(layers: Layers, change: str) -> None:
+    conv, norm = layers
+    maps = torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        before = conv_norm_act(conv, norm, nn.ReLU(), maps)
+        if change == "load":
+            conv.load_state_dict({"weight": torch.randn_like(conv.weight)})
+        else:
+            module, name = change.split(".")
+            getattr({"conv": conv, "norm": norm}[module], name).mul_(1.5).add_(0.1)
+        after = conv_norm_act(conv, norm, nn.ReLU(), maps)
+        assert not torch.equal(before, after)
+        torch.testing.assert_close(after, expected(layers, nn.ReLU(), maps, None))
+
+
+def test_what_is_learned_has_gradients(layers: Layers) -> None:
+    conv, norm = layers
+    maps = torch.randn(1, 4, 9, 9)
+    assert not is_fused(conv, norm, nn.ReLU(), maps)
+    conv_norm_act(conv, norm, nn.ReLU(), maps).sum().backward()
+    assert conv.weight.grad is not None
+    with torch.no_grad():
+        assert is_fused(conv, norm, nn.ReLU(), maps)
+
+
+def test_a_copy_of_a_packed_layer_is_its_own(layers: Layers) -> None:
+    maps = torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        first = conv_norm_act(*layers, None, maps)
+        other = copy.deepcopy(layers)
+        other[0].weight.mul_(2)
+        assert not torch.allclose(conv_norm_act(*other, None, maps), first)
+        torch.testing.assert_close(conv_norm_act(*layers, None, maps), first)
+
+
+@pytest.fixture(params=["resnet18", "resnet50", "mobilenet_v2"])
+def detector(request: pytest.FixtureRequest) -> DecoupledRCNN:
+    torch.manual_seed(0)
+    changes = {"detector.backbone": request.param, "detector.variant": "fpn", "detector.fc_width": 64}
+    built = build_detector(Config().with_changes(changes).detector, 3, pretrained=False).eval()
+    for norm in built.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(std=0.1)
+            norm.running_var.uniform_(0.5, 1.5)
+    return built
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_pyramid_and_rpn_are_those_of_the_layers(
+    detector: DecoupledRCNN, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randn(2, 3, 96, 128).contiguous(memory_format=torch.channels_last)
+
+    def maps() -> list[Tensor]:
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            features = detector.pyramid(images)
+            return [*features, *detector.rpn(features).logits]
+
+    together, calls = maps(), count_calls(monkeypatch)
+    maps()
+    assert calls
+    monkeypatch.setattr(fused, "is_fused", lambda *arguments: False)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    for one, other in zip(together, maps(), strict=True):
+        assert one.dtype == other.dtype
+        assert (one - other).abs().max() <= tolerance * other.abs().max()
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Of the fused operator."""
+    calls: list[None] = []
+    original: Callable[..., Tensor] = fused._fused
+    monkeypatch.setattr(fused, "_fused", lambda *arguments: (calls.append(None), original(*arguments))[1])
+    return calls
