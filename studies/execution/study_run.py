@@ -213,8 +213,8 @@ class StudyRun:
         return self._budget.limit(remaining, self._expected, confirming)
 
     def _check_gpu_memory(self, allocation: Allocation) -> None:
-        from studies.execution.job import run_options
         from studies.resources.gpu_memory import check_gpu_memory, try_on_node
+        from studies.worker.job import run_options
 
         attempt = partial(try_on_node, allocation, self._folders, run_options(allocation))
         check_gpu_memory([*self._models, *self._expected], allocation, attempt)

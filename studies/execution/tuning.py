@@ -21,16 +21,16 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.request import Machines
 from studies.definition.study import SearchStudy
 from studies.execution.budgeted import BudgetedTrials
-from studies.execution.job import Job, WorkerGroup, run_options
 from studies.execution.progress import Progress
-from studies.execution.trial_run import run_trial
-from studies.execution.workers import run_trial_with_workers
 from studies.record.tracking.runs import Tracker
 from studies.resources.budget import Budget
 from studies.resources.slots import HEAD, Allocation
 from studies.search.pruning import make_scheduler
 from studies.search.searcher import StudySearcher
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.job import Job, WorkerGroup, run_options
+from studies.worker.trial_run import run_trial
+from studies.worker.workers import run_trial_with_workers
 
 __all__ = ["TuneRun", "run_trials"]
 

@@ -16,9 +16,9 @@ from ray.util.queue import Queue
 
 from drcnn.engine.record import read_record
 from studies.definition.plan import Trial
-from studies.execution.faults import failures_recorded
-from studies.execution.job import Job
-from studies.execution.trial_run import reporting, train_or_evaluate
+from studies.worker.faults import failures_recorded
+from studies.worker.job import Job
+from studies.worker.trial_run import reporting, train_or_evaluate
 
 __all__ = ["reports", "run_trial_with_workers"]
 

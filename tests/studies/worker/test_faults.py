@@ -16,10 +16,10 @@ from drcnn.data.annotations import DataError
 from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Machines
-from studies.execution.faults import failures_recorded
 from studies.execution.tuning import TuneRun, _Watcher
 from studies.transfer.store import ObjectStore, TrialStore
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.faults import failures_recorded
 
 STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8]}\n"
 

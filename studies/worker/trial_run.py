@@ -19,9 +19,9 @@ from drcnn.engine.run_options import RunOptions
 from drcnn.files import replacing, write_text
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
-from studies.execution.faults import failures_recorded
-from studies.execution.job import Job
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.faults import failures_recorded
+from studies.worker.job import Job
 
 __all__ = ["evaluate", "reporting", "run_trial", "time_inference", "train_or_evaluate"]
 
