@@ -7,7 +7,7 @@ batch = next(iter(loader))
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,10 @@ from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.images import decode, flip, resize, resized_sizes
 from drcnn.data.plan import BatchPlan, image_key, plan_batches
 
-__all__ = ["BatchLoader", "make_loader", "trainable_rows"]
+__all__ = ["BatchLoader", "Beat", "make_loader", "trainable_rows"]
+
+# Takes a sign of life: True for a batch that has arrived, False when all of them have been worked on.
+Beat = Callable[[bool], None]
 
 # Training leaves out images with a shorter side below this (pixels), as MMDetection does.
 SMALLEST_SIDE = 32
@@ -37,8 +40,8 @@ class BatchLoader:
         rows: int64[M], the rows of the annotation table that take part, over all ranks.
     """
 
-    def __init__(self, loader: DataLoader[Any], rows: NDArray[np.int64]) -> None:
-        self._loader = loader
+    def __init__(self, loader: DataLoader[Any], rows: NDArray[np.int64], beat: Beat) -> None:
+        self._loader, self._beat = loader, beat
         self.rows = rows
 
     def __len__(self) -> int:
@@ -54,7 +57,9 @@ class BatchLoader:
         for batch in self._loader:
             if isinstance(batch, Exception):
                 raise batch
+            self._beat(True)
             yield batch
+        self._beat(False)
 
 
 def make_loader(
@@ -69,6 +74,7 @@ def make_loader(
     world_size: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
+    beat: Beat = lambda has_batch: None,
 ) -> BatchLoader:
     """Make the loader of one epoch.
 
@@ -87,6 +93,7 @@ def make_loader(
         rank: of this worker among ``world_size``.
         num_workers: processes that decode; 0 decodes in this one.
         pin_memory: use page-locked memory, from which a GPU copies faster.
+        beat: told of every batch, and of the end.
 
     Raises:
         DataError: no image has a box to train on, or ``world_size`` does not divide ``batch_size``.
@@ -122,7 +129,7 @@ def make_loader(
         # A generator of its own: starting an epoch must not advance the global one.
         generator=torch.Generator().manual_seed(0),
     )
-    return BatchLoader(loader, rows)
+    return BatchLoader(loader, rows, beat)
 
 
 def trainable_rows(annotations: Annotations) -> NDArray[np.int64]:

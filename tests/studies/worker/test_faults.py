@@ -9,17 +9,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from drcnn.data.annotations import DataError
+from drcnn.engine.errors import TrainingDiverged
 from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Machines
 from studies.execution.tuning import TuneRun, _Watcher
+from studies.resources.slots import Allocation
 from studies.transfer.store import ObjectStore, TrialStore
 from studies.transfer.trial_folders import TrialFolders
-from studies.worker.faults import failures_recorded
+from studies.worker.faults import failures_recorded, wait_before_attempt
 
 STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8]}\n"
 
@@ -60,9 +64,8 @@ def test_a_trial_that_cannot_be_fetched_is_not_called_failed(
     (trial.folder / "result.json").unlink()
     shown: Any = Shown()
     store = Away(f"file://{tmp_path}/store", plan.output)
-    allocation: Any = None
-    run = TuneRun(plan, Machines(), allocation, TrialFolders(store), shown, shown)
-    watch = _Watcher(run, prunes=prunes, waits=False)
+    run = TuneRun(plan, Machines(), Allocation(1, 1, 0.0), TrialFolders(store), shown, shown)
+    watch = _Watcher(run, prunes=prunes, waits=False, attempts=3)
     ended: Any = SimpleNamespace(config={"trial": trial})
     watch.on_trial_complete(1, [], ended)
     ((status, why),) = shown.said
@@ -72,25 +75,54 @@ def test_a_trial_that_cannot_be_fetched_is_not_called_failed(
     assert read_record(trial.folder).is_finished
 
 
-@pytest.mark.parametrize(
-    "said", ["CUDA error: uncorrectable ECC error encountered", "No CUDA GPUs are available"]
-)
-def test_a_broken_gpu_is_not_the_trials_failure(trial: Trial, said: str) -> None:
+MACHINE = [
+    RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+    RuntimeError("No CUDA GPUs are available"),
+    RuntimeError("Found no NVIDIA driver on your system"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp"),
+    RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+    RuntimeError("unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    OSError(28, "No space left on device"),
+    MemoryError(),
+    pa.ArrowInvalid("File is too small"),
+    json.JSONDecodeError("Expecting value", "", 0),
+]
+PROGRAM = [
+    (torch.OutOfMemoryError("CUDA out of memory"), "lower training.batch_size"),
+    (torch.AcceleratorError("CUDA error: device-side assert triggered"), "a label or an index"),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"), "mat1 and mat2"),
+    (NotImplementedError("no such variant"), "no such variant"),
+    (ValueError("a mistake"), "a mistake"),
+    (KeyError("a mistake"), "a mistake"),
+]
+RECORDED = [DataError("image 7 is damaged"), TrainingDiverged("loss_cls not finite in epoch 1 at step 2")]
+
+
+@pytest.mark.parametrize("error", MACHINE, ids=repr)
+def test_a_fault_of_the_machine_is_raised_with_its_node(trial: Trial, error: Exception) -> None:
     with (
-        pytest.raises(RuntimeError, match=f"on {socket.gethostname()}"),
+        pytest.raises(RuntimeError, match=rf"{type(error).__name__}: .*\(on node {socket.gethostname()}, "),
         failures_recorded(trial, TrialFolders(TrialStore())),
     ):
-        raise RuntimeError(said)
+        raise error
     assert not read_record(trial.folder).is_terminal
 
 
+def test_a_worker_that_lost_another_blames_no_node(trial: Trial) -> None:
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection closed by peer [10.0.0.3]:1234")
+    with (
+        pytest.raises(RuntimeError, match=r"\(seen on "),
+        failures_recorded(trial, TrialFolders(TrialStore())),
+    ):
+        raise lost
+
+
 @pytest.mark.parametrize(
-    ("error", "is_raised", "said"),
-    [
-        (torch.OutOfMemoryError("CUDA error: out of memory"), True, "lower training.batch_size"),
-        (ValueError("a mistake"), True, "a mistake"),
-        (DataError("image 7 is damaged"), False, "image 7 is damaged"),
-    ],
+    ("error", "said", "is_raised"),
+    [*((*each, True) for each in PROGRAM), *((each, str(each), False) for each in RECORDED)],
+    ids=repr,
 )
 def test_what_would_only_repeat_itself_is_recorded_with_its_host(
     trial: Trial, error: Exception, said: str, *, is_raised: bool
@@ -107,6 +139,16 @@ def test_what_would_only_repeat_itself_is_recorded_with_its_host(
     found = json.loads((trial.folder / "error.json").read_text())
     assert said in found["message"]
     assert found["host"] == socket.gethostname()
+
+
+def test_attempts_wait_longer_each_time_but_not_for_ever() -> None:
+    waits: list[float] = []
+    for attempt in range(11):
+        wait_before_attempt(attempt, waits.append)
+    assert len(waits) == 10, "the first begins at once"
+    assert waits[:3] == [2, 4, 8]
+    assert waits == sorted(waits)
+    assert max(waits) <= 120
 
 
 def test_a_node_with_another_torch_is_named(trial: Trial) -> None:
