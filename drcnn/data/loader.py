@@ -7,8 +7,8 @@ batch = next(iter(loader))
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,12 +40,26 @@ class BatchLoader:
         rows: int64[M], the rows of the annotation table that take part, over all ranks.
     """
 
-    def __init__(self, loader: DataLoader[Any], rows: NDArray[np.int64], beat: Beat) -> None:
-        self._loader, self._beat = loader, beat
+    def __init__(
+        self, loader: DataLoader[Any], plans: Sequence[BatchPlan], rows: NDArray[np.int64], beat: Beat
+    ) -> None:
+        self._loader, self._plans, self._beat = loader, plans, beat
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self._loader)
+
+    def largest(self) -> tuple[int, Callable[[], Batch]]:
+        """Return the pixels of the batch that has the most, and a function that loads it here."""
+        plan = max(self._plans, key=_pixels)
+
+        def load() -> Batch:
+            batch = self._loader.dataset[plan]
+            if isinstance(batch, Exception):
+                raise batch
+            return cast(Batch, batch)
+
+        return _pixels(plan), load
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches in order.
@@ -129,7 +143,7 @@ def make_loader(
         # A generator of its own: starting an epoch must not advance the global one.
         generator=torch.Generator().manual_seed(0),
     )
-    return BatchLoader(loader, rows, beat)
+    return BatchLoader(loader, plans, rows, beat)
 
 
 def trainable_rows(annotations: Annotations) -> NDArray[np.int64]:
@@ -219,6 +233,10 @@ def _fraction(key: int, purpose: str) -> float:
     digest = hashlib.blake2b(f"{key}/{purpose}".encode(), digest_size=7).digest()
     # 53 bits are what a float holds: with more, the largest would round up to 1.
     return (int.from_bytes(digest, "little") >> 3) / 2**53
+
+
+def _pixels(plan: BatchPlan) -> int:
+    return len(plan.rows) * plan.height * plan.width
 
 
 def _unchanged(batch: Any) -> Any:

@@ -58,12 +58,13 @@ def main(arguments: list[str]) -> None:
             if state in longest:
                 longest[state] = max(longest[state], silent)
             state, silent = received[-1:], 0.0
-        elif state in floors:
+        else:
             # The first batch may take as long as all else: it compiles, or fills a memory that is swapped.
-            floor = floors[state if longest[state] else BETWEEN]
-            allowed = max(floor, TIMES * longest[state])
+            usual = longest.get(state, 0.0)
+            allowed = max(floors[state if usual else BETWEEN], TIMES * usual)
             stopped = _stopped(pid) if silent > allowed else []
-            if silent > allowed + (0 if stopped else GRACE):
+            # Who waits for others may do so for ever, but not stopped.
+            if stopped or (state in floors and silent > allowed + GRACE):
                 _kill(pid, stacks, note, _reason(pid, stopped, state, silent, longest[BATCH]))
                 return
 
@@ -123,12 +124,8 @@ def _write(note: Path, text: str) -> None:
 
 
 def _kills_for_memory() -> int | None:
-    """How many processes the kernel has killed for want of memory: in this control group, else anywhere."""
-    for path in (
-        "/sys/fs/cgroup/memory.events",
-        "/sys/fs/cgroup/memory/memory.oom_control",
-        "/proc/vmstat",
-    ):
+    """How many processes the kernel has killed for want of memory: in this container, else anywhere."""
+    for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         with suppress(OSError):
             for line in Path(path).read_text(encoding="ascii").splitlines():
                 name, _, value = line.partition(" ")

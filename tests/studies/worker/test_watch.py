@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ def test_a_stopped_process_is_named_as_such(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     assert f"its process {process.pid} was stopped (SIGSTOP)" in (reason_of_kill(tmp_path, 0) or "")
     assert "in steps" in (tmp_path / "killed-0-0.txt").read_text()
+
+
+@pytest.mark.faults
+def test_who_waits_for_others_is_killed_only_if_stopped(tmp_path: Path) -> None:
+    process = start(tmp_path, "with watch.paused():\n    time.sleep(15)\ntime.sleep(60)", between=2.0)
+    time.sleep(10)
+    assert process.poll() is None
+    process.send_signal(signal.SIGSTOP)
+    wait(process)
+    assert f"its process {process.pid} was stopped (SIGSTOP)" in (reason_of_kill(tmp_path, 0) or "")
 
 
 @pytest.mark.faults
@@ -128,3 +139,46 @@ def test_of_several_workers_the_one_that_was_stopped_is_named(tmp_path: Path) ->
     (tmp_path / "killed-0-0.txt").write_text("its process 1 hung\n\nstacks")
     (tmp_path / "killed-0-1.txt").write_text("its process 2 was stopped (SIGSTOP)\n\nstacks")
     assert reason_of_kill(tmp_path, 0) == "its process 2 was stopped (SIGSTOP)"
+
+
+@pytest.fixture
+def memory_limit() -> Iterator[Callable[[int], None]]:
+    """Puts a process into a control group with little memory, where this user may make one."""
+    versions = (
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+        (Path("/sys/fs/cgroup"), "memory.max"),
+    )
+    root, limit = next((each for each in versions if each[0].is_dir()), versions[1])
+    group = root / f"drcnn-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(300 << 20))
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    yield lambda pid: [(group / "cgroup.procs").write_text(str(pid))].clear()
+    group.rmdir()
+
+
+@pytest.mark.faults
+def test_the_kernels_kill_for_want_of_memory_is_told_from_others(
+    tmp_path: Path, memory_limit: Callable[[int], None]
+) -> None:
+    work = "watch.beat(True)\ntime.sleep(3)\nkept = [bytearray(1 << 20) for _ in range(1000)]\ntime.sleep(60)"
+    process = start(tmp_path, work, between=100.0)
+    memory_limit(process.pid)
+    wait(process)
+    assert process.returncode == -signal.SIGKILL
+    limit = time.monotonic() + 20
+    while (reason := reason_of_kill(tmp_path, 0)) is None and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert (reason or "").startswith("out of memory: the kernel killed the process")
+
+
+@pytest.mark.faults
+def test_another_kill_is_put_down_to_nothing(tmp_path: Path) -> None:
+    process = start(tmp_path, "watch.beat(True)\ntime.sleep(60)")
+    time.sleep(3)
+    process.kill()
+    wait(process)
+    time.sleep(3)
+    assert reason_of_kill(tmp_path, 0) is None
