@@ -74,14 +74,21 @@ def check_memory(
 def try_on_node(
     allocation: Allocation, folders: TrialFolders, options: RunOptions, workers: int, trial: Trial
 ) -> MemoryCheck:
-    """Try a trial on any node with a free slot, in a process that ends afterwards and so frees its memory."""
+    """Try a trial on any node with a free slot, in a process that ends afterwards and so frees its memory.
+
+    Small images on a CPU are taken to fit, and so is a trial whose step fails for another reason.
+    """
     import ray
 
+    unknown = MemoryCheck(trial.config.training.batch_size, 0.0, "a machine")
     if not allocation.gpus and _is_small(trial, allocation, workers):
-        return MemoryCheck(trial.config.training.batch_size, SMALL_GIB, "this machine")
+        return unknown
     folders.offer([trial])
     task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus, max_calls=1, max_retries=2)(_try)
-    result: MemoryCheck = ray.get(task.remote(trial, folders, options, workers, allocation))
+    try:
+        result: MemoryCheck = ray.get(task.remote(trial, folders, options, workers, allocation))
+    except ray.exceptions.RayError:
+        return unknown  # whatever it is, the trial itself shows it, is tried again or recorded
     return result
 
 
@@ -118,6 +125,8 @@ def _try(
 def _fits(trial: Trial, batch_size: int, workers: int, device: str) -> bool:
     import torch
 
+    if device == "cuda":
+        torch.cuda.empty_cache()
     try:
         train_once(trial, batch_size, workers, device)
     except (torch.OutOfMemoryError, MemoryError):
@@ -126,9 +135,6 @@ def _fits(trial: Trial, batch_size: int, workers: int, device: str) -> bool:
         if "DefaultCPUAllocator" not in str(error):
             raise
         return False
-    finally:
-        if device == "cuda":
-            torch.cuda.empty_cache()
     return True
 
 

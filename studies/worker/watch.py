@@ -20,11 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from studies.transfer.trial_folders import KILL_NOTE
 from studies.worker import companion
 
 __all__ = ["Patience", "Watch", "reason_of_kill"]
-
-NOTE = "killed-{attempt}-{rank}.txt"
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,11 @@ class Watch:
     """
 
     def __init__(self, folder: Path, attempt: int, rank: int, patience: Patience) -> None:
-        self._note = folder / NOTE.format(attempt=attempt, rank=rank)
+        self._note = folder / KILL_NOTE.format(attempt=attempt, rank=rank)
         self._patience = patience
 
     def __enter__(self) -> Self:
-        for earlier in self._note.parent.glob(NOTE.format(attempt="*", rank="*")):
+        for earlier in self._note.parent.glob(KILL_NOTE.format(attempt="*", rank="*")):
             if earlier.name == self._note.name:
                 earlier.unlink()  # of an earlier launch
         marks, self._marks = os.pipe()
@@ -86,7 +85,11 @@ class Watch:
         faulthandler.unregister(signal.SIGUSR2)
         os.close(self._marks)
         os.close(self._stacks)
-        self._companion.wait()
+        try:
+            self._companion.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._companion.kill()  # it was stopped itself
+            self._companion.wait()
 
     def beat(self, has_batch: bool) -> None:
         """Work goes on: a batch has arrived, or all batches have been worked on."""
@@ -110,6 +113,6 @@ def reason_of_kill(folder: Path, attempt: int) -> str | None:
 
     Of several workers it is the one that held up the others.
     """
-    notes = sorted(folder.glob(NOTE.format(attempt=attempt, rank="*")))
+    notes = sorted(folder.glob(KILL_NOTE.format(attempt=attempt, rank="*")))
     reasons = [note.read_text(encoding="utf-8").partition("\n")[0] for note in notes]
     return min(reasons, key=lambda reason: companion.STOPPED not in reason, default=None)

@@ -35,8 +35,8 @@ class Impatient(Launch):
     )
 
 
-def workers(output: Path) -> list[int]:
-    """The processes that work on a trial now, by rank: their companions say so in their arguments."""
+def workers(output: Path) -> dict[str, int]:
+    """The processes that work on a trial now, by attempt and rank: their companions' arguments say so."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -45,7 +45,7 @@ def workers(output: Path) -> list[int]:
             continue
         if len(words) > 6 and words[2].endswith("companion.py") and words[6].startswith(str(output)):
             found[words[6]] = int(words[3])
-    return [found[note] for note in sorted(found)]
+    return dict(sorted(found.items()))
 
 
 def epochs(output: Path) -> int:
@@ -58,7 +58,7 @@ def epochs(output: Path) -> int:
 def test_a_stopped_worker_is_named_and_its_trial_goes_on(output: Path, group: tuple[str, ...]) -> None:
     launch = Impatient(output, write_study(output, ONE), *group, "--set", *assignments(training__epochs=12))
     launch.wait_until(lambda: epochs(output) >= 2)
-    stopped = workers(output)[-1]
+    stopped = list(workers(output).values())[-1]
     os.kill(stopped, signal.SIGSTOP)
     status, out, err = launch.end()
     assert status == 0, err
@@ -75,17 +75,18 @@ def test_a_stopped_worker_is_named_and_its_trial_goes_on(output: Path, group: tu
 @pytest.mark.parametrize("group", [(), GROUP], ids=["one", "group"])
 def test_attempts_have_one_limit_and_the_last_reason_is_kept(output: Path, group: tuple[str, ...]) -> None:
     launch = Launch(output, write_study(output, ONE), *group, "--set", *assignments(training__epochs=5000))
-    killed: set[int] = set()
-    limit = time.monotonic() + 250
+    killed: dict[str, int] = {}
+    rank = 1 if group else 0
+    limit = time.monotonic() + 500
     while launch.process.poll() is None and time.monotonic() < limit:
-        for worker in workers(output)[-1:]:
-            if worker not in killed:
-                killed.add(worker)
+        for note, worker in workers(output).items():
+            if note.endswith(f"-{rank}.txt") and note not in killed:
+                killed[note] = worker
                 os.kill(worker, signal.SIGKILL)
         time.sleep(0.2)
     status, out, err = launch.end()
     assert status == 1, err
-    assert len(killed) == 3
+    assert [Path(note).name for note in killed] == [f"killed-{attempt}-{rank}.txt" for attempt in range(3)]
     (folder,) = output.glob("trials/*")
     error = read_record(folder).error or ""
     assert "was killed or crashed" in error

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from studies.definition.plan import Plan, expand
+from studies.transfer.store import ObjectStore
+from studies.transfer.trial_folders import TrialFolders
 from studies.worker.watch import reason_of_kill
 
 PROGRAM = """
@@ -182,3 +185,21 @@ def test_another_kill_is_put_down_to_nothing(tmp_path: Path) -> None:
     wait(process)
     time.sleep(3)
     assert reason_of_kill(tmp_path, 0) is None
+
+
+def test_a_note_comes_to_the_store_with_the_next_attempt(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan("title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n")
+    (trial,) = expand(plan)
+    monkeypatch.setattr("studies.transfer.trial_folders._tables", lambda trial: [])
+    monkeypatch.setattr("studies.transfer.trial_folders.unreadable_image", lambda data: None)
+    trial.folder.mkdir(parents=True)
+    note = trial.folder / "killed-0-0.txt"
+    note.write_text("its process 1 hung\n\nstacks")
+    folders = TrialFolders(ObjectStore(f"file://{tmp_path}/store", plan.output))
+    folders.prepare_node(trial)
+    assert reason_of_kill(trial.folder, 0) == "its process 1 hung"
+    note.unlink()
+    folders.collect(trial)
+    assert reason_of_kill(trial.folder, 0) == "its process 1 hung"
