@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +16,8 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Dataset
 
 from drcnn.data.annotations import DataError
 from drcnn.engine.errors import TrainingDiverged
@@ -107,6 +112,42 @@ def test_a_fault_of_the_machine_is_raised_with_its_node(trial: Trial, error: Exc
         failures_recorded(trial, TrialFolders(TrialStore())),
     ):
         raise error
+    assert not read_record(trial.folder).is_terminal
+
+
+class Pids(Dataset[int]):
+    """The process that loads it, as an item."""
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.01)
+        return os.getpid()
+
+
+@pytest.mark.faults
+def test_a_killed_loader_process_is_the_machines_fault(trial: Trial) -> None:
+    """For real: in torch's own words."""
+
+    def load() -> None:
+        with failures_recorded(trial, TrialFolders(TrialStore())):
+            for pid in DataLoader(Pids(), batch_size=None, num_workers=1):
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .*\(on node"):
+        load()
+    assert not read_record(trial.folder).is_terminal
+
+
+@pytest.mark.faults
+def test_a_full_disk_is_the_machines_fault(trial: Trial) -> None:
+    """For real: in safetensors' own words."""
+    with (
+        pytest.raises(RuntimeError, match=r"\(on node"),
+        failures_recorded(trial, TrialFolders(TrialStore())),
+    ):
+        save_file({"weight": torch.zeros(1000)}, "/dev/full")
     assert not read_record(trial.folder).is_terminal
 
 
