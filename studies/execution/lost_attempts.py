@@ -99,19 +99,22 @@ class NodeFaults:
 
     def _reserve(self, address: str) -> bool:
         usable = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and self._slots(node)}  # type: ignore[no-untyped-call]
+        job = ray.get_runtime_context().get_job_id()
         table: dict[str, dict[str, Any]] = placement_group_table()
-        names = {group["name"] for group in table.values() if group["state"] != "REMOVED"}
-        left = {node for node in usable if RESERVED + node not in names}
+        names = [group["name"] for group in table.values() if group["state"] != "REMOVED"]
+        reserved = {name.split("-")[2] for name in names if name.startswith(RESERVED)}
+        left = usable.keys() - reserved
         faulty = {node for node in left if usable[node]["NodeManagerAddress"] == address}
         if not faulty or faulty == left:
             return False
         for node in faulty:
-            for _ in range(self._slots(usable[node])):
+            for number in range(self._slots(usable[node])):
                 # Waits for a slot that is taken now, before any trial that is yet to be started.
                 placement_group(
                     [self._slot],
                     bundle_label_selector=[{"ray.io/node-id": node}],
-                    name=RESERVED + node,
+                    # Names are unique, also among the launches that share a cluster.
+                    name=f"{RESERVED}{node}-{job}-{number}",
                 )
         return True
 

@@ -54,11 +54,12 @@ class Watch:
 
     def __init__(self, folder: Path, attempt: int, rank: int, patience: Patience) -> None:
         self._note = folder / KILL_NOTE.format(attempt=attempt, rank=rank)
+        self._is_first = attempt == rank == 0
         self._patience = patience
 
     def __enter__(self) -> Self:
-        for earlier in self._note.parent.glob(KILL_NOTE.format(attempt="*", rank="*")):
-            if earlier.name == self._note.name:
+        if self._is_first:
+            for earlier in self._note.parent.glob(KILL_NOTE.format(attempt="*", rank="*")):
                 earlier.unlink()  # of an earlier launch
         marks, self._marks = os.pipe()
         stacks, self._stacks = os.pipe()
