@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from drcnn.engine.errors import lacks_host_memory
 from drcnn.engine.record import read_record
 from drcnn.engine.run_options import RunOptions
 from studies.definition.errors import StudyError
@@ -129,12 +130,10 @@ def _fits(trial: Trial, batch_size: int, workers: int, device: str) -> bool:
         torch.cuda.empty_cache()
     try:
         train_once(trial, batch_size, workers, device)
-    except (torch.OutOfMemoryError, MemoryError):
-        return False
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
-            raise
-        return False
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or lacks_host_memory(error):
+            return False
+        raise
     return True
 
 

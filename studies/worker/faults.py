@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
+from drcnn.engine.errors import CheckpointError, TrainingDiverged, lacks_host_memory
 from studies.definition.plan import Trial
 from studies.transfer.trial_folders import TrialFolders
 
@@ -53,8 +54,6 @@ def failures_recorded(trial: Trial, folders: TrialFolders) -> Iterator[None]:
         Exception: an error of the program, once it is recorded: Ray then drops this process, whose GPU may be
             in a bad state. The next attempt finds the record and returns at once.
     """
-    from drcnn.engine.errors import CheckpointError, TrainingDiverged
-
     try:
         yield
     except (TrainingDiverged, DataError, ConfigError, CheckpointError) as error:
@@ -90,7 +89,7 @@ def _message(error: Exception) -> str:
         advice = " -- lower training.batch_size, or give the trial more of a GPU with --gpus-per-worker"
     elif "device-side assert" in text:
         advice = " -- a label or an index is out of its range; --gpus-per-worker 0 shows where"
-    elif isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+    elif lacks_host_memory(error):
         advice = " -- the machine's memory is used up: fewer trials at once (--max-concurrent) need less"
     elif "shared memory" in text or "Bus error" in text:
         advice = " -- loader processes need more of /dev/shm (docker run --shm-size)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -141,13 +142,18 @@ def test_a_killed_loader_process_is_the_machines_fault(trial: Trial) -> None:
 
 
 @pytest.mark.faults
-def test_a_full_disk_is_the_machines_fault(trial: Trial) -> None:
-    """For real: in safetensors' own words."""
-    with (
-        pytest.raises(RuntimeError, match=r"\(on node"),
-        failures_recorded(trial, TrialFolders(TrialStore())),
-    ):
-        save_file({"weight": torch.zeros(1000)}, "/dev/full")
+def test_a_disk_that_takes_no_more_is_the_machines_fault(trial: Trial, tmp_path: Path) -> None:
+    """For real, by a limit on the size of files: in safetensors' own words."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with (
+            pytest.raises(RuntimeError, match=r"SafetensorError: .*\(on node"),
+            failures_recorded(trial, TrialFolders(TrialStore())),
+        ):
+            save_file({"weight": torch.zeros(1000)}, tmp_path / "last.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not read_record(trial.folder).is_terminal
 
 
