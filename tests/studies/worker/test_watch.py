@@ -159,6 +159,9 @@ def memory_limit() -> Iterator[Callable[[int], None]]:
     except OSError as error:
         pytest.skip(f"no control group can be made here: {error}")
     yield lambda pid: [(group / "cgroup.procs").write_text(str(pid))].clear()
+    limit_of_wait = time.monotonic() + 20
+    while (group / "cgroup.procs").read_text() and time.monotonic() < limit_of_wait:
+        time.sleep(0.1)  # for the companion, which is in it too
     group.rmdir()
 
 
