@@ -22,18 +22,18 @@ import shtab
 from drcnn.commands import compare, data, evaluate, export, predict, settings, speed, train
 from drcnn.config import ConfigError
 from drcnn.plain_text import allow_any_terminal
+from drcnn.signals import INTERRUPTED, end_in_order
 
 __all__ = ["main"]
 
 BAD_INPUT = 2
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     0: done; 1: training failed, or faults found; 2: bad input, or files or the network failed (one line says
-    which); 130: interrupted.
+    which); 130: interrupted, by Ctrl-C, SIGTERM or SIGHUP (a closed terminal; not under nohup).
     """
     allow_any_terminal()
     options = _parser().parse_args(arguments)
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from drcnn.engine.errors import CheckpointError, TrainingDiverged
 
     try:
+        end_in_order()
         status: int = options.run(options)
     except (ConfigError, DataError, CheckpointError, OSError) as error:
         print(f"drcnn: {' '.join(str(error).splitlines())}", file=sys.stderr)

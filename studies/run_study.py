@@ -22,15 +22,14 @@ if __name__ == "__main__" and not __package__:
 
 import argparse
 import os
-import signal
 from dataclasses import fields
-from types import FrameType
 from typing import NoReturn
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.plain_text import allow_any_terminal
 from drcnn.recipes import PROFILES
+from drcnn.signals import end_in_order
 from studies.definition.errors import FetchError, StudyError
 from studies.definition.overrides import check_weights
 from studies.definition.request import Request, parse_budget, resolve
@@ -55,8 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         _print_catalogue(getattr(options, "profile", Request.profile))
         return 0
     try:
-        signal.signal(signal.SIGINT, _interrupt)
-        signal.signal(signal.SIGTERM, _interrupt)
+        end_in_order("nothing was begun")
         return _report(options) if is_report else _run(options)
     except (StudyError, ConfigError, DataError, FetchError) as error:
         print(f"run_study: {error}", file=sys.stderr)
@@ -76,13 +74,6 @@ def _print_catalogue(profile: str) -> None:
         trials = sum(settings * seeds for settings, seeds in counts)
         product = " + ".join(f"{settings} × {seeds}" for settings, seeds in counts)
         print(f"{name:10} {trials:>6}  {product:{len(heading)}}  {study.answers:17}  {study.title}")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """The first signal ends the study in order; a second one ends the process."""
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, lambda *_: os._exit(130))
-    raise KeyboardInterrupt("nothing was begun")
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -113,7 +104,8 @@ def _study_parser() -> _Parser:
     parser = _Parser(
         prog="run_study",
         description="Run a study, or resume it after a stop: the same command goes on with what is left.",
-        epilog="'run_study report NAME' writes the report of a study again.",
+        epilog="Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end a study in order, with status 130; under "
+        "nohup it survives its terminal. 'run_study report NAME' writes the report of a study again.",
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(

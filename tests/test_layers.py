@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"ray", "mlflow", "optuna", "torch"}
 # Each room, and the rooms right below it; what lies below those may be imported as well.
 BELOW = {
-    "execution": {"report", "search", "resources"},
+    "execution": {"report", "search", "worker"},
     "report": {"analysis"},
+    "worker": {"resources"},
     "resources": {"transfer"},
     "search": {"record"},
     "transfer": {"record"},

@@ -30,7 +30,12 @@ SHOWN = ("AP", "AP50", "AP90")
 
 def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     """Add the verb, with its options."""
-    train = commands.add_parser("train", help="train one configuration, or resume it")
+    train = commands.add_parser(
+        "train",
+        help="train one configuration, or resume it",
+        epilog="Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end it with status 130, and the same command "
+        "resumes it after the last finished epoch; under nohup it survives its terminal.",
+    )
     add_configuration(train)
     train.add_argument(
         "--from",

@@ -7,8 +7,8 @@ batch = next(iter(loader))
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.images import decode, flip, resize, resized_sizes
 from drcnn.data.plan import BatchPlan, image_key, plan_batches
 
-__all__ = ["BatchLoader", "make_loader", "trainable_rows"]
+__all__ = ["BatchLoader", "Beat", "make_loader", "trainable_rows"]
+
+# Takes a sign of life: True for a batch that has arrived, False when all of them have been worked on.
+Beat = Callable[[bool], None]
 
 # Training leaves out images with a shorter side below this (pixels), as MMDetection does.
 SMALLEST_SIDE = 32
@@ -37,12 +40,26 @@ class BatchLoader:
         rows: int64[M], the rows of the annotation table that take part, over all ranks.
     """
 
-    def __init__(self, loader: DataLoader[Any], rows: NDArray[np.int64]) -> None:
-        self._loader = loader
+    def __init__(
+        self, loader: DataLoader[Any], plans: Sequence[BatchPlan], rows: NDArray[np.int64], beat: Beat
+    ) -> None:
+        self._loader, self._plans, self._beat = loader, plans, beat
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self._loader)
+
+    def largest(self) -> tuple[int, Callable[[], Batch]]:
+        """Return the pixels of the batch that has the most, and a function that loads it here."""
+        plan = max(self._plans, key=_pixels)
+
+        def load() -> Batch:
+            batch = self._loader.dataset[plan]
+            if isinstance(batch, Exception):
+                raise batch
+            return cast(Batch, batch)
+
+        return _pixels(plan), load
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches in order.
@@ -54,7 +71,9 @@ class BatchLoader:
         for batch in self._loader:
             if isinstance(batch, Exception):
                 raise batch
+            self._beat(True)
             yield batch
+        self._beat(False)
 
 
 def make_loader(
@@ -69,6 +88,7 @@ def make_loader(
     world_size: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
+    beat: Beat = lambda has_batch: None,
 ) -> BatchLoader:
     """Make the loader of one epoch.
 
@@ -87,6 +107,7 @@ def make_loader(
         rank: of this worker among ``world_size``.
         num_workers: processes that decode; 0 decodes in this one.
         pin_memory: use page-locked memory, from which a GPU copies faster.
+        beat: told of every batch, and of the end.
 
     Raises:
         DataError: no image has a box to train on, or ``world_size`` does not divide ``batch_size``.
@@ -122,7 +143,7 @@ def make_loader(
         # A generator of its own: starting an epoch must not advance the global one.
         generator=torch.Generator().manual_seed(0),
     )
-    return BatchLoader(loader, rows)
+    return BatchLoader(loader, plans, rows, beat)
 
 
 def trainable_rows(annotations: Annotations) -> NDArray[np.int64]:
@@ -212,6 +233,10 @@ def _fraction(key: int, purpose: str) -> float:
     digest = hashlib.blake2b(f"{key}/{purpose}".encode(), digest_size=7).digest()
     # 53 bits are what a float holds: with more, the largest would round up to 1.
     return (int.from_bytes(digest, "little") >> 3) / 2**53
+
+
+def _pixels(plan: BatchPlan) -> int:
+    return len(plan.rows) * plan.height * plan.width
 
 
 def _unchanged(batch: Any) -> Any:

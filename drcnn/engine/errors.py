@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "TrainingDiverged"]
+__all__ = ["CheckpointError", "TrainingDiverged", "lacks_host_memory"]
+
+# Torch's allocator and oneDNN raise plain RuntimeErrors.
+HOST_MEMORY_WORDS = ("DefaultCPUAllocator", "could not create a primitive", "could not create a memory")
 
 
 class CheckpointError(ValueError):
@@ -11,3 +14,8 @@ class CheckpointError(ValueError):
 
 class TrainingDiverged(RuntimeError):
     """The loss became infinite or NaN; the message says which one, in which epoch and step."""
+
+
+def lacks_host_memory(error: Exception) -> bool:
+    """Whether an error says that the machine's own memory, not a GPU's, is used up."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in HOST_MEMORY_WORDS)

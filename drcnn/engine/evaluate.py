@@ -72,6 +72,7 @@ def evaluate_split(
         world_size=world_size(),
         num_workers=options.loader_workers,
         pin_memory=options.device == "cuda",
+        beat=options.beat,
     )
     device = torch.device(options.device)
     detections = detect_split(detector, loader, annotations, device, config.evaluation.amp)

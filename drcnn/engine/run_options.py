@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 __all__ = ["RunOptions"]
 
 # CUDA takes this for each process before any tensor; the limit on tensors does not count it.
 CONTEXT_BYTES = 600 << 20
+
+
+def _unheard(has_batch: bool) -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class RunOptions:
         loader_workers: processes that decode images.
         gpu_share: of the GPU's memory, the part that this process may take; other trials have the rest.
         commit: of the code, to be recorded with the result; empty if it is not known.
+        beat: told of every batch (True) and of the end of an epoch's or an evaluation's (False).
     """
 
     device: str = "cpu"
@@ -27,6 +33,7 @@ class RunOptions:
     loader_workers: int = 0
     gpu_share: float = 1.0
     commit: str = ""
+    beat: Callable[[bool], None] = field(default=_unheard, compare=False, repr=False)
 
     @property
     def gpus(self) -> float:

@@ -18,7 +18,6 @@ on a GPU up to its atomic additions, whose order is random.
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Callable
@@ -37,7 +36,7 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine import checkpoint, record
 from drcnn.engine.checkpoint import TrainingState
 from drcnn.engine.data_content import data_content, refuse_changed_data
-from drcnn.engine.errors import TrainingDiverged
+from drcnn.engine.divergence import check_every, require_finite, require_finite_weights
 from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.made_by import made_by, merged
 from drcnn.engine.precision import autocast, require_precision
@@ -54,9 +53,6 @@ Report = Callable[[dict[str, float]], None]
 Say = Callable[[str], None]
 # Takes an epoch and a step, both counted from 1, and the steps of an epoch.
 Step = Callable[[int, int, int], None]
-
-# Reading a loss back waits for the device; on a GPU it is checked only every so many steps.
-CHECK_EVERY = 20
 
 
 def fit(
@@ -214,13 +210,14 @@ class _Trial:
             world_size=world_size(),
             num_workers=self.options.loader_workers,
             pin_memory=self.device.type == "cuda",
+            beat=self.options.beat,
         )
         if epoch == 1 and (warmup := warmup_steps(training, len(loader))) < training.warmup_iterations:
             steps = training.epochs * len(loader)
             self.say(f"warm-up: {warmup} of {steps} steps, a third, instead of {training.warmup_iterations}")
         self.model.train()
         sums: dict[str, Tensor] = {}
-        check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
+        steps_unchecked = check_every(self.device)
         for number, batch in enumerate(loader):
             rate = learning_rate(training, (epoch - 1) * len(loader) + number, len(loader))
             for group in self.optimizer.param_groups:
@@ -231,9 +228,10 @@ class _Trial:
             self._step(losses["loss"])
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach()
-            if number % check_every == 0 or number == len(loader) - 1:
-                _require_finite(sums, epoch, number + 1)
+            if number % steps_unchecked == 0 or number == len(loader) - 1:
+                require_finite(sums, epoch, number + 1)
             self.tell_step(epoch, number + 1, len(loader))
+        require_finite_weights(self.detector, epoch)
         sums |= self.detector.heads.take_unfilled()  # added up over the steps, like the losses
         totals = sum_(torch.stack(list(sums.values()))) / (len(loader) * world_size())
         means = dict(zip((f"train/{name}" for name in sums), totals.tolist(), strict=True))
@@ -287,19 +285,3 @@ class _Trial:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _require_finite(sums: dict[str, Tensor], epoch: int, step: int) -> None:
-    """Raise on every worker if any worker's losses are not finite; all must call it at the same step."""
-    # A sum over workers is finite only if all its terms are. If one worker raised alone, the others would
-    # wait for its gradients until they are killed.
-    values = sum_(torch.stack(list(sums.values())))
-    infinite = [name for name, value in zip(sums, values.tolist(), strict=True) if not math.isfinite(value)]
-    if not infinite:
-        return
-    # The total is named only if none of its parts is to blame.
-    parts = [name for name in infinite if name != "loss"] or infinite
-    raise TrainingDiverged(
-        f"{', '.join(parts)} not finite in epoch {epoch} at step {step}; "
-        "lower training.lr or set training.clip_norm"
-    )

@@ -1,1 +1,1 @@
-"""One launch of a study: the order of things, Ray Tune and Ray Train, the dry run, the live table."""
+"""One launch of a study: the order of things, Ray Tune, the dry run, the live table."""

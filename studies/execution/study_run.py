@@ -185,7 +185,7 @@ class StudyRun:
                     say_phase("starting Ray")
                     allocation = stack.enter_context(connect(machines))
                 if number == 0:
-                    self._check_gpu_memory(allocation)
+                    self._check_memory(allocation)
                 self._folders.offer(remaining if isinstance(remaining, list) else [self._sample])
                 count = len(remaining) if isinstance(remaining, list) else remaining.remaining()
                 limited = self._within_budget(remaining, allocation)
@@ -212,12 +212,12 @@ class StudyRun:
         confirming = confirming_count(self._plan, self._request.seeds) - confirmed
         return self._budget.limit(remaining, self._expected, confirming)
 
-    def _check_gpu_memory(self, allocation: Allocation) -> None:
-        from studies.execution.job import run_options
-        from studies.resources.gpu_memory import check_gpu_memory, try_on_node
+    def _check_memory(self, allocation: Allocation) -> None:
+        from studies.resources.memory import check_memory, try_on_node
+        from studies.worker.job import run_options
 
         attempt = partial(try_on_node, allocation, self._folders, run_options(allocation))
-        check_gpu_memory([*self._models, *self._expected], allocation, attempt)
+        check_memory([*self._models, *self._expected], allocation, partial(attempt, self._request.workers))
 
     def _batches(self, tracker: Tracker) -> Iterator[list[Trial] | StudySearcher]:
         """What can be done next, batch after batch: detectors are trained, then evaluated, then timed."""

@@ -21,23 +21,25 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.request import Machines
 from studies.definition.study import SearchStudy
 from studies.execution.budgeted import BudgetedTrials
-from studies.execution.job import Job, WorkerGroup, run_options
+from studies.execution.lost_attempts import NodeFaults, reason_of_loss
 from studies.execution.progress import Progress
-from studies.execution.trial_run import run_trial
-from studies.execution.workers import run_trial_with_workers
 from studies.record.tracking.runs import Tracker
 from studies.resources.budget import Budget
 from studies.resources.slots import HEAD, Allocation
 from studies.search.pruning import make_scheduler
 from studies.search.searcher import StudySearcher
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.job import Job, WorkerGroup, run_options
+from studies.worker.trial_run import run_trial
+from studies.worker.workers import run_trial_with_workers
 
 __all__ = ["TuneRun", "run_trials"]
 
 logger = logging.getLogger(__name__)
 
 METRIC_FAMILIES = ("val/", "test/", "train/", "perf/")
-# How often a trial goes on after a killed process; machines of a spot market are taken away often.
+# How often a trial goes on after a fault of the machine, with one worker or several; machines of a spot
+# market are taken away often.
 RETRIES, CLUSTER_RETRIES = 2, 10
 
 
@@ -87,7 +89,7 @@ def run_trials(
     else:
         listed = remaining.trials if isinstance(remaining, BudgetedTrials) else remaining
         times = all(read_record(trial.folder).is_finished for trial in listed)
-    param_space: dict[str, Any] = {"job": _job(run, storage, retries, measures_latency=times)}
+    param_space: dict[str, Any] = {"job": _job(run, storage, measures_latency=times)}
     searcher: StudySearcher | BudgetedTrials | None
     if isinstance(remaining, StudySearcher):
         searcher, scheduler = remaining, make_scheduler(run.plan, ended)
@@ -120,8 +122,8 @@ def run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            callbacks=[_Watcher(run, prunes=scheduler is not None, waits=in_group)],
-            # For killed processes; an error that would repeat itself is final (see faults).
+            callbacks=[_Watcher(run, prunes=scheduler is not None, waits=in_group, attempts=1 + retries)],
+            # For faults of the machine; an error that would repeat itself is final (see faults).
             failure_config=tune.FailureConfig(max_failures=retries),
             verbose=0,
         ),
@@ -132,12 +134,12 @@ def run_trials(
         shutil.rmtree(storage, ignore_errors=True)
 
 
-def _job(run: TuneRun, storage: Path, retries: int, *, measures_latency: bool) -> Job:
+def _job(run: TuneRun, storage: Path, *, measures_latency: bool) -> Job:
     allocation = run.allocation
     return Job(
         run.folders,
         run_options(allocation),
-        WorkerGroup(run.machines.workers, allocation.cpus, allocation.gpus, str(storage / "train"), retries),
+        WorkerGroup(run.machines.workers, allocation.cpus, allocation.gpus, str(storage / "train")),
         measures_latency=measures_latency,
     )
 
@@ -158,11 +160,13 @@ class _Watcher(tune.Callback):
         run: whom to tell.
         prunes: whether a trial that stops before its last epoch was pruned.
         waits: whether a trial that starts still has to wait for its workers.
+        attempts: how many a trial has.
     """
 
-    def __init__(self, run: TuneRun, *, prunes: bool, waits: bool) -> None:
+    def __init__(self, run: TuneRun, *, prunes: bool, waits: bool, attempts: int) -> None:
         self._run = run
-        self._prunes, self._waits = prunes, waits
+        self._prunes, self._waits, self._attempts = prunes, waits, attempts
+        self._node_faults = NodeFaults(run.allocation)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune saves its callbacks to restore them; we never restore, and connections cannot be saved.
@@ -200,11 +204,33 @@ class _Watcher(tune.Callback):
             self._run.budget.end(ours.id)
         self._settle(ours, problem)
 
+    def on_trial_recover(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        ours: Trial = trial.config["trial"]
+        reason = self._reason(trial)
+        attempt = trial.config["attempt"] = trial.config.get("attempt", 0) + 1
+        if not read_record(ours.folder).is_terminal:
+            why = f"{reason}; tried again ({attempt + 1} of {self._attempts})"
+            self._run.progress.show(ours, Status.PENDING, read_record(ours.folder).metrics, why)
+
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         ours: Trial = trial.config["trial"]
         problem = self._collect(ours)
-        write_failed(ours.folder, _last_line_of_error(trial))
+        attempt = trial.config.get("attempt", 0) + 1
+        times = f" (attempt {attempt} of {self._attempts})" if attempt > 1 else ""
+        write_failed(ours.folder, f"{self._reason(trial)}{times}")
         self._settle(ours, problem)
+
+    def _reason(self, trial: TuneTrial) -> str:
+        """Why an attempt was lost; a node that has lost too many is left alone, and named."""
+        ours: Trial = trial.config["trial"]
+        text = _last_error(trial)
+        reason = reason_of_loss(ours.folder, trial.config.get("attempt", 0), text)
+        address = self._node_faults.count(ours.id, reason, text)
+        if address is not None:
+            logger.warning("node %s gets no more trials in this launch: %s", address, reason)
+        return reason
 
     def _collect(self, trial: Trial) -> str | None:
         """Download what a node has left of a trial; returns why that is not possible now, if it is not."""
@@ -241,11 +267,10 @@ def _own_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _last_line_of_error(trial: TuneTrial) -> str:
-    """The last line of the trial's traceback: the error itself."""
-    unknown = "ended without a message"
+def _last_error(trial: TuneTrial) -> str:
+    """What Ray wrote of the trial's last failure."""
     try:
-        lines = Path(trial.error_file).read_text(encoding="utf-8").strip().splitlines()
+        text = Path(trial.error_file).read_text(encoding="utf-8")
     except (OSError, TypeError):
-        return unknown
-    return next((line.strip() for line in reversed(lines) if line.strip()), unknown)[:2000]
+        return ""
+    return text.rpartition("Failure # ")[2].partition("\n")[2]

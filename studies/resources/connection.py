@@ -8,13 +8,14 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util import get_node_ip_address
 
+from drcnn.signals import hangup_ignored
 from studies.definition.errors import StudyError, one_line
 from studies.definition.request import Machines
 from studies.resources.slots import Allocation, allocate, node_shapes
@@ -64,11 +65,13 @@ def connect(machines: Machines) -> Iterator[Allocation]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     on_term = signal.getsignal(signal.SIGTERM)
+    in_main_thread = threading.current_thread() is threading.main_thread()
     if machines.is_cluster:
         _join(machines.address, quiet)
     else:
-        _start(machines, quiet)
-    if threading.current_thread() is threading.main_thread():
+        with hangup_ignored() if in_main_thread else nullcontext():
+            _start(machines, quiet)
+    if in_main_thread:
         # ray.init installs a handler that ends the process at once, with MLflow runs still open.
         signal.signal(signal.SIGTERM, on_term)
     try:

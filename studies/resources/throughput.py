@@ -23,7 +23,8 @@ from drcnn.batch import Batch
 from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.data.annotations import Annotations
 from drcnn.data.loader import BatchLoader, make_loader
-from drcnn.detector.detector import build_detector, move_detector
+from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
+from drcnn.engine.precision import autocast
 from drcnn.engine.record import read_record
 from drcnn.engine.train import make_optimizer
 from studies.definition.plan import Trial
@@ -37,8 +38,10 @@ __all__ = [
     "ImageTime",
     "cost_key",
     "estimate_remaining",
+    "largest_batch",
     "measure_image_time",
     "measure_on_node",
+    "train_once",
 ]
 
 TRAINING_STEPS = 3
@@ -183,18 +186,7 @@ def measure_image_time(trial: Trial, device: str) -> ImageTime:
         device: 'cpu' or 'cuda'.
     """
     config, target = trial.config, torch.device(device)
-    detector = build_detector(config.detector, len(trial.data.classes), pretrained=False)
-    detector = move_detector(detector, target)
-    optimizer = make_optimizer(detector, config.training)
-
-    def train(batch: Batch) -> None:
-        losses = detector(batch.to(target))
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-        # The detector stays untrained.
-        for group in optimizer.param_groups:
-            group["lr"] = 0.0
-        optimizer.step()
+    detector, train = _untrained(trial, target)
 
     def detect(batch: Batch) -> None:
         with torch.inference_mode():
@@ -205,11 +197,58 @@ def measure_image_time(trial: Trial, device: str) -> ImageTime:
         batch_size = min(batch_size, IMAGES_ON_CPU)
     training = make_loader(trial.data.train, config.data, training=True, batch_size=batch_size)
     validation = make_loader(trial.data.judged_table, config.data, training=False, batch_size=batch_size)
-    detector.train()
     seconds_training = _seconds_per_image(training, train, TRAINING_STEPS, target)
     detector.eval()
     seconds_inference = _seconds_per_image(validation, detect, INFERENCE_BATCHES, target)
     return ImageTime(seconds_training, seconds_inference, "a few steps measured now")
+
+
+def train_once(trial: Trial, batch_size: int, workers: int, device: str) -> None:
+    """Run one training step of a worker on the largest batch of a trial's first epoch.
+
+    Args:
+        trial: whose data are prepared here.
+        batch_size: of all workers, in place of the trial's.
+        workers: of the trial.
+        device: 'cpu' or 'cuda'.
+    """
+    target = torch.device(device)
+    _, train = _untrained(trial, target)
+    train(largest_batch(trial, batch_size, workers)[1]())
+    if target.type == "cuda":
+        torch.cuda.synchronize(target)
+
+
+def largest_batch(trial: Trial, batch_size: int, workers: int) -> tuple[int, Callable[[], Batch]]:
+    """Return how many pixels the first worker's largest batch of the first epoch has, and what loads it."""
+    loader = make_loader(
+        *(trial.data.train, trial.config.data),
+        training=True,
+        batch_size=batch_size,
+        seed=trial.config.seed,
+        epoch=1,
+        world_size=workers,
+    )
+    return loader.largest()
+
+
+def _untrained(trial: Trial, target: torch.device) -> tuple[DecoupledRCNN, Callable[[Batch], None]]:
+    """A trial's detector in training mode, and a step that leaves it untrained."""
+    config = trial.config
+    detector = build_detector(config.detector, len(trial.data.classes), pretrained=False)
+    detector = move_detector(detector, target)
+    optimizer = make_optimizer(detector, config.training)
+
+    def train(batch: Batch) -> None:
+        with autocast(target, config.training.amp):
+            losses = detector(batch.to(target))
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        optimizer.step()
+
+    return detector.train(), train
 
 
 def measure_on_node(allocation: Allocation, folders: TrialFolders, trial: Trial) -> ImageTime:

@@ -26,7 +26,10 @@ from studies.transfer.store import TrialStore
 if TYPE_CHECKING:
     from drcnn.data.prepare import PreparedData
 
-__all__ = ["TrialFolders", "unreadable_image"]
+__all__ = ["KILL_NOTE", "TrialFolders", "unreadable_image"]
+
+# Left in a trial's folder by what kills its process: why, in one line, and stacks.
+KILL_NOTE = "killed-{attempt}-{rank}.txt"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ class TrialFolders:
             raise OSError(f"{node} {fault}")
         if trial.model is not None:
             self.store.download(trial.model.folder)
+        # What an attempt was killed for, here: downloading deletes what is not stored.
+        notes = trial.folder.glob(KILL_NOTE.format(attempt="*", rank="*"))
+        self.store.upload(trial.folder, [note.name for note in notes])
         self.store.download(trial.folder)
 
     def upload(self, trial: Trial) -> None:

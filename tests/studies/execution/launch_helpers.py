@@ -22,11 +22,13 @@ ROOT = Path(__file__).resolve().parents[3]
 class Launch:
     """One process of the command line."""
 
+    program: tuple[str, ...] = (str(ROOT / "studies" / "run_study.py"),)
+
     def __init__(self, output: Path, *arguments: str, **environment: str) -> None:
         self.output = output
         command = [
             sys.executable,
-            str(ROOT / "studies" / "run_study.py"),
+            *self.program,
             *arguments,
             "--output",
             str(output),

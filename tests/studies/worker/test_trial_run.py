@@ -20,10 +20,10 @@ from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand, trained_models
 from studies.definition.study_file import parse
 from studies.definition.trial import Inputs
-from studies.execution.job import Job, WorkerGroup
-from studies.execution.trial_run import evaluate, run_trial, time_inference
 from studies.transfer.store import TrialStore
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.job import Job, WorkerGroup
+from studies.worker.trial_run import evaluate, run_trial, time_inference
 
 STUDY = """\
 title: t
@@ -98,7 +98,7 @@ def test_an_evaluation_fails_with_its_detector(make_plan: Callable[..., Plan], t
     trial = replace(expand(make_plan(STUDY))[1], data=trials[0].data)
     assert trial.model is not None
     write_failed(trial.model.folder, "TrainingDiverged: so it is")
-    group = WorkerGroup(1, 1, 0.0, "", 0)
+    group = WorkerGroup(1, 1, 0.0, "")
     job = Job(TrialFolders(TrialStore()), HERE, group, measures_latency=False)
     run_trial({"trial": trial, "job": job})
     found = read_record(trial.folder)

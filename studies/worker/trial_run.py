@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -19,11 +20,11 @@ from drcnn.engine.run_options import RunOptions
 from drcnn.files import replacing, write_text
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
-from studies.execution.faults import failures_recorded
-from studies.execution.job import Job
-from studies.transfer.trial_folders import TrialFolders
+from studies.worker.faults import failures_recorded, wait_before_attempt
+from studies.worker.job import Job
+from studies.worker.watch import Watch
 
-__all__ = ["evaluate", "reporting", "run_trial", "time_inference", "train_or_evaluate"]
+__all__ = ["evaluate", "run_trial", "time_inference", "work_watched"]
 
 Report = Callable[[dict[str, float]], None]
 
@@ -32,18 +33,41 @@ def run_trial(config: Mapping[str, Any]) -> None:
     """Tune function of a trial with one worker: trains or evaluates in the trial's actor."""
     trial: Trial = config["trial"]
     job: Job = config["job"]
+    attempt = config.get("attempt", 0)
+    wait_before_attempt(attempt)
     with job.folders.locked(trial):
         with failures_recorded(trial, job.folders):
             job.folders.prepare_node(trial)
-            train_or_evaluate(trial, job.options, reporting(trial, job.folders, tune.report))
+            work_watched(trial, job, attempt, tune.report)
         if job.measures_latency and read_record(trial.folder).is_finished:
             with failures_recorded(trial, job.folders):
                 time_inference(trial, job.options)
         job.folders.upload(trial)
 
 
-def train_or_evaluate(trial: Trial, options: RunOptions, report: Report) -> None:
-    """Train or evaluate a trial, unless its folder says that nothing is left to do."""
+def work_watched(trial: Trial, job: Job, attempt: int, report: Report) -> None:
+    """Train or evaluate a trial, unless its folder says that nothing is left to do; if it hangs it is killed.
+
+    Args:
+        trial: the trial.
+        job: how to run.
+        attempt: of this launch, from 0.
+        report: takes an epoch's metrics, when its files are uploaded; the first worker has written them.
+    """
+    from drcnn.engine.workers import rank
+
+    with Watch(trial.folder, attempt, rank(), job.patience) as watch:
+
+        def upload_and_report(metrics: dict[str, float]) -> None:
+            with watch.paused():
+                if rank() == 0:
+                    job.folders.upload(trial)
+                report(metrics)
+
+        _train_or_evaluate(trial, replace(job.options, beat=watch.beat), upload_and_report)
+
+
+def _train_or_evaluate(trial: Trial, options: RunOptions, report: Report) -> None:
     from drcnn.engine.train import fit
 
     # Finished meanwhile by another study, or failed in a way that would only repeat itself.
@@ -103,15 +127,3 @@ def time_inference(trial: Trial, options: RunOptions) -> None:
         checkpoint = (trial.model or trial).folder / "last.safetensors"
         milliseconds = measure_latency(checkpoint, trial.config, trial.data.judged_table, options)
         write_latency(trial.folder, milliseconds, options.device)
-
-
-def reporting(trial: Trial, folders: TrialFolders, report: Report) -> Report:
-    """Report an epoch only when its files are uploaded; the first worker has written them."""
-    from drcnn.engine.workers import rank
-
-    def upload_and_report(metrics: dict[str, float]) -> None:
-        if rank() == 0:
-            folders.upload(trial)
-        report(metrics)
-
-    return upload_and_report

@@ -16,9 +16,9 @@ from ray.util.queue import Queue
 
 from drcnn.engine.record import read_record
 from studies.definition.plan import Trial
-from studies.execution.faults import failures_recorded
-from studies.execution.job import Job
-from studies.execution.trial_run import reporting, train_or_evaluate
+from studies.worker.faults import failures_recorded, wait_before_attempt
+from studies.worker.job import Job
+from studies.worker.trial_run import work_watched
 
 __all__ = ["reports", "run_trial_with_workers"]
 
@@ -34,12 +34,14 @@ def run_trial_with_workers(config: Mapping[str, Any]) -> None:
     """
     trial: Trial = config["trial"]
     job: Job = config["job"]
+    attempt = config.get("attempt", 0)
+    wait_before_attempt(attempt)
     with job.folders.locked(trial):
         job.folders.collect(trial)
         if read_record(trial.folder).is_terminal:
             return
         queue = Queue(actor_options={"num_cpus": 0})
-        trainer = _trainer(trial, job, queue)
+        trainer = _trainer(trial, job, attempt, queue)
         try:
             for metrics in reports(trainer.fit, queue):
                 tune.report(metrics)
@@ -91,7 +93,7 @@ class _Reports(UserCallback):
         self._queue.put(metrics[0])
 
 
-def _trainer(trial: Trial, job: Job, queue: Queue) -> Any:
+def _trainer(trial: Trial, job: Job, attempt: int, queue: Queue) -> Any:
     from ray.train.torch import TorchTrainer
 
     from studies.resources.network import TorchOnNodeAddress
@@ -100,7 +102,7 @@ def _trainer(trial: Trial, job: Job, queue: Queue) -> Any:
     gpus = {"GPU": group.gpus} if group.gpus else {}
     return TorchTrainer(
         _work,
-        train_loop_config={"trial": trial, "job": job},
+        train_loop_config={"trial": trial, "job": job, "attempt": attempt},
         torch_config=TorchOnNodeAddress(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=group.workers,
@@ -111,9 +113,10 @@ def _trainer(trial: Trial, job: Job, queue: Queue) -> Any:
             name=trial.id,
             storage_path=group.storage,
             callbacks=[_Reports(queue)],
-            # A killed worker restarts the group from the trial's last epoch. Without the second limit a
-            # group that cannot get its workers would be tried for ever, silently.
-            failure_config=FailureConfig(max_failures=group.retries, controller_failure_limit=3),
+            # Tune tries a trial again that lost a worker, from its last epoch: one limit for one worker and
+            # for many. Without the second limit a group that cannot get its workers would be tried for ever,
+            # silently.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=3),
         ),
     )
 
@@ -132,7 +135,7 @@ def _work(config: Mapping[str, Any]) -> None:
     if read_record(trial.folder).is_failed:
         return
     with failures_recorded(trial, job.folders):
-        train_or_evaluate(trial, job.options, reporting(trial, job.folders, ray.train.report))
+        work_watched(trial, job, config["attempt"], ray.train.report)
     error = read_record(trial.folder).error
     if error is not None:
         # The others may wait for this worker's gradients: the group has to end.

@@ -7,7 +7,7 @@ from queue import Queue
 
 import pytest
 
-from studies.execution.workers import reports
+from studies.worker.workers import reports
 
 
 def test_reports_that_are_on_their_way_when_the_group_ends_arrive() -> None:

@@ -8,9 +8,11 @@ from drcnn.engine.run_options import RunOptions
 from studies.record import provenance
 from studies.resources.slots import Allocation
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.watch import Patience
 
 __all__ = ["Job", "WorkerGroup", "run_options"]
 
+PATIENCE = Patience()
 # Loader processes of a worker with a GPU, at most.
 MOST_LOADERS = 8
 
@@ -24,14 +26,12 @@ class WorkerGroup:
         cpus: of each.
         gpus: of each.
         storage: absolute path where Ray Train keeps its own files.
-        retries: how often a group is started again after a killed worker.
     """
 
     workers: int
     cpus: int
     gpus: float
     storage: str
-    retries: int
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,14 @@ class Job:
         options: of each worker.
         group: the workers of a trial that has several.
         measures_latency: whether a finished trial's inference is timed as well.
+        patience: how long a trial may show no sign of life.
     """
 
     folders: TrialFolders
     options: RunOptions
     group: WorkerGroup
     measures_latency: bool
+    patience: Patience = PATIENCE
 
 
 def run_options(allocation: Allocation) -> RunOptions:

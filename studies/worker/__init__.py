@@ -1,0 +1,1 @@
+"""What runs in a trial's own processes: its job, one worker or a group, whose fault a failure is."""

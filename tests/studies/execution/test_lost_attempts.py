@@ -1,0 +1,210 @@
+"""Processes that are stopped, killed or diverge, and what a launch makes of them; all real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import ray
+from launch_helpers import Launch, results, runs, steps, write_study
+from ray.cluster_utils import Cluster
+from study_helpers import assignments
+
+from drcnn.engine.record import read_record
+from studies.execution.lost_attempts import NodeFaults, reason_of_loss
+from studies.resources.slots import Allocation
+
+ONE = "title: Mine\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"
+GROUP = ("--workers-per-trial", "2", "--max-concurrent", "1")
+
+
+class Impatient(Launch):
+    """A launch whose trials may be silent for seconds only."""
+
+    program = (
+        "-c",
+        "import sys\nfrom dataclasses import replace\nfrom studies.execution import tuning\n"
+        "from studies.worker.watch import Patience\nmade = tuning._job\n"
+        "tuning._job = lambda *given, **more: replace(made(*given, **more), patience=Patience(8, 30))\n"
+        "from studies.run_study import main\nsys.exit(main(sys.argv[1:]))",
+    )
+
+
+def workers(output: Path) -> dict[str, int]:
+    """The processes that work on a trial now, by attempt and rank: their companions' arguments say so."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if len(words) > 6 and words[2].endswith("companion.py") and words[6].startswith(str(output)):
+            found[words[6]] = int(words[3])
+    return dict(sorted(found.items()))
+
+
+def epochs(output: Path) -> int:
+    return max((len(read_record(folder).history) for folder in output.glob("trials/*")), default=0)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [(), GROUP], ids=["one", "group"])
+def test_a_stopped_worker_is_named_and_its_trial_goes_on(output: Path, group: tuple[str, ...]) -> None:
+    launch = Impatient(output, write_study(output, ONE), *group, "--set", *assignments(training__epochs=12))
+    launch.wait_until(lambda: epochs(output) >= 2)
+    stopped = list(workers(output).values())[-1]
+    os.kill(stopped, signal.SIGSTOP)
+    status, out, err = launch.end()
+    assert status == 0, err
+    assert f"its process {stopped} was stopped (SIGSTOP) on " in out
+    assert "tried again (2 of 3)" in out
+    (note,) = output.glob(f"trials/*/killed-0-{1 if group else 0}.txt")
+    assert "Current thread" in note.read_text() or "Thread 0x" in note.read_text()
+    _, (child,) = runs(output, "mine")
+    assert steps(output, child) == list(range(1, 13))
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [(), GROUP], ids=["one", "group"])
+def test_attempts_have_one_limit_and_the_last_reason_is_kept(output: Path, group: tuple[str, ...]) -> None:
+    launch = Launch(output, write_study(output, ONE), *group, "--set", *assignments(training__epochs=5000))
+    killed: dict[str, int] = {}
+    rank = 1 if group else 0
+    limit = time.monotonic() + 500
+    while launch.process.poll() is None and time.monotonic() < limit:
+        for note, worker in workers(output).items():
+            if note.endswith(f"-{rank}.txt") and note not in killed:
+                killed[note] = worker
+                os.kill(worker, signal.SIGKILL)
+        time.sleep(0.2)
+    status, out, err = launch.end()
+    assert status == 1, err
+    assert [Path(note).name for note in killed] == [f"killed-{attempt}-{rank}.txt" for attempt in range(3)]
+    (folder,) = output.glob("trials/*")
+    error = read_record(folder).error or ""
+    assert "was killed or crashed" in error
+    assert "(attempt 3 of 3)" in error
+    assert out.count("tried again") == 2
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_diverging_group_ends_at_once_and_optuna_is_told(output: Path) -> None:
+    study = write_study(
+        output,
+        "title: Mine\nkind: search\ntrials: 1\n"
+        "base: {training.clip_norm: null, training.warmup_iterations: 0}\n"
+        "space: {training.lr: {low: 1.0e+29, high: 1.0e+30}}\n",
+    )
+    settings = assignments(training__epochs=2)
+    status, out, err = Launch(output, study, *GROUP, "--set", *settings).end()
+    assert status == 1, err
+    assert "tried again" not in out
+    (folder,) = output.glob("trials/*")
+    error = read_record(folder).error or ""
+    assert error.startswith("TrainingDiverged: ")
+    assert "not finite in epoch 1 at step " in error
+    storage = f"sqlite:///{output}/mine/optuna.db"
+    (summary,) = optuna.get_all_study_summaries(storage)
+    found = optuna.load_study(study_name=summary.study_name, storage=storage).trials
+    assert [trial.state for trial in found] == [optuna.trial.TrialState.FAIL]
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_closed_terminal_ends_a_study_in_order(output: Path) -> None:
+    launch = Launch(output, write_study(output, ONE), "--set", *assignments(training__epochs=500))
+    launch.wait_until(lambda: epochs(output) >= 2)
+    os.killpg(launch.process.pid, signal.SIGHUP)
+    status, _, err = launch.end()
+    assert status == 130, err
+    assert "run the same command again to resume" in err
+    assert {run.info.status for group in runs(output, "mine") for run in group} == {"KILLED"}
+    assert not results(output)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_rays_own_memory_monitor_is_told_from_other_kills(output: Path) -> None:
+    launch = Launch(
+        output,
+        write_study(output, ONE),
+        *("--set", *assignments(training__epochs=5000)),
+        # Less than the machine uses now.
+        RAY_memory_usage_threshold="0.01",
+        RAY_memory_monitor_refresh_ms="250",
+    )
+    status, out, err = launch.end()
+    assert status == 1, out + err
+    (folder,) = output.glob("trials/*")
+    error = read_record(folder).error or ""
+    assert error.startswith("out of memory: Ray ended the process to save its node")
+    assert "--max-concurrent" in error
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """The addresses of a head with one slot and of a node with two."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=2, node_ip_address="127.0.0.2")
+    ray.init(cluster.address, logging_level="critical", log_to_driver=False)
+    try:
+        yield cluster.head_node.node_ip_address, "127.0.0.2"
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_node_with_two_faults_gets_no_more_trials(two_nodes: tuple[str, str]) -> None:
+    head, broken = two_nodes
+
+    def where() -> str:
+        time.sleep(0.3)
+        return str(ray.util.get_node_ip_address())
+
+    def used() -> set[str]:
+        task = ray.remote(num_cpus=1)(where)
+        return set(ray.get([task.remote() for _ in range(12)]))
+
+    faults = NodeFaults(Allocation(3, 1, 0.0))
+    assert used() == {head, broken}
+    assert faults.count("one", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})") is None
+    assert faults.count("two", "CUDA error", f"RuntimeError: CUDA error (on node h, {head})") is None
+    assert faults.count("three", "out of memory", f"\tip: {broken}\nkilled") is None
+    assert faults.count("two", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})") is None
+    assert used() == {head, broken}
+    assert faults.count("four", "killed", f"ActorDiedError\n\tpid: 7\n\tip: {broken}\nworker") == broken
+    assert used() == {head}
+    assert faults.count("five", "CUDA error", f"RuntimeError: CUDA error (on node h, {head})") is None
+    assert used() == {head}, "the last node stays"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n"
+            "\tclass_name: ImplicitFunc\n\tpid: 71\n\tip: 10.0.0.3\n"
+            "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR "
+            "Worker exit detail: Worker unexpectedly exits with a connection error code 2. End of file.\n"
+            "The actor never ran - it was cancelled before it started running.",
+            "its process 71 on 10.0.0.3 was killed or crashed "
+            "(Worker unexpectedly exits with a connection error code 2)",
+        ),
+        ("\tip: 10.0.0.3\nThe actor died because its node has died. Node Id: f", "the node 10.0.0.3 is gone"),
+        ("Traceback\n  File\nRuntimeError: cuDNN error (on node h, 10.0.0.3)\n", "RuntimeError: cuDNN error"),
+        ("", "ended without a message"),
+    ],
+)
+def test_reasons_say_what_happened(tmp_path: Path, text: str, reason: str) -> None:
+    assert reason_of_loss(tmp_path, 0, text).startswith(reason)
