@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from drcnn.config import ConfigError
+from drcnn.sealed import DamagedFileError, read_sealed
 
 __all__ = ["CHECKPOINT", "PUBLISHED", "TrainedModel", "find_model"]
 
@@ -59,9 +59,9 @@ def find_model(text: str) -> TrainedModel:
 
 def _published(path: Path) -> TrainedModel:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_sealed(path)
         checkpoint, changes = path.parent / content["checkpoint"], dict(content["changes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, DamagedFileError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); the study's command writes it anew"
         ) from None

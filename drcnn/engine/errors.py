@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "TrainingDiverged"]
+__all__ = ["CheckpointError", "DamagedCheckpointError", "TrainingDiverged"]
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one line and names the file."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that does not hold what was written to it, or no checkpoint at all."""
 
 
 class TrainingDiverged(RuntimeError):

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyarrow.parquet as pq
 from ray import tune
 
+from drcnn.engine.detections_file import write_detections
 from drcnn.engine.record import read_record, write_failed, write_finished, write_latency
 from drcnn.engine.run_options import RunOptions
-from drcnn.files import replacing, write_text
+from drcnn.files import write_text
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
 from studies.execution.faults import failures_recorded
@@ -83,8 +83,7 @@ def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
     evaluations = evaluate_checkpoint(checkpoint, trial.config, tables, options)
     judged = evaluations[trial.data.judged]
     trial.folder.mkdir(parents=True, exist_ok=True)
-    with replacing(trial.folder / "detections.parquet") as draft:
-        pq.write_table(judged.detections, draft)
+    write_detections(trial.folder, judged.detections)
     write_text(trial.folder / "config.yaml", trial.config.to_yaml())
     seconds = time.perf_counter() - started
     metrics = {"epoch": float(judged.epoch), "perf/eval_seconds": seconds}

@@ -49,7 +49,7 @@ def _remove(output: Path) -> None:
             if path != data:
                 _delete(path)
         if any(path.is_dir() for path in data.iterdir()):
-            for table in data.glob("*.arrow"):
+            for table in data.glob("*.arrow*"):
                 table.unlink()
         else:
             shutil.rmtree(output)
