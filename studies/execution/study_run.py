@@ -30,7 +30,7 @@ from studies.record.results import publish_best, write_results
 from studies.record.tracking.addresses import default_uri
 from studies.report.console import say_phase
 from studies.search.confirmation import confirming_count, confirming_trials
-from studies.transfer.trial_folders import TrialFolders
+from studies.transfer.trial_folders import TrialFolders, mended
 
 if TYPE_CHECKING:
     from studies.execution.budgeted import BudgetedTrials, LaunchBudget
@@ -70,7 +70,7 @@ class StudyRun:
         self._sample, self._expected = trials[0], trials
         self._search = plan.study if isinstance(plan.study, SearchStudy) else None
         self._searcher: StudySearcher | None = None
-        # The trials of the study's table, those that train what these evaluate, those that confirm a search.
+        # The trials of the table, those that train what these evaluate, those that confirm a search.
         self._trials = [] if self._search else trials
         self._models = trained_models(self._trials)
         self._confirming: list[Trial] = []
@@ -103,8 +103,8 @@ class StudyRun:
             raise
         failed = [trial for trial in self._incomplete() if not self._was_left(trial)]
         self._close(tracker, "FAILED" if failed else "FINISHED", reports, sentences)
-        link = tracker.trials_link(key_of(self._plan.study.metric, self._sample.data.judged))
-        self._print_summary(failed, report_line, sentences, link)
+        metric = key_of(self._plan.study.metric, self._sample.data.judged)
+        self._print_summary(failed, report_line, sentences, tracker.trials_link(metric))
         return 1 if failed else 0
 
     def _all(self) -> list[Trial]:
@@ -138,6 +138,8 @@ class StudyRun:
             self._archive()
             if self._search is not None:
                 self._open_search(ended)
+        for line in mended(self._all(), self._folders):
+            self._console.out(line, highlight=False)
         if note := note_on_other_identities(self._plan.output, self._incomplete()):
             self._console.out(note, highlight=False)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from ray import tune
@@ -35,11 +36,33 @@ def run_trial(config: Mapping[str, Any]) -> None:
     with job.folders.locked(trial):
         with failures_recorded(trial, job.folders):
             job.folders.prepare_node(trial)
-            train_or_evaluate(trial, job.options, reporting(trial, job.folders, tune.report))
+            report = reporting(trial, job.folders, tune.report)
+            _with_whole_detector(trial, job, lambda: train_or_evaluate(trial, job.options, report))
         if job.measures_latency and read_record(trial.folder).is_finished:
             with failures_recorded(trial, job.folders):
-                time_inference(trial, job.options)
+                _with_whole_detector(trial, job, lambda: time_inference(trial, job.options))
         job.folders.upload(trial)
+
+
+def _with_whole_detector(trial: Trial, job: Job, work: Callable[[], None]) -> None:
+    """Work with a trained detector; if its checkpoint turns out to be damaged, train it again first."""
+    from drcnn.engine.errors import DamagedCheckpointError
+    from drcnn.engine.train import fit
+
+    trained = trial.model or trial
+    try:
+        work()
+    except DamagedCheckpointError:
+        # Else it is another file, such as the one that training starts from.
+        if not read_record(trained.folder).is_finished:
+            raise
+        # The trial's own folder is locked already.
+        with job.folders.locked(trained) if trial.model else nullcontext():
+            fit(
+                trained.config, trained.data, trained.folder, report=lambda metrics: None, options=job.options
+            )
+            job.folders.upload(trained)
+        work()
 
 
 def train_or_evaluate(trial: Trial, options: RunOptions, report: Report) -> None:
