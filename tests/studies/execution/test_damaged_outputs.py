@@ -1,34 +1,42 @@
-"""Every file of an output, damaged: the same command ends with the undisturbed figures, or names the file."""
+"""Every file of an output, damaged: the same command ends with the undisturbed figures, or names the file.
+
+The whole command runs but for Ray, whose place a loop takes, and MLflow.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
-from launch_helpers import Launch, results, write_study
+from launch_helpers import results, write_study
 from study_helpers import assignments
 
 from drcnn.engine.record import read_record
-from tests.damage import DAMAGES
+from drcnn.engine.run_options import RunOptions
+from studies.definition.plan import Trial
+from studies.execution.faults import failures_recorded
+from studies.execution.job import Job, WorkerGroup
+from studies.execution.trial_run import _with_whole_detector, train_or_evaluate
+from studies.execution.tuning import TuneRun
+from studies.resources.slots import Allocation
+from studies.run_study import main
+from tests.damage import DAMAGES, flip_bit
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-EPOCHS = 4
-# A detector is trained, and evaluated in two ways; then a second one, and the launch is killed meanwhile.
+EPOCHS = 3
+# A detector is trained, and evaluated in two ways; then a second one, and the launch is stopped meanwhile.
 STUDY = "title: Mine\nkind: grid\ngrid: {{training.lr: {rates}, detector.nms_final: [0.5, 0.6]}}\n"
-FINISHED = "trials/FINISHED"
-BEGUN = "trials/BEGUN"
 RECORD = ("config.yaml", "detections.parquet", "result.json")
-# What lies in an output that a launch left when it was killed.
+# What lies in an output that a launch left when it was stopped.
 FILES = [
-    *(f"{FINISHED}/{name}" for name in (*RECORD, "last.safetensors", ".resamples.npz")),
-    *(f"{FINISHED}/evaluations/*/{name}" for name in RECORD),
-    *(f"{BEGUN}/{name}" for name in ("config.yaml", "last.safetensors", ".previous-last.safetensors")),
+    *(f"trials/FINISHED/{name}" for name in (*RECORD, "last.safetensors")),
+    *(f"trials/FINISHED/evaluations/*/{name}" for name in (*RECORD, ".resamples.npz")),
+    *(f"trials/BEGUN/{name}" for name in ("config.yaml", "last.safetensors", ".previous-last.safetensors")),
     "mine/request.json",
     "mine/results.parquet",
     "mine/published.json",
@@ -38,86 +46,127 @@ FILES = [
 ]
 
 
-def command(output: Path) -> list[str]:
-    return [
-        str(output / "mine.yaml"),
-        "--max-concurrent",
-        "1",
-        "--set",
-        *assignments(training__epochs=EPOCHS),
-    ]
+class NoTracker:
+    """Stands for MLflow."""
+
+    def __getattr__(self, name: str) -> Callable[..., str]:
+        return lambda *arguments, **named: ""
+
+
+class Here:
+    """Stands for Ray: runs one trial after another in this process."""
+
+    def __init__(self, stop_after: int = 99) -> None:
+        self.stop_after, self.epochs = stop_after, 0
+
+    def __call__(self, run: TuneRun, remaining: Sequence[Trial], ended: Sequence[Trial] = ()) -> None:
+        group = WorkerGroup(1, 1, 0, "", 0)
+        job = Job(run.folders, RunOptions(threads=1), group, measures_latency=False)
+        for trial in remaining:
+            run.folders.reopen(trial)
+            with failures_recorded(trial, run.folders):
+                _with_whole_detector(trial, job, lambda: train_or_evaluate(trial, job.options, self.report))  # noqa: B023
+
+    def report(self, metrics: dict[str, float]) -> None:
+        self.epochs += 1
+        if self.epochs == self.stop_after:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def no_ray(machines: object) -> Iterator[Allocation]:
+    yield Allocation(1, 1, 0.0)
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[tuple[Path, Path]]:
-    """An output of a launch that was killed, and the same after another launch."""
-    folder = tmp_path_factory.mktemp("outputs")
-    (folder / "interrupted").mkdir()
-    output = folder / "interrupted"
-    shutil.copy(migrated, output / "mlflow.db")
+def launch() -> Iterator[Callable[..., int]]:
+    """Give the command of the study; returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("studies.record.tracking.store.open_tracker", lambda *arguments: NoTracker())
+        patch.setattr("studies.resources.connection.connect", no_ray)
+
+        def run(output: Path, stop_after: int = 99) -> int:
+            patch.setattr("studies.execution.tuning.run_trials", Here(stop_after))
+            sets = assignments(training__epochs=EPOCHS, training__milestones=[])
+            return main([str(output / "mine.yaml"), "--output", str(output), "--set", *sets])
+
+        yield run
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory, launch: Callable[..., int]) -> tuple[Path, Path]:
+    """An output of a launch that was stopped, and the same after another launch."""
+    output, whole = (tmp_path_factory.mktemp("outputs") / name for name in ("stopped", "whole"))
+    output.mkdir()
     write_study(output, STUDY.format(rates=[0.01]))
-    status, _, err = Launch(output, *command(output)).end()
-    assert status == 0, err
+    assert launch(output) == 0
     write_study(output, STUDY.format(rates=[0.01, 0.02]))
-    launch = Launch(output, *command(output))
-    launch.wait_until(lambda: any(output.glob("trials/*/.previous-*")))
-    os.kill(launch.process.pid, signal.SIGKILL)
-    launch.end()
-    shutil.copytree(output, folder / "whole")
-    status, _, err = Launch(folder / "whole", *command(folder / "whole")).end()
-    assert status == 0, err
-    yield output, folder / "whole"
+    assert launch(output, stop_after=2) == 130
+    shutil.copytree(output, whole)
+    assert launch(whole) == 0
+    return output, whole
 
 
-def comparable(output: Path) -> dict[str, Any]:
-    """Every trial's curve, without times."""
-    return {
-        trial: [
-            {key: value for key, value in epoch.items() if not key.startswith("perf/")} for epoch in history
-        ]
-        for trial, history in ((trial, record["history"]) for trial, record in results(output).items())
-    }
+def figures(output: Path) -> list[dict[str, str]]:
+    """The study's table without times, and every trial's curve."""
+    rows = [*pq.read_table(output / "mine" / "results.parquet").to_pylist()]
+    rows += [
+        epoch | {"trial": trial} for trial, record in results(output).items() for epoch in record["history"]
+    ]
+    timed = ("perf/", "seconds")
+    return [{key: repr(value) for key, value in row.items() if not key.startswith(timed)} for row in rows]
 
 
-def find(output: Path, file: str) -> Path:
-    ended = [folder for folder in output.glob("trials/*") if read_record(folder).is_finished]
-    begun = [folder for folder in output.glob("trials/*") if folder not in ended]
-    names = {"FINISHED": ended[0].name, "BEGUN": begun[0].name}
-    for word, name in names.items():
-        file = file.replace(word, name)
-    (path,) = output.glob(file)
-    return path
+def find(output: Path, pattern: str) -> Path:
+    for folder in output.glob("trials/*"):
+        word = "FINISHED" if read_record(folder).is_finished else "BEGUN"
+        pattern = pattern.replace(word, folder.name)
+    return next(output.glob(pattern))
 
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(
     "damage",
-    [
-        pytest.param(damage, marks=[] if damage == "one bit flipped" else pytest.mark.long)
-        for damage in DAMAGES
-    ],
+    [pytest.param(name, marks=[] if name == "one bit flipped" else pytest.mark.long) for name in DAMAGES],
 )
-def test_the_same_command_ends_well(
-    file: str, damage: str, outputs: tuple[Path, Path], tmp_path: Path
+def test_the_same_command_ends_with_the_undisturbed_figures(
+    file: str,
+    damage: str,
+    outputs: tuple[Path, Path],
+    launch: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    interrupted, whole = outputs
-    output = tmp_path / "interrupted"
-    shutil.copytree(interrupted, output)
-    path = find(output, file)
-    DAMAGES[damage](path)
-    status, out, err = Launch(output, *command(output)).end()
-    assert status == 0, err
-    assert "Traceback" not in out + err
-    assert comparable(output) == comparable(whole)
-    (found, expected) = (read_table(folder / "mine" / "results.parquet") for folder in (output, whole))
-    assert found == expected
+    stopped, whole = outputs
+    output = Path(shutil.copytree(stopped, tmp_path / "output"))
+    DAMAGES[damage](find(output, file))
+    assert launch(output) == 0
+    assert figures(output) == figures(whole)
+    assert "cannot be" not in capsys.readouterr().out
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
+def test_a_detector_that_cannot_be_evaluated_is_trained_again(
+    outputs: tuple[Path, Path], launch: Callable[..., int], tmp_path: Path
+) -> None:
+    _, whole = outputs
+    output = Path(shutil.copytree(whole, tmp_path / "output"))
+    (trained,) = {path.parents[2] for path in [next(output.glob("trials/*/evaluations/*/result.json"))]}
+    flip_bit(trained / "last.safetensors", 0.9)
+    shutil.rmtree(trained / "evaluations")
+    assert launch(output) == 0
+    assert figures(output) == figures(whole)
+    assert any("tensors do not match their checksum" in note for note in read_record(trained).notes)
 
-    timed = ("perf/", "seconds")
-    return [
-        {key: repr(value) for key, value in row.items() if not key.startswith(timed)}
-        for row in pq.read_table(path).to_pylist()
-    ]
+
+def test_a_failure_that_cannot_be_read_is_forgotten(
+    outputs: tuple[Path, Path], launch: Callable[..., int], tmp_path: Path
+) -> None:
+    stopped, whole = outputs
+    for name, damage in DAMAGES.items():
+        output = Path(shutil.copytree(stopped, tmp_path / name))
+        error = find(output, "trials/BEGUN/config.yaml").with_name("error.json")
+        error.write_text('{"message": "why", "traceback": "", "host": ""}')
+        damage(error)
+        assert not read_record(error.parent).is_terminal or name == "one bit flipped"
+    assert launch(output) == 0
+    assert figures(output) == figures(whole)
