@@ -25,6 +25,9 @@ DAMAGED = ".damaged"
 class DiskFullError(OSError):
     """There is no space for a file; the message is one line, names the file and says what is free."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -47,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.replace(path)
     except Exception as error:
         if _tells_of_a_full_disk(error):
-            raise DiskFullError(errno.ENOSPC, _described(path, draft), str(path)) from None
+            raise DiskFullError(errno.ENOSPC, _described(path, draft)) from None
         raise
     finally:
         draft.unlink(missing_ok=True)
@@ -77,7 +80,7 @@ def waiting_for_space(write: Callable[[], None], say: Callable[[str], None]) -> 
             if time.monotonic() + pause > deadline:
                 raise
             if not is_told:
-                say(f"{error.strerror}; waiting for space, {SECONDS / 60:.0f} minutes at most")
+                say(f"{error}; waiting for space, {SECONDS / 60:.0f} minutes at most")
                 is_told = True
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)

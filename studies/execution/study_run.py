@@ -70,7 +70,7 @@ class StudyRun:
         self._sample, self._expected = trials[0], trials
         self._search = plan.study if isinstance(plan.study, SearchStudy) else None
         self._searcher: StudySearcher | None = None
-        # The trials of the table, those that train what these evaluate, those that confirm a search.
+        # The trials of the study's table, those that train what these evaluate, those that confirm a search.
         self._trials = [] if self._search else trials
         self._models = trained_models(self._trials)
         self._confirming: list[Trial] = []
@@ -103,8 +103,8 @@ class StudyRun:
             raise
         failed = [trial for trial in self._incomplete() if not self._was_left(trial)]
         self._close(tracker, "FAILED" if failed else "FINISHED", reports, sentences)
-        metric = key_of(self._plan.study.metric, self._sample.data.judged)
-        self._print_summary(failed, report_line, sentences, tracker.trials_link(metric))
+        link = tracker.trials_link(key_of(self._plan.study.metric, self._sample.data.judged))
+        self._print_summary(failed, report_line, sentences, link)
         return 1 if failed else 0
 
     def _all(self) -> list[Trial]:
@@ -276,9 +276,7 @@ class StudyRun:
             self._trials = self._searcher.trials()
         if not self._shown():
             return []
-        path = self._plan.folder / "results.parquet"
-        write_results(path, self._shown())
-        return [path]
+        return [write_results(self._plan.folder / "results.parquet", self._shown())]
 
     def _print_summary(
         self, failed: Sequence[Trial], report_line: str, sentences: Sequence[str], trials_link: str

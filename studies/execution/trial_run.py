@@ -7,9 +7,11 @@ either way. Only metrics go through Ray: an epoch's checkpoint is in the folder 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from ray import tune
@@ -17,7 +19,7 @@ from ray import tune
 from drcnn.engine.detections_file import write_detections
 from drcnn.engine.record import read_record, write_failed, write_finished, write_latency
 from drcnn.engine.run_options import RunOptions
-from drcnn.files import write_text
+from drcnn.files import waiting_for_space, write_text
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
 from studies.execution.faults import failures_recorded
@@ -25,6 +27,8 @@ from studies.execution.job import Job
 from studies.transfer.trial_folders import TrialFolders
 
 __all__ = ["evaluate", "reporting", "run_trial", "time_inference", "train_or_evaluate"]
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float]], None]
 
@@ -106,7 +110,7 @@ def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
     evaluations = evaluate_checkpoint(checkpoint, trial.config, tables, options)
     judged = evaluations[trial.data.judged]
     trial.folder.mkdir(parents=True, exist_ok=True)
-    write_detections(trial.folder, judged.detections)
+    waiting_for_space(partial(write_detections, trial.folder, judged.detections), logger.warning)
     write_text(trial.folder / "config.yaml", trial.config.to_yaml())
     seconds = time.perf_counter() - started
     metrics = {"epoch": float(judged.epoch), "perf/eval_seconds": seconds}

@@ -6,6 +6,7 @@ only the trials that are left, and what Tune itself writes is thrown away.
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from drcnn.engine.record import Status, read_record, write_failed, write_pruned
+from drcnn.files import DiskFullError
 from studies.definition.plan import Plan, Trial
 from studies.definition.request import Machines
 from studies.definition.study import SearchStudy
@@ -106,6 +108,7 @@ def run_trials(
     for trial in reopened:
         run.folders.reopen(trial)
     in_group = run.machines.workers > 1 and trains
+    full_disk = _FullDisk()
     tuner = tune.Tuner(
         _with_resources(trainable, run.allocation, in_group=in_group),
         param_space=param_space,
@@ -120,7 +123,8 @@ def run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            callbacks=[_Watcher(run, prunes=scheduler is not None, waits=in_group)],
+            callbacks=[_Watcher(run, full_disk, prunes=scheduler is not None, waits=in_group)],
+            stop=full_disk,
             # For killed processes; an error that would repeat itself is final (see faults).
             failure_config=tune.FailureConfig(max_failures=retries),
             verbose=0,
@@ -130,6 +134,8 @@ def run_trials(
         tuner.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+    if full_disk.message:
+        raise DiskFullError(errno.ENOSPC, full_disk.message)
 
 
 def _job(run: TuneRun, storage: Path, retries: int, *, measures_latency: bool) -> Job:
@@ -151,17 +157,32 @@ def _with_resources(trainable: Any, allocation: Allocation, *, in_group: bool) -
     return tune.with_resources(trainable or run_trial_with_workers, {"CPU": 0, HEAD: 0.001})
 
 
+class _FullDisk(tune.Stopper):
+    """Ends all trials once one has waited for space in vain: the others would only wait as well."""
+
+    def __init__(self) -> None:
+        self.message = ""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether a trial has found a disk full."""
+        return bool(self.message)
+
+
 class _Watcher(tune.Callback):
     """Tells MLflow and the table what happens to each trial, and records how it ended.
 
     Args:
         run: whom to tell.
+        full_disk: is told when that ended a trial; such a trial has not failed, and goes on another time.
         prunes: whether a trial that stops before its last epoch was pruned.
         waits: whether a trial that starts still has to wait for its workers.
     """
 
-    def __init__(self, run: TuneRun, *, prunes: bool, waits: bool) -> None:
-        self._run = run
+    def __init__(self, run: TuneRun, full_disk: _FullDisk, *, prunes: bool, waits: bool) -> None:
+        self._run, self._full_disk = run, full_disk
         self._prunes, self._waits = prunes, waits
 
     def __getstate__(self) -> dict[str, Any]:
@@ -190,8 +211,8 @@ class _Watcher(tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
         ours: Trial = trial.config["trial"]
-        problem = self._collect(ours)
-        if problem is None and not read_record(ours.folder).is_terminal:
+        problem = self._full_disk.message or self._collect(ours)
+        if not problem and not read_record(ours.folder).is_terminal:
             if self._prunes:
                 write_pruned(ours.folder)
             else:
@@ -202,25 +223,30 @@ class _Watcher(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         ours: Trial = trial.config["trial"]
-        problem = self._collect(ours)
-        write_failed(ours.folder, _last_line_of_error(trial))
+        error = _line_of_error(trial)
+        _, is_full, message = error.partition(f"{DiskFullError.__name__}: ")
+        if is_full:
+            self._full_disk.message = message
+        problem = self._full_disk.message or self._collect(ours)
+        if not is_full:
+            write_failed(ours.folder, error)
         self._settle(ours, problem)
 
-    def _collect(self, trial: Trial) -> str | None:
-        """Download what a node has left of a trial; returns why that is not possible now, if it is not."""
+    def _collect(self, trial: Trial) -> str:
+        """Download what a node has left of a trial; returns why that is not possible now, empty if it is."""
         try:
             self._run.folders.collect(trial)
         except OSError as error:
             return f"ended, but cannot be downloaded from --storage now: {error}; the next launch does"
-        return None
+        return ""
 
-    def _settle(self, trial: Trial, problem: str | None) -> None:
-        if problem is None:
+    def _settle(self, trial: Trial, problem: str) -> None:
+        if not problem:
             # Else the store may know better: what is here must not replace how it ended there.
             self._upload(trial)
         self._run.tracker.finish(trial)
         record = read_record(trial.folder)
-        status = record.status if problem is None else Status.FAILED
+        status = Status.FAILED if problem else record.status
         self._run.progress.show(trial, status, record.metrics, problem or record.error or "")
 
     def _upload(self, trial: Trial) -> None:
@@ -241,11 +267,12 @@ def _own_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _last_line_of_error(trial: TuneTrial) -> str:
-    """The last line of the trial's traceback: the error itself."""
+def _line_of_error(trial: TuneTrial) -> str:
+    """The last line of the trial's traceback, the error itself; or what it tells of a full disk."""
     unknown = "ended without a message"
     try:
         lines = Path(trial.error_file).read_text(encoding="utf-8").strip().splitlines()
     except (OSError, TypeError):
         return unknown
-    return next((line.strip() for line in reversed(lines) if line.strip()), unknown)[:2000]
+    full = (line for line in lines if f"{DiskFullError.__name__}: " in line)
+    return next(full, next((line.strip() for line in reversed(lines) if line.strip()), unknown))[:2000]

@@ -56,8 +56,12 @@ def publish_best(folder: Path, trials: Sequence[Trial], metric: str) -> Trial | 
     return best
 
 
-def write_results(path: Path, trials: Sequence[Trial]) -> None:
-    """Write one row a trial: its id, settings, seed, status, metrics of the last epoch, seconds, error."""
+def write_results(path: Path, trials: Sequence[Trial]) -> Path:
+    """Write one row a trial: its id, settings, seed, status, metrics of the last epoch, seconds, error.
+
+    Returns:
+        The path.
+    """
     rows = [_row(trial) for trial in trials]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
@@ -66,6 +70,7 @@ def write_results(path: Path, trials: Sequence[Trial]) -> None:
         put_aside(path)
     with replacing(path) as draft:
         pq.write_table(table, draft)
+    return path
 
 
 def _row(trial: Trial) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from drcnn import files
 from drcnn.config import Config
 from drcnn.data.prepare import PreparedData
 from drcnn.engine import checkpoint
@@ -21,7 +22,8 @@ from drcnn.engine.errors import DamagedCheckpointError
 from drcnn.engine.record import read_record
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.train import fit
-from tests.damage import DAMAGES, flip_bit
+from drcnn.files import DiskFullError
+from tests.damage import DAMAGES, Filler, flip_bit, small_disk
 
 pytestmark = pytest.mark.faults
 LAST = "last.safetensors"
@@ -146,3 +148,25 @@ def test_training_goes_on_and_ends_with_the_undisturbed_figures(
     assert comparable(copy) == comparable(trial)
     assert (copy / "detections.parquet").read_bytes() == (trial / "detections.parquet").read_bytes()
     assert checkpoint.recover(copy) == []
+
+
+def test_a_full_disk_ends_training_with_the_old_checkpoint_and_it_goes_on_later(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SECONDS", 0.0)
+    options, said = RunOptions(threads=1), []
+    with small_disk(tmp_path / "disk", megabytes=100) as disk:
+        fillers = []
+
+        def fill(metrics: dict[str, float]) -> None:
+            fillers.append(Filler(disk))
+
+        with pytest.raises(DiskFullError, match=r"no space left in .* to write last.safetensors"):
+            fit(tiny_config, tiny_data, disk / "trial", report=fill, options=options)
+        fillers[0].remove()
+        names = {path.name for path in (disk / "trial").iterdir()}
+        assert names == {"config.yaml", LAST}, "nothing is half-written"
+        assert read_record(disk / "trial").epoch == 1
+        fit(tiny_config, tiny_data, disk / "trial", report=Stop(), options=options, say=said.append)
+        assert read_record(disk / "trial").is_finished
+    assert said == []
