@@ -136,12 +136,12 @@ class StudyRun:
             self._open_search(ended)
         if self._request.fresh:
             self._archive()
-            if self._search is not None:
-                self._open_search(ended)
-        for line in mended(self._all(), self._folders):
+        lines = mended(self._all(), self._folders)
+        if self._search is not None and (self._request.fresh or lines):
+            self._open_search(ended)
+        note = note_on_other_identities(self._plan.output, self._incomplete())
+        for line in filter(None, (*lines, note)):
             self._console.out(line, highlight=False)
-        if note := note_on_other_identities(self._plan.output, self._incomplete()):
-            self._console.out(note, highlight=False)
 
     def _archive(self) -> None:
         stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"
