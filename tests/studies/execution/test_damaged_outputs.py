@@ -15,6 +15,7 @@ import pytest
 from launch_helpers import results, write_study
 from study_helpers import assignments
 
+from drcnn import files
 from drcnn.engine.record import read_record
 from drcnn.engine.run_options import RunOptions
 from studies.definition.plan import Trial
@@ -24,7 +25,7 @@ from studies.execution.trial_run import _with_whole_detector, train_or_evaluate
 from studies.execution.tuning import TuneRun
 from studies.resources.slots import Allocation
 from studies.run_study import main
-from tests.damage import DAMAGES, flip_bit
+from tests.damage import DAMAGES, Filler, flip_bit, small_disk
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -170,3 +171,36 @@ def test_a_failure_that_cannot_be_read_is_forgotten(
         assert not read_record(error.parent).is_terminal or name == "one bit flipped"
     assert launch(output) == 0
     assert figures(output) == figures(whole)
+
+
+def test_a_disk_that_is_full_at_the_start_is_named_and_nothing_stays(
+    launch: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = write_study(tmp_path, STUDY.format(rates=[0.01]))
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        Filler(disk)
+        assert main([study, "--output", str(disk / "runs"), "--set", *assignments()]) == 2
+        assert [path.name for path in disk.iterdir()] == ["filler"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"run_study: no space left in {disk / 'runs'}")
+    assert line.endswith("free space there and run the same command again")
+
+
+def test_a_disk_that_is_full_meanwhile_ends_the_launch_in_order(
+    outputs: tuple[Path, Path],
+    launch: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped, whole = outputs
+    monkeypatch.setattr(files, "SECONDS", 0.0)
+    with small_disk(tmp_path / "disk", megabytes=100) as disk:
+        output = Path(shutil.copytree(stopped, disk / "output"))
+        filler = Filler(disk)
+        assert launch(output) == 2
+        assert "run_study: no space left in" in capsys.readouterr().err
+        filler.remove()
+        assert not list(output.glob("trials/**/error.json"))
+        assert launch(output) == 0
+        assert figures(output) == figures(whole)
