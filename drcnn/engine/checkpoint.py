@@ -28,6 +28,7 @@ from drcnn.trained_model import CHECKPOINT
 __all__ = [
     "TrainingState",
     "load_detector",
+    "put_aside_if_damaged",
     "read_model",
     "read_state",
     "recover",
@@ -101,7 +102,7 @@ def recover(folder: Path) -> list[str]:
         Lines for a person: what was damaged and where training goes on.
     """
     last, previous = folder / CHECKPOINT, folder / PREVIOUS
-    lines = [line for line in map(_put_aside_if_damaged, (last, previous)) if line]
+    lines = [line for line in map(put_aside_if_damaged, (last, previous)) if line]
     if last.exists():
         return lines
     if (folder / "result.json").is_file():
@@ -109,8 +110,8 @@ def recover(folder: Path) -> list[str]:
     if previous.exists():
         previous.replace(last)
         lines.append(f"training goes on from the checkpoint of epoch {read_state(last).epoch}")
-    elif lines:
-        lines.append("training starts anew")
+    elif lines or (folder / f"{CHECKPOINT}{DAMAGED}").exists():
+        lines.append(f"{last} was damaged; training starts anew")
     return lines
 
 
@@ -206,8 +207,12 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return f"crc32:{value:08x}"
 
 
-def _put_aside_if_damaged(path: Path) -> str:
-    """Return a line about it; empty for a checkpoint that is whole or not there."""
+def put_aside_if_damaged(path: Path) -> str:
+    """Rename a damaged checkpoint to ``<name>.damaged``.
+
+    Returns:
+        A line about it; empty for one that is whole or not there.
+    """
     if not path.exists():
         return ""
     try:

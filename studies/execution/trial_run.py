@@ -20,6 +20,7 @@ from drcnn.engine.detections_file import write_detections
 from drcnn.engine.record import read_record, write_failed, write_finished, write_latency
 from drcnn.engine.run_options import RunOptions
 from drcnn.files import waiting_for_space, write_text
+from drcnn.trained_model import CHECKPOINT
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
 from studies.execution.faults import failures_recorded
@@ -50,6 +51,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
 
 def _with_whole_detector(trial: Trial, job: Job, work: Callable[[], None]) -> None:
     """Work with a trained detector; if its checkpoint turns out to be damaged, train it again first."""
+    from drcnn.engine.checkpoint import put_aside_if_damaged
     from drcnn.engine.errors import DamagedCheckpointError
     from drcnn.engine.train import fit
 
@@ -62,9 +64,10 @@ def _with_whole_detector(trial: Trial, job: Job, work: Callable[[], None]) -> No
             raise
         # The trial's own folder is locked already.
         with job.folders.locked(trained) if trial.model else nullcontext():
-            fit(
-                trained.config, trained.data, trained.folder, report=lambda metrics: None, options=job.options
-            )
+            put_aside_if_damaged(trained.folder / CHECKPOINT)
+            # An object store may have it whole; else it is trained.
+            job.folders.store.download(trained.folder)
+            fit(trained.config, trained.data, trained.folder, report=lambda _: None, options=job.options)
             job.folders.upload(trained)
         work()
 

@@ -88,9 +88,8 @@ def test_the_epoch_before_takes_over(damage: str, tmp_path: Path, *, are_both: b
     assert lines[0].endswith("kept as last.safetensors.damaged")
     assert not (tmp_path / "result.json").exists(), "it told of another training"
     if are_both:
-        assert lines[-1] == "training starts anew"
+        assert lines[-1] == f"{path} was damaged; training starts anew"
         assert not path.exists()
-        assert recover(tmp_path) == []
     else:
         assert lines[-1] == "training goes on from the checkpoint of epoch 2"
         assert read_state(path).epoch == 2
