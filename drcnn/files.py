@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["DAMAGED", "DiskFullError", "put_aside", "replacing", "waiting_for_space", "write_text"]
+__all__ = [
+    "DAMAGED",
+    "DiskFullError",
+    "put_aside",
+    "replacing",
+    "require_space",
+    "waiting_for_space",
+    "write_text",
+]
 
 # How the libraries that write our files say it; safetensors has an error type of its own.
 FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
@@ -84,6 +92,19 @@ def waiting_for_space(write: Callable[[], None], say: Callable[[str], None]) -> 
                 is_told = True
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def require_space(folder: Path) -> None:
+    """Check that a megabyte can be written to a folder.
+
+    Raises:
+        DiskFullError: it cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".space"
+    with replacing(probe) as draft:
+        draft.write_bytes(bytes(1 << 20))
+    probe.unlink()
 
 
 def put_aside(path: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drcnn import files
-from drcnn.files import DiskFullError, put_aside, replacing, waiting_for_space, write_text
+from drcnn.files import DiskFullError, put_aside, replacing, require_space, waiting_for_space, write_text
 from tests.damage import Filler, small_disk
 
 
@@ -41,6 +41,14 @@ def test_a_write_waits_for_space(disk: Path) -> None:
     assert (disk / "a").stat().st_size == 30000
     (line,) = said
     assert "waiting for space, 5 minutes at most" in line
+
+
+@pytest.mark.faults
+def test_space_is_probed(disk: Path) -> None:
+    with pytest.raises(DiskFullError):
+        require_space(disk)  # of one megabyte it takes all
+    require_space(disk.parent)
+    assert not list(disk.iterdir())
 
 
 @pytest.mark.faults

@@ -18,7 +18,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from drcnn.engine.record import Status, read_record, write_failed, write_pruned
-from drcnn.files import DiskFullError
+from drcnn.files import DiskFullError, require_space
 from studies.definition.plan import Plan, Trial
 from studies.definition.request import Machines
 from studies.definition.study import SearchStudy
@@ -132,6 +132,11 @@ def run_trials(
     )
     try:
         tuner.fit()
+    except Exception:
+        # Tune's own files, whose disk is full as well, may be what it stumbles over.
+        full_disk.message = full_disk.message or _missing_space(run.plan.folder)
+        if not full_disk.message:
+            raise
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     if full_disk.message:
@@ -224,11 +229,11 @@ class _Watcher(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         ours: Trial = trial.config["trial"]
         error = _line_of_error(trial)
-        _, is_full, message = error.partition(f"{DiskFullError.__name__}: ")
-        if is_full:
-            self._full_disk.message = message
-        problem = self._full_disk.message or self._collect(ours)
-        if not is_full:
+        # Tune cannot write down the error if its own disk is full.
+        message = error.partition(f"{DiskFullError.__name__}: ")[2] or _missing_space(self._run.plan.folder)
+        self._full_disk.message = self._full_disk.message or message
+        problem = message or self._collect(ours)
+        if not message:
             write_failed(ours.folder, error)
         self._settle(ours, problem)
 
@@ -265,6 +270,15 @@ def _own_metrics(result: Mapping[str, Any]) -> dict[str, float]:
         for key, value in result.items()
         if key == "epoch" or key.startswith(METRIC_FAMILIES)
     }
+
+
+def _missing_space(folder: Path) -> str:
+    """Why nothing can be written there; empty if there is space."""
+    try:
+        require_space(folder)
+    except DiskFullError as error:
+        return str(error)
+    return ""
 
 
 def _line_of_error(trial: TuneTrial) -> str:

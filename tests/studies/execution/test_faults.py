@@ -130,7 +130,7 @@ def test_a_full_disk_ends_the_study_and_fails_no_trial(
         "Traceback:\n  File ...\ndrcnn.files.DiskFullError: no space left in /data\n\nDuring handling ...\n"
     )
     watch.on_trial_error(1, [], ended)
-    assert full_disk.stop_all()
+    assert full_disk.stop_all(), "the others would only wait as well"
     assert full_disk.message == "no space left in /data"
     assert shown.said == [("failed", "no space left in /data")]
     watch.on_trial_complete(1, [], ended)
