@@ -45,9 +45,12 @@ def test_a_write_waits_for_space(disk: Path) -> None:
 
 @pytest.mark.faults
 def test_space_is_probed(disk: Path) -> None:
+    filler = Filler(disk)
     with pytest.raises(DiskFullError):
-        require_space(disk)  # of one megabyte it takes all
-    require_space(disk.parent)
+        require_space(disk)
+    assert [path.name for path in disk.iterdir()] == ["filler"]
+    filler.remove()
+    require_space(disk)
     assert not list(disk.iterdir())
 
 
