@@ -112,7 +112,9 @@ def figures(output: Path) -> list[dict[str, str]]:
     """The study's table without times, and every trial's curve."""
     rows = [*pq.read_table(output / "mine" / "results.parquet").to_pylist()]
     rows += [
-        epoch | {"trial": trial} for trial, record in results(output).items() for epoch in record["history"]
+        epoch | {"trial": trial}
+        for trial, record in sorted(results(output).items())
+        for epoch in record["history"]
     ]
     timed = ("perf/", "seconds")
     return [{key: repr(value) for key, value in row.items() if not key.startswith(timed)} for row in rows]
