@@ -321,7 +321,10 @@ class Config(_Frozen):
         Raises:
             ConfigError: the text is no mapping, or a key or value in it is not allowed.
         """
-        tree = yaml.load(text, Loader=SAFE_LOADER)
+        try:
+            tree = yaml.load(text, Loader=SAFE_LOADER)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"a configuration is YAML: {' '.join(str(error).split())}") from None
         if not isinstance(tree, dict):
             raise ConfigError(f"a configuration is a mapping of keys to values, got {type(tree).__name__}")
         return cls.from_tree(tree)

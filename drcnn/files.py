@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "write_text"]
+__all__ = [
+    "DAMAGED",
+    "DiskFullError",
+    "put_aside",
+    "replacing",
+    "require_space",
+    "waiting_for_space",
+    "write_text",
+]
+
+# How the libraries that write our files say it; safetensors has an error type of its own.
+FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+FULL_WORDS = ("No space left on device", "Disk quota exceeded")
+# How long a write waits for space: less than the workers of a group wait for each other (10 minutes).
+SECONDS = 300.0
+LONGEST_PAUSE = 15.0
+# What a file is called that was put aside.
+DAMAGED = ".damaged"
+
+
+class DiskFullError(OSError):
+    """There is no space for a file; the message is one line, names the file and says what is free."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; then replace ``path`` by it, or delete it after an error.
+
+    Raises:
+        DiskFullError: in place of what the writer raised when the disk, or the user's share of it, was full.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -26,6 +56,10 @@ def replacing(path: Path) -> Iterator[Path]:
         yield draft
         # In the same folder: only there is the file system's replace atomic.
         draft.replace(path)
+    except Exception as error:
+        if _tells_of_a_full_disk(error):
+            raise DiskFullError(errno.ENOSPC, _described(path, draft)) from None
+        raise
     finally:
         draft.unlink(missing_ok=True)
 
@@ -34,3 +68,63 @@ def write_text(path: Path, text: str) -> None:
     """Replace a text file as a whole."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def waiting_for_space(write: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Write files, and try again for some minutes while the disk is full.
+
+    Args:
+        write: writes them; called again from its beginning.
+        say: told in a line what is waited for.
+
+    Raises:
+        DiskFullError: the disk is still full.
+    """
+    deadline, pause, is_told = time.monotonic() + SECONDS, 1.0, False
+    while True:
+        try:
+            return write()
+        except DiskFullError as error:
+            if time.monotonic() + pause > deadline:
+                raise
+            if not is_told:
+                say(f"{error}; waiting for space, {SECONDS / 60:.0f} minutes at most")
+                is_told = True
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def require_space(folder: Path) -> None:
+    """Check that a megabyte can be written to a folder.
+
+    Raises:
+        DiskFullError: it cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".space"
+    with replacing(probe) as draft:
+        draft.write_bytes(bytes(1 << 20))
+    probe.unlink()
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a damaged file, or the folder in a file's place, to ``<name>.damaged``; return the new path."""
+    aside = path.with_name(f"{path.name}{DAMAGED}")
+    if aside.is_dir() or (path.is_dir() and aside.exists()):
+        aside = aside.with_name(f"{aside.name}-{uuid.uuid4().hex[:8]}")
+    return path.replace(aside)
+
+
+def _tells_of_a_full_disk(error: Exception) -> bool:
+    is_full = isinstance(error, OSError) and error.errno in FULL_ERRNOS
+    return is_full or any(words in str(error) for words in FULL_WORDS)
+
+
+def _described(path: Path, draft: Path) -> str:
+    free = shutil.disk_usage(path.parent).free
+    written = draft.stat().st_size if draft.exists() else 0
+    # What the draft took so far is free again once it is deleted.
+    return (
+        f"no space left in {path.parent} to write {path.name}: {(free + written) / 1e6:,.1f} MB are free; "
+        "free space there and run the same command again"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.config import ConfigError
+from drcnn.sealed import DamagedFileError, read_sealed
 
 __all__ = ["CHECKPOINT", "PUBLISHED", "TrainedModel", "find_model"]
 
@@ -74,9 +74,9 @@ def _loaded(elsewhere: EntryPoint, text: str) -> Callable[[str], TrainedModel]:
 
 def _published(path: Path) -> TrainedModel:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_sealed(path)
         checkpoint, changes = path.parent / content["checkpoint"], dict(content["changes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, DamagedFileError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); the study's command writes it anew"
         ) from None

@@ -8,7 +8,7 @@
     report NAME            write the report again, from the output folder (report --help explains)
 
 Exit status: 0 all trials finished (or are left, as a budget says), 1 some failed (it says which and why),
-2 bad input, 130 interrupted.
+2 bad input or a full disk, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import NoReturn
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
+from drcnn.files import DiskFullError
 from drcnn.plain_text import allow_any_terminal
 from drcnn.recipes import PROFILES
 from drcnn.signals import end_in_order
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         end_in_order("nothing was begun")
         return _report(options) if is_report else _run(options)
-    except (StudyError, ConfigError, DataError, FetchError) as error:
+    except (StudyError, ConfigError, DataError, FetchError, DiskFullError) as error:
         print(f"run_study: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:

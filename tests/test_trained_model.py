@@ -60,5 +60,5 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trials/2/last\.safetensors is not here; where .* --storage"):
         find_model(str(folder))
     (folder / "published.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"published\.json: cannot be read \(TypeError"):
+    with pytest.raises(ConfigError, match=r"published\.json: cannot be read \(DamagedFileError"):
         find_model(str(folder))

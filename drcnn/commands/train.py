@@ -64,14 +64,14 @@ def _train(options: argparse.Namespace) -> int:
     progress.phase("loading torch")
     # Not before the arguments are known to make sense.
     from drcnn.data.prepare import prepare
-    from drcnn.engine.checkpoint import read_state
+    from drcnn.engine.checkpoint_header import newest_header
     from drcnn.engine.metrics import counted_detections
     from drcnn.engine.start import require_start
     from drcnn.engine.train import fit
 
-    last = options.output / "last.safetensors"
-    if last.exists():
-        _refuse_other_settings(options.output, Config.from_yaml(read_state(last).config), config)
+    before = newest_header(options.output)
+    if before is not None:
+        _refuse_other_settings(options.output, Config.from_yaml(before.state["config"]), config)
     # Of a folder that does not exist ``prepare`` tells at once: no download before that.
     elif config.data.source == "digits" or _exists(config.data.source):
         require_start(config)

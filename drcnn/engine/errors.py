@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "TrainingDiverged", "lacks_host_memory"]
+__all__ = ["CheckpointError", "DamagedCheckpointError", "TrainingDiverged", "lacks_host_memory"]
 
 # Torch's allocator and oneDNN raise plain RuntimeErrors.
 HOST_MEMORY_WORDS = ("DefaultCPUAllocator", "could not create a primitive", "could not create a memory")
@@ -10,6 +10,10 @@ HOST_MEMORY_WORDS = ("DefaultCPUAllocator", "could not create a primitive", "cou
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one line and names the file."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that does not hold what was written to it, or no checkpoint at all."""
 
 
 class TrainingDiverged(RuntimeError):

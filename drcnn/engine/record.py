@@ -2,23 +2,24 @@
 
 This is the only record that resuming reads, and the only place that reads or writes ``result.json`` (the
 trial ended), ``error.json`` (it failed) and ``latency.json`` (its inference was timed). A folder without any
-of these is a trial that is still to be trained, from the last epoch in ``last.safetensors`` on.
+of these is a trial that is still to be trained, from the last epoch in ``last.safetensors`` on. Each carries
+a checksum: one that is damaged is said and taken as missing, so that what it told is found out again.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
-from drcnn.files import write_text
+from drcnn.engine.checkpoint_header import newest_header
+from drcnn.sealed import DamagedFileError, read_sealed, write_sealed
 
 __all__ = [
     "LATENCY",
@@ -32,6 +33,8 @@ __all__ = [
     "write_latency",
     "write_pruned",
 ]
+
+logger = logging.getLogger(__name__)
 
 # Milliseconds an image at inference; a figure beside those of an epoch where a study asked for it.
 LATENCY = "perf/ms_per_image"
@@ -66,6 +69,7 @@ class TrialRecord:
         error: why it failed, in one line; none if it did not.
         latency: milliseconds an image at inference; none if nobody measured it.
         made_by: torch, device, workers and commit that made it, each by its name; empty if it did not finish.
+        notes: lines on what a person may not expect of how it was made; empty if it did not finish.
     """
 
     status: Status
@@ -75,6 +79,7 @@ class TrialRecord:
     error: str | None = None
     latency: float | None = None
     made_by: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def is_finished(self) -> bool:
@@ -120,18 +125,20 @@ class TrialRecord:
 
 def read_record(folder: Path) -> TrialRecord:
     """Read a trial's folder; a missing or empty one is a trial that is still to be begun."""
-    result = _read_json(folder / "result.json")
-    if result is not None:
+    result = _read(folder / "result.json", "status")
+    if result is not None and result["status"] in (Status.FINISHED, Status.PRUNED):
         return TrialRecord(
             Status(result["status"]),
             result.get("history", []),
             result.get("per_class", {}),
             result.get("seconds"),
-            latency=(_read_json(folder / "latency.json") or {}).get(LATENCY),
+            latency=(_read(folder / "latency.json") or {}).get(LATENCY),
             made_by=result.get("made_by", {}),
+            notes=result.get("notes", []),
         )
-    history = _history_of_checkpoint(folder / "last.safetensors")
-    error = _read_json(folder / "error.json")
+    header = newest_header(folder)
+    history = header.state.get("history", []) if header else []
+    error = _read(folder / "error.json", "message")
     if error is not None:
         return TrialRecord(Status.FAILED, history, error=error["message"])
     return TrialRecord(Status.PENDING, history)
@@ -143,9 +150,10 @@ def write_finished(
     per_class: Mapping[str, float],
     seconds: float,
     made_by: Mapping[str, str],
+    notes: Sequence[str] = (),
 ) -> None:
     """Mark a trial as finished; to be called when all its other files are written."""
-    more = {"per_class": per_class, "seconds": seconds, "made_by": made_by}
+    more = {"per_class": per_class, "seconds": seconds, "made_by": made_by, "notes": list(notes)}
     _write_result(folder, Status.FINISHED, history, **more)
 
 
@@ -162,17 +170,18 @@ def write_failed(folder: Path, message: str, trace: str = "") -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     error = {"message": " ".join(message.split()), "traceback": trace, "host": socket.gethostname()}
-    write_text(folder / "error.json", json.dumps(error))
+    write_sealed(folder / "error.json", error)
 
 
 def write_latency(folder: Path, milliseconds: float, device: str) -> None:
     """Record how long a finished trial's detector takes for an image, and on what device."""
-    write_text(folder / "latency.json", json.dumps({LATENCY: milliseconds, "device": device}))
+    write_sealed(folder / "latency.json", {LATENCY: milliseconds, "device": device})
 
 
 def reopen(folder: Path) -> None:
     """Forget that a trial failed or was pruned, so that it goes on from its last epoch."""
-    (folder / "error.json").unlink(missing_ok=True)
+    if (folder / "error.json").is_file():
+        (folder / "error.json").unlink()
     if read_record(folder).is_pruned:
         (folder / "result.json").unlink()
 
@@ -189,22 +198,27 @@ def _write_result(
         "history": list(history),
         **more,
     }
-    write_text(folder / "result.json", json.dumps(result, indent=1))
+    write_sealed(folder / "result.json", result)
 
 
-def _history_of_checkpoint(checkpoint: Path) -> list[dict[str, float]]:
-    """The epochs in a checkpoint's header: read here without torch, which a driver has no other use for."""
-    if not checkpoint.exists():
-        return []
-    with safe_open(checkpoint, "np") as file:
-        history: list[dict[str, float]] = json.loads(file.metadata()["state"])["history"]
-    return history
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, *required: str) -> dict[str, Any] | None:
+    """Read a file of the record; none if it is missing, or damaged, which is said."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_sealed(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    assert isinstance(content, dict), f"{path} holds no JSON object"
+    except DamagedFileError as error:
+        _warn_once(f"{error}; taken as missing, to be made again")
+        return None
+    if any(key not in content for key in required):
+        _warn_once(
+            f"{path} is damaged: it has no {' and no '.join(required)}; taken as missing, to be made again"
+        )
+        return None
     return content
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Records are read over and over."""
+    logger.warning(message)

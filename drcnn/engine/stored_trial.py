@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from drcnn.config import Config, ConfigError
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.engine.checkpoint import read_state
+from drcnn.engine.detections_file import DETECTIONS, read_detections
 from drcnn.engine.judged_detections import JudgedDetections, judge
 from drcnn.engine.record import read_record
+from drcnn.sealed import DamagedFileError
 from drcnn.trained_model import CHECKPOINT
 
 __all__ = ["StoredTrial", "judge_trial", "read_trial", "require_same_data"]
@@ -56,12 +57,14 @@ def read_trial(path: Path) -> StoredTrial:
         path: the folder, or the checkpoint in it.
 
     Raises:
-        ConfigError: there is no such folder, it is no trial's, or the trial has not finished.
+        ConfigError: there is no such folder, it is no trial's, the trial has not finished, or its settings or
+            detections are damaged.
+        CheckpointError: its checkpoint is damaged.
     """
     folder = path.parent if path.is_file() else path
     if not folder.is_dir():
         raise ConfigError(f"{path}: no such file or folder; expected the folder of a finished trial")
-    missing = [name for name in ("config.yaml", "detections.parquet") if not (folder / name).is_file()]
+    missing = [name for name in ("config.yaml", DETECTIONS) if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
             f"{folder}: has no {' and no '.join(missing)}; expected the folder of a finished trial, "
@@ -76,12 +79,29 @@ def read_trial(path: Path) -> StoredTrial:
     data = read_state(checkpoint).data if checkpoint.is_file() else {}
     return StoredTrial(
         folder,
-        Config.from_yaml((folder / "config.yaml").read_text(encoding="utf-8")),
+        _config(folder / "config.yaml"),
         record.metrics,
-        pq.read_table(folder / "detections.parquet"),
+        _detections(folder),
         checkpoint,
         data.get("test", data.get("val", {})),
     )
+
+
+def _config(path: Path) -> Config:
+    try:
+        return Config.from_yaml(path.read_text(encoding="utf-8"))
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({' '.join(str(error).split())[:150]}); run the command that made it again: "
+            "it writes the file anew"
+        ) from None
+
+
+def _detections(folder: Path) -> pa.Table:
+    try:
+        return read_detections(folder)
+    except DamagedFileError as error:
+        raise ConfigError(str(error)) from None
 
 
 def require_same_data(trials: Sequence[StoredTrial]) -> None:

@@ -10,6 +10,9 @@ The folder of a trial then holds::
     detections.parquet   its detections on the split that it is judged by: test, or val if there is no test
     result.json          written last: the trial is finished
 
+Until the trial has finished, the checkpoint of the epoch before lies beside the last one. It is used if the
+last is damaged, as its checksum tells; if both are, training starts anew.
+
 The validation split is evaluated every ``evaluation.every`` epochs, the test split once, after the last one.
 
 Started again on the same folder, it resumes after the last finished epoch: on a CPU with identical results,
@@ -21,9 +24,9 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -36,6 +39,7 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine import checkpoint, record
 from drcnn.engine.checkpoint import TrainingState
 from drcnn.engine.data_content import data_content, refuse_changed_data
+from drcnn.engine.detections_file import has_detections, write_detections
 from drcnn.engine.divergence import check_every, require_finite, require_finite_weights
 from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.made_by import made_by, merged
@@ -43,8 +47,8 @@ from drcnn.engine.precision import autocast, require_precision
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate, warmup_steps
 from drcnn.engine.start import require_start, start_from
-from drcnn.engine.workers import rank, sum_, world_size
-from drcnn.files import replacing, write_text
+from drcnn.engine.workers import from_first, rank, sum_, world_size
+from drcnn.files import waiting_for_space, write_text
 
 __all__ = ["Report", "Say", "Step", "fit", "make_optimizer"]
 
@@ -76,29 +80,35 @@ def fit(
         report: called on every worker after each epoch, with the same metrics, once that epoch's checkpoint
             (and after the last epoch ``result.json``) is on disk. A metric's name begins with its split.
         options: how to run.
-        say: called on the first worker with what it starts from, and with a warm-up that was shortened.
+        say: called on the first worker with what it starts from, a checkpoint that was damaged, a full disk
+            that is waited for, and a warm-up that was shortened.
         step: called on the first worker after each step.
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
         DataError: an image cannot be read, or the folder holds a run on data that changed since.
         ConfigError: what it starts from does not fit, or fp16 is asked for without a GPU.
-        CheckpointError: ``last.safetensors`` is damaged, or of another model.
+        CheckpointError: ``last.safetensors`` is of another model.
+        DiskFullError: there was no space for minutes; what was there before stays.
         OSError: storage or the download of the weights failed; a later attempt may succeed.
     """
     require_precision(config, options.device)
     options.apply()
+    if rank() != 0:
+        say, step = (lambda line: None), (lambda epoch, step, steps: None)
+    notes = from_first(lambda: checkpoint.recover(folder))
+    for note in notes:
+        say(note)
     if not (folder / "last.safetensors").exists():
         require_start(config)
     folder.mkdir(parents=True, exist_ok=True)
-    if rank() != 0:
-        say, step = (lambda line: None), (lambda epoch, step, steps: None)
     trial = _Trial(config, data, folder, options, say, step)
+    trial.state.notes += notes
     while trial.state.epoch < config.training.epochs:
         metrics = trial.run_epoch()
         report(metrics)
-    if rank() == 0 and not (folder / "result.json").exists():
-        trial.write_result()  # it was killed between the last checkpoint and the result
+    if from_first(lambda: not record.read_record(folder).is_finished):
+        trial.complete()
 
 
 def make_optimizer(detector: nn.Module, training: TrainingConfig) -> torch.optim.SGD:
@@ -263,22 +273,32 @@ class _Trial:
             if split == self.data.judged:
                 self.state.per_class = metrics.per_class
                 if rank() == 0:
-                    with replacing(self.folder / "detections.parquet") as draft:
-                        pq.write_table(detections, draft)
+                    waiting_for_space(partial(write_detections, self.folder, detections), self.say)
         return figures
+
+    def complete(self) -> None:
+        """Write what is missing after the last epoch: a kill came before it, or a file was damaged since."""
+        if from_first(lambda: not has_detections(self.folder)):
+            self._evaluate(self.state.epoch)
+        if rank() == 0:
+            waiting_for_space(self.write_result, self.say)
 
     def _save(self) -> None:
         is_last = self.state.epoch == self.config.training.epochs
         # Nothing goes on from the last epoch: its file is the trained model.
-        checkpoint.save(self.last, self.detector, self.state, None if is_last else self.optimizer)
+        optimizer = None if is_last else self.optimizer
+        waiting_for_space(partial(checkpoint.save, self.last, self.detector, self.state, optimizer), self.say)
         if is_last:
-            self.write_result()
+            waiting_for_space(self.write_result, self.say)
 
     def write_result(self) -> None:
         """Write ``result.json``, which marks the trial as finished."""
-        history = self.state.history
-        seconds = sum(past["perf/epoch_seconds"] + past["perf/eval_seconds"] for past in history)
-        record.write_finished(self.folder, history, self.state.per_class, seconds, self.state.made_by)
+        state = self.state
+        seconds = sum(past["perf/epoch_seconds"] + past["perf/eval_seconds"] for past in state.history)
+        record.write_finished(
+            self.folder, state.history, state.per_class, seconds, state.made_by, notes=state.notes
+        )
+        checkpoint.remove_spares(self.folder)
 
     def _peak_memory(self) -> float:
         """GiB: on a GPU the peak of this trial's tensors, on a CPU that of the whole process."""

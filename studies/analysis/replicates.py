@@ -1,32 +1,36 @@
 """The results of a study's trials so far, grouped by setting.
 
 Resampling a trial's detections takes seconds, so the result is cached beside them (``.resamples.npz``; a dot
-file, which no store uploads) and computed again when the detections, the judged images or the code that
-evaluates them change.
+file, which no store uploads) and computed again when it is damaged, or when the detections, the judged images
+or the code that evaluates them change.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.engine import ap_matching, ap_ties, average_precision, bootstrap, metrics
 from drcnn.engine.average_precision import METRICS, score_split
 from drcnn.engine.bootstrap import Resampled, resample
+from drcnn.engine.detections_file import DETECTIONS, read_detections
 from drcnn.engine.record import TrialRecord, read_record
-from drcnn.files import replacing
+from drcnn.files import put_aside, replacing
+from drcnn.sealed import DamagedFileError
 from studies.definition.labels import labels
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
 
 __all__ = ["Replicate", "Setting", "group_by_setting", "load_annotations", "setting_labels"]
+
+logger = logging.getLogger(__name__)
 
 RESAMPLES = 1000
 
@@ -117,15 +121,18 @@ def _labels(trials: Sequence[Trial]) -> list[str]:
 
 
 def _resample_detections(trial: Trial, annotations: Annotations) -> Resampled | None:
-    detections = trial.folder / "detections.parquet"
-    if not detections.exists():
+    try:
+        detections = read_detections(trial.folder)
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        logger.warning("left out of all comparisons: %s", error)
         return None
     cache = trial.folder / ".resamples.npz"
-    stamp = _stamp(detections, annotations, trial.config.evaluation.metric)
+    stamp = _stamp(trial.folder / DETECTIONS, annotations, trial.config.evaluation.metric)
     resampled = _load(cache, stamp, len(annotations))
     if resampled is None:
-        split = score_split(annotations, pq.read_table(detections), trial.config.evaluation.metric)
-        resampled = resample(split, RESAMPLES)
+        resampled = resample(score_split(annotations, detections, trial.config.evaluation.metric), RESAMPLES)
         _save(cache, stamp, resampled)
     # The AP of images without objects is undefined: there is nothing to compare.
     if math.isnan(resampled.whole["AP"]):
@@ -149,6 +156,8 @@ def _stamp(detections: Path, annotations: Annotations, protocol: str) -> str:
 
 
 def _save(path: Path, stamp: str, resampled: Resampled) -> None:
+    if path.is_dir():
+        put_aside(path)
     with replacing(path) as draft, draft.open("wb") as file:
         np.savez(
             file,
@@ -161,12 +170,14 @@ def _save(path: Path, stamp: str, resampled: Resampled) -> None:
 
 
 def _load(path: Path, stamp: str, images: int) -> Resampled | None:
-    """The cached resamples; none if there are none, or if what they depend on has changed."""
-    if not path.exists():
+    """The cached resamples; none if they are missing or damaged, or if what they depend on has changed."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["stamp"]) != stamp:
+                return None
+            whole = dict(zip(METRICS, stored["whole"].tolist(), strict=True))
+            draws = dict(zip(METRICS, stored["draws"], strict=True))
+            return Resampled(images, int(stored["seed"]), whole, draws, stored["curve"])
+    # A zip file, whose checksums are verified; damage raises whatever zipfile and numpy stumble over first.
+    except Exception:
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        if str(stored["stamp"]) != stamp:
-            return None
-        whole = dict(zip(METRICS, stored["whole"].tolist(), strict=True))
-        draws = dict(zip(METRICS, stored["draws"], strict=True))
-        return Resampled(images, int(stored["seed"]), whole, draws, stored["curve"])

@@ -30,7 +30,7 @@ from studies.record.results import publish_best, write_results
 from studies.record.tracking.addresses import default_uri
 from studies.report.console import say_phase
 from studies.search.confirmation import confirming_count, confirming_trials
-from studies.transfer.trial_folders import TrialFolders
+from studies.transfer.trial_folders import TrialFolders, mended
 
 if TYPE_CHECKING:
     from studies.execution.budgeted import BudgetedTrials, LaunchBudget
@@ -136,10 +136,12 @@ class StudyRun:
             self._open_search(ended)
         if self._request.fresh:
             self._archive()
-            if self._search is not None:
-                self._open_search(ended)
-        if note := note_on_other_identities(self._plan.output, self._incomplete()):
-            self._console.out(note, highlight=False)
+        lines = mended(self._all(), self._folders)
+        if self._search is not None and (self._request.fresh or lines):
+            self._open_search(ended)
+        note = note_on_other_identities(self._plan.output, self._incomplete())
+        for line in filter(None, (*lines, note)):
+            self._console.out(line, highlight=False)
 
     def _archive(self) -> None:
         stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -274,9 +276,7 @@ class StudyRun:
             self._trials = self._searcher.trials()
         if not self._shown():
             return []
-        path = self._plan.folder / "results.parquet"
-        write_results(path, self._shown())
-        return [path]
+        return [write_results(self._plan.folder / "results.parquet", self._shown())]
 
     def _print_summary(
         self, failed: Sequence[Trial], report_line: str, sentences: Sequence[str], trials_link: str

@@ -6,6 +6,7 @@ only the trials that are left, and what Tune itself writes is thrown away.
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.experiment import Trial as TuneTrial
 
-from drcnn.engine.record import Status, read_record, write_failed, write_pruned
+from drcnn.engine.record import read_record
+from drcnn.files import DiskFullError
 from studies.definition.plan import Plan, Trial
 from studies.definition.request import Machines
 from studies.definition.study import SearchStudy
 from studies.execution.budgeted import BudgetedTrials
-from studies.execution.lost_attempts import NodeFaults, reason_of_loss
 from studies.execution.progress import Progress
+from studies.execution.trial_watcher import FullDisk, Watcher, missing_space
 from studies.record.tracking.runs import Tracker
 from studies.resources.budget import Budget
 from studies.resources.slots import HEAD, Allocation
@@ -37,7 +38,6 @@ __all__ = ["TuneRun", "run_trials"]
 
 logger = logging.getLogger(__name__)
 
-METRIC_FAMILIES = ("val/", "test/", "train/", "perf/")
 # How often a trial goes on after a fault of the machine, with one worker or several; machines of a spot
 # market are taken away often.
 RETRIES, CLUSTER_RETRIES = 2, 10
@@ -108,6 +108,7 @@ def run_trials(
     for trial in reopened:
         run.folders.reopen(trial)
     in_group = run.machines.workers > 1 and trains
+    full_disk = FullDisk()
     tuner = tune.Tuner(
         _with_resources(trainable, run.allocation, in_group=in_group),
         param_space=param_space,
@@ -122,7 +123,10 @@ def run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage),
-            callbacks=[_Watcher(run, prunes=scheduler is not None, waits=in_group, attempts=1 + retries)],
+            callbacks=[
+                Watcher(run, full_disk, prunes=scheduler is not None, waits=in_group, attempts=1 + retries)
+            ],
+            stop=full_disk,
             # For faults of the machine; an error that would repeat itself is final (see faults).
             failure_config=tune.FailureConfig(max_failures=retries),
             verbose=0,
@@ -130,8 +134,15 @@ def run_trials(
     )
     try:
         tuner.fit()
+    except Exception:
+        # Tune's own files, whose disk is full as well, may be what it stumbles over.
+        full_disk.message = full_disk.message or missing_space(run.plan.folder)
+        if not full_disk.message:
+            raise
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+    if full_disk.message:
+        raise DiskFullError(errno.ENOSPC, full_disk.message)
 
 
 def _job(run: TuneRun, storage: Path, *, measures_latency: bool) -> Job:
@@ -151,126 +162,3 @@ def _with_resources(trainable: Any, allocation: Allocation, *, in_group: bool) -
     # The trial's actor only waits: on a full cluster a whole CPU for it would be one that a worker lacks,
     # and the group would never start. It stays on the head, which no spot market takes away.
     return tune.with_resources(trainable or run_trial_with_workers, {"CPU": 0, HEAD: 0.001})
-
-
-class _Watcher(tune.Callback):
-    """Tells MLflow and the table what happens to each trial, and records how it ended.
-
-    Args:
-        run: whom to tell.
-        prunes: whether a trial that stops before its last epoch was pruned.
-        waits: whether a trial that starts still has to wait for its workers.
-        attempts: how many a trial has.
-    """
-
-    def __init__(self, run: TuneRun, *, prunes: bool, waits: bool, attempts: int) -> None:
-        self._run = run
-        self._prunes, self._waits, self._attempts = prunes, waits, attempts
-        self._node_faults = NodeFaults(run.allocation)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune saves its callbacks to restore them; we never restore, and connections cannot be saved.
-        return {}
-
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        ours: Trial = trial.config["trial"]
-        self._run.tracker.start(ours)
-        if self._run.budget is not None:
-            self._run.budget.begin(ours.id)
-        status = Status.PENDING if self._waits else Status.RUNNING
-        self._run.progress.show(ours, status, read_record(ours.folder).metrics)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
-    ) -> None:
-        if "epoch" not in result:
-            return
-        ours: Trial = trial.config["trial"]
-        metrics = _own_metrics(result)
-        self._run.tracker.log(ours, metrics)
-        self._run.progress.show(ours, Status.RUNNING, metrics)
-
-    def on_trial_complete(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        ours: Trial = trial.config["trial"]
-        problem = self._collect(ours)
-        if problem is None and not read_record(ours.folder).is_terminal:
-            if self._prunes:
-                write_pruned(ours.folder)
-            else:
-                write_failed(ours.folder, "ended without result.json")
-        if self._run.budget is not None and read_record(ours.folder).is_finished:
-            self._run.budget.end(ours.id)
-        self._settle(ours, problem)
-
-    def on_trial_recover(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        ours: Trial = trial.config["trial"]
-        reason = self._reason(trial)
-        attempt = trial.config["attempt"] = trial.config.get("attempt", 0) + 1
-        if not read_record(ours.folder).is_terminal:
-            why = f"{reason}; tried again ({attempt + 1} of {self._attempts})"
-            self._run.progress.show(ours, Status.PENDING, read_record(ours.folder).metrics, why)
-
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        ours: Trial = trial.config["trial"]
-        problem = self._collect(ours)
-        attempt = trial.config.get("attempt", 0) + 1
-        times = f" (attempt {attempt} of {self._attempts})" if attempt > 1 else ""
-        write_failed(ours.folder, f"{self._reason(trial)}{times}")
-        self._settle(ours, problem)
-
-    def _reason(self, trial: TuneTrial) -> str:
-        """Why an attempt was lost; a node that has lost too many is left alone, and named."""
-        ours: Trial = trial.config["trial"]
-        text = _last_error(trial)
-        reason = reason_of_loss(ours.folder, trial.config.get("attempt", 0), text)
-        address = self._node_faults.count(ours.id, reason, text)
-        if address is not None:
-            logger.warning("node %s gets no more trials in this launch: %s", address, reason)
-        return reason
-
-    def _collect(self, trial: Trial) -> str | None:
-        """Download what a node has left of a trial; returns why that is not possible now, if it is not."""
-        try:
-            self._run.folders.collect(trial)
-        except OSError as error:
-            return f"ended, but cannot be downloaded from --storage now: {error}; the next launch does"
-        return None
-
-    def _settle(self, trial: Trial, problem: str | None) -> None:
-        if problem is None:
-            # Else the store may know better: what is here must not replace how it ended there.
-            self._upload(trial)
-        self._run.tracker.finish(trial)
-        record = read_record(trial.folder)
-        status = record.status if problem is None else Status.FAILED
-        self._run.progress.show(trial, status, record.metrics, problem or record.error or "")
-
-    def _upload(self, trial: Trial) -> None:
-        try:
-            self._run.folders.upload_outcome(trial)
-            # A search's record, should this machine be lost.
-            self._run.folders.store.upload(self._run.plan.folder)
-        except OSError as error:
-            logger.warning("%s: cannot be uploaded to --storage: %s", trial.name, error)
-
-
-def _own_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Our own metrics among all that Tune adds."""
-    return {
-        key: float(value)
-        for key, value in result.items()
-        if key == "epoch" or key.startswith(METRIC_FAMILIES)
-    }
-
-
-def _last_error(trial: TuneTrial) -> str:
-    """What Ray wrote of the trial's last failure."""
-    try:
-        text = Path(trial.error_file).read_text(encoding="utf-8")
-    except (OSError, TypeError):
-        return ""
-    return text.rpartition("Failure # ")[2].partition("\n")[2]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from drcnn.data.formats.folders import joined_folders
-from drcnn.files import write_text
+from drcnn.sealed import DamagedFileError, read_sealed, write_sealed
 from studies.definition.errors import StudyError
 from studies.definition.metrics import MARGIN
 from studies.definition.plan import Plan
@@ -20,6 +19,7 @@ __all__ = ["as_typed", "keep_request", "launch_command", "load_request", "mark_d
 FILE = "request.json"
 # In a study's folder that a report has downloaded: the store's may be newer. Stores ignore dot files.
 DOWNLOADED = ".downloaded"
+KEPT = ("study", "profile", "seeds", "on_bad_data", "smoke")
 
 
 def keep_request(plan: Plan, request: Request) -> None:
@@ -32,7 +32,7 @@ def keep_request(plan: Plan, request: Request) -> None:
         content["study"] = str(Path(request.study).resolve())
     # Where the data lie on this machine: a report finds them there when their store has changed or is away.
     content["local_source"] = plan.base.data.source
-    write_text(plan.folder / FILE, json.dumps(content, indent=1))
+    write_sealed(plan.folder / FILE, content)
     (plan.folder / DOWNLOADED).unlink(missing_ok=True)
 
 
@@ -52,16 +52,17 @@ def load_request(study: str, output: Path) -> Request:
     What concerns that launch only, such as its machines, is left at its default.
 
     Raises:
-        StudyError: this folder holds no launch of the study.
+        StudyError: this folder holds no launch of the study, or what it was asked for is damaged.
     """
     try:
         content = _read(output / study)
-    except (OSError, ValueError):
+    except DamagedFileError as error:
+        raise StudyError(f"{error}; give the study's command again, which writes it anew") from None
+    except OSError:
         known = ", ".join(sorted(path.parent.name for path in output.glob(f"*/{FILE}"))) or "none"
         raise StudyError(f"{output} holds no launch of {study}; it holds: {known}") from None
-    kept = ("study", "profile", "seeds", "on_bad_data", "smoke")
     return Request(
-        **{name: content[name] for name in kept},
+        **{name: content[name] for name in KEPT},
         # Earlier versions had none.
         margin=content.get("margin", MARGIN),
         output=output,
@@ -77,7 +78,7 @@ def launch_command(plan: Plan) -> str:
     """The command of the last launch: what decides results, and nothing that may hold a password."""
     try:
         request = _read(plan.output / plan.name)
-    except (OSError, ValueError):
+    except (OSError, DamagedFileError):
         return f"python studies/run_study.py {shlex.quote(plan.name)} --profile {plan.profile}"
     words = ["python", "studies/run_study.py", request["study"], "--profile", request["profile"]]
     words += ["--data", request["source"], "--output", as_typed(plan.output)]
@@ -105,5 +106,7 @@ def _source(content: dict[str, Any]) -> str:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    content = read_sealed(folder / FILE)
+    if missing := [name for name in (*KEPT, "source", "assignments") if name not in content]:
+        raise DamagedFileError(f"{folder / FILE} is damaged: it has no {', '.join(missing)}")
     return content

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.data.prepare import prepare
+from drcnn.files import DiskFullError
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan
 from studies.definition.trial import Inputs
@@ -27,14 +28,14 @@ IN_USE = ".in_use"
 
 @contextmanager
 def removed_after_bad_input(output: Path) -> Iterator[None]:
-    """Remove an output folder that this launch made, if it turns out that the request cannot be met.
+    """Remove an output folder that this launch made, if it turns out that the request cannot be met there.
 
     Data that were downloaded from an object store stay: the next request would wait for them again.
     """
     is_new = not output.exists()
     try:
         yield
-    except (StudyError, ConfigError, DataError, FetchError):
+    except (StudyError, ConfigError, DataError, FetchError, DiskFullError):
         if is_new and not (output / "trials").exists():
             _remove(output)
         raise
@@ -49,7 +50,7 @@ def _remove(output: Path) -> None:
             if path != data:
                 _delete(path)
         if any(path.is_dir() for path in data.iterdir()):
-            for table in data.glob("*.arrow"):
+            for table in data.glob("*.arrow*"):
                 table.unlink()
         else:
             shutil.rmtree(output)

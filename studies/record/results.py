@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drcnn.engine.record import read_record
-from drcnn.files import replacing, write_text
+from drcnn.files import put_aside, replacing
 from drcnn.identity import EVALUATION
+from drcnn.sealed import write_sealed
 from drcnn.trained_model import CHECKPOINT, PUBLISHED
 from studies.definition.plan import Trial
 
@@ -38,7 +38,8 @@ def publish_best(folder: Path, trials: Sequence[Trial], metric: str) -> Trial | 
     best = next(iter(ranked(trials, metric)), None)
     path = folder / PUBLISHED
     if best is None:
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
         return None
     trained = best.model or best
     there = dict(trained.config.flat())
@@ -51,18 +52,25 @@ def publish_best(folder: Path, trials: Sequence[Trial], metric: str) -> Trial | 
         "changes": changes,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_sealed(path, content)
     return best
 
 
-def write_results(path: Path, trials: Sequence[Trial]) -> None:
-    """Write one row a trial: its id, settings, seed, status, metrics of the last epoch, seconds, error."""
+def write_results(path: Path, trials: Sequence[Trial]) -> Path:
+    """Write one row a trial: its id, settings, seed, status, metrics of the last epoch, seconds, error.
+
+    Returns:
+        The path.
+    """
     rows = [_row(trial) for trial in trials]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        put_aside(path)
     with replacing(path) as draft:
         pq.write_table(table, draft)
+    return path
 
 
 def _row(trial: Trial) -> dict[str, Any]:

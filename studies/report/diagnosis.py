@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pyarrow.parquet as pq
-
+from drcnn.engine.detections_file import read_detections
 from drcnn.engine.diagnosis import MOST_IMAGES, diagnose
 from drcnn.engine.judged_detections import judge
 from drcnn.report.diagnosis_charts import confusion_chart, precision_recall_chart
@@ -22,7 +21,7 @@ def diagnosis_section(facts: ReportFacts) -> dict[str, object]:
     annotations = load_annotations(replicate.trial.data.judged_table) if replicate else None
     if replicate is None or annotations is None:
         return {}
-    detections = pq.read_table(replicate.trial.folder / "detections.parquet")
+    detections = read_detections(replicate.trial.folder)
     judged = judge(annotations, detections, replicate.trial.config.evaluation.metric)
     diagnosis = diagnose(annotations, judged)
     best, worst = best_and_worst(annotations, judged, diagnosis.score)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from rich.markdown import Markdown
 from drcnn.data.annotations import Annotations
 from drcnn.engine.record import read_record
 from drcnn.report.blocks import Table, escape
+from drcnn.sealed import read_sealed
 from drcnn.trained_model import PUBLISHED
 from studies.analysis import claims
 from studies.analysis.power import known_spread, measured_spread, sentence
@@ -81,7 +81,8 @@ def print_power(plan: Plan, trials: Sequence[Trial], planned: Sequence[Trial]) -
 
 
 def outcome_lines(new: Sequence[Trial], reused: Sequence[Trial], failed: Sequence[Trial]) -> list[str]:
-    """How many trials a launch trained, evaluated, found done, and lost; and why it lost each of those.
+    """How many trials a launch trained, evaluated, found done, and lost; why it lost each of those; and what
+    was not as usual with those that it trained.
 
     Args:
         new: those that it completed.
@@ -94,7 +95,8 @@ def outcome_lines(new: Sequence[Trial], reused: Sequence[Trial], failed: Sequenc
     counts += [f"{evaluated} evaluated"] if evaluated else []
     counts += [f"{len(reused)} reused", f"{len(failed)} failed" + (f" ({pruned} pruned)" if pruned else "")]
     reasons = [f"  {trial.name}: {read_record(trial.folder).error or 'did not run'}" for trial in failed]
-    return [", ".join(counts), *reasons]
+    notes = [f"  {trial.name}: {note}" for trial in new for note in read_record(trial.folder).notes]
+    return [", ".join(counts), *reasons, *notes]
 
 
 def print_answer(console: Console, title: str, sentences: Sequence[str]) -> None:
@@ -122,7 +124,7 @@ def next_steps(plan: Plan, tracking_uri: str, trials_link: str, report_line: str
     )
     if (plan.folder / PUBLISHED).exists():
         model, found = (shlex.quote(as_typed(path)) for path in (plan.folder, plan.folder / "found"))
-        name = json.loads((plan.folder / PUBLISHED).read_text(encoding="utf-8"))["name"]
+        name = read_sealed(plan.folder / PUBLISHED)["name"]
         lines.append(f"Published, as of the highest {plan.study.chosen_by}: {name}")
         lines.append(f"Detect: drcnn predict {model} IMAGES --output {found}")
     return lines

@@ -16,6 +16,7 @@ __all__ = ["use_short_temporary_folder"]
 # What Ray adds: /ray/session_2026-11-26_07-56-07_119756_4194304/sockets/plasma_store, and of older ones a
 # number that makes it unique.
 ADDED, LONGEST = 70, 107
+LEAST = 1 << 20  # bytes; Ray writes more, but not at once
 CANDIDATES = ("/tmp", "/var/tmp", "/dev/shm")
 
 
@@ -49,7 +50,10 @@ def _fault(folder: Path) -> str | None:
     if len(os.fsencode(folder)) > LONGEST - ADDED:
         return "is too long"
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # A full disk still takes files without content.
+            file.write(bytes(LEAST))
+            file.flush()
             return None
     except OSError as error:
         return f"cannot be written ({one_line(error.strerror)})"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from drcnn.config import ConfigError
-from drcnn.engine.record import Status, TrialRecord, read_record
+from drcnn.engine.record import Status, TrialRecord, read_record, write_pruned
 from studies.definition.plan import Plan, Trial
 from studies.definition.settings import Space
 from studies.definition.study import SearchStudy
@@ -54,6 +55,8 @@ class StudySearcher(Searcher):
         self._running: dict[str, tuple[Trial, optuna.Trial]] = {}
         # These count as trials of this launch, though Optuna learns nothing from them.
         self._failed: set[str] = set()
+        # Optuna has their values, but their folders lost them, as when a file was damaged: run again.
+        self._lost: set[str] = set()
         self._left_out: list[dict[str, Any]] = []
         # Asked before each suggestion: whether there is time for the trial that an earlier launch began, or
         # for a new one.
@@ -80,8 +83,8 @@ class StudySearcher(Searcher):
 
     def remaining(self) -> int:
         """How many more trials may be started; one that failed is tried again by the next launch only."""
-        ids = self._ids(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        return self._study.trials - len(ids | self._failed)
+        ids = self._ids(TrialState.COMPLETE, TrialState.PRUNED) - self._lost
+        return self._study.trials - len(ids | self._ids(TrialState.RUNNING) | self._failed)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial for Tune; settings that are complete already are told to Optuna and passed over."""
@@ -137,6 +140,7 @@ class StudySearcher(Searcher):
         Path(checkpoint_path).touch()
 
     def _tell(self, asked: optuna.Trial, record: TrialRecord) -> None:
+        self._lost.discard(asked.user_attrs[TRIAL_ID])
         if record.is_failed or self._lacks_values(record):
             # Otherwise a metric that no trial has would be searched for without end.
             self._failed.add(asked.user_attrs[TRIAL_ID])
@@ -174,7 +178,8 @@ class StudySearcher(Searcher):
     def _resume(self) -> None:
         """Give up what a killed launch left running, and ask again for all that did not finish."""
         optuna_trials = self._optuna.get_trials()
-        done = self._ids(TrialState.COMPLETE, TrialState.PRUNED)
+        self._lost = {trial.id for trial in map(self._lost_trial, optuna_trials) if trial is not None}
+        done = self._ids(TrialState.COMPLETE, TrialState.PRUNED) - self._lost
         unfinished: dict[str, dict[str, Any]] = {}
         for optuna_trial in optuna_trials:
             if optuna_trial.state == TrialState.RUNNING:
@@ -190,12 +195,27 @@ class StudySearcher(Searcher):
             if params not in waiting:
                 self._optuna.enqueue_trial(params)
 
+    def _lost_trial(self, optuna_trial: FrozenTrial) -> Trial | None:
+        """The trial whose values Optuna knows, but not its folder; one that was pruned is marked again."""
+        was_pruned = optuna_trial.state == TrialState.PRUNED
+        if not was_pruned and optuna_trial.state != TrialState.COMPLETE:
+            return None
+        trial = self._make(optuna_trial.params) if set(optuna_trial.params) == set(self._space) else None
+        if trial is None or is_complete(read_record(trial.folder), self._study):
+            return None
+        with suppress(OSError):
+            self._download(trial.folder)
+        if was_pruned:
+            write_pruned(trial.folder)
+        return None if is_complete(read_record(trial.folder), self._study) else trial
+
     def _to_ask_again(self, optuna_trial: FrozenTrial, done: set[str]) -> Trial | None:
-        """The trial of one that a kill interrupted or that failed, unless asking again is of no use."""
+        """The trial of one that a kill interrupted, or that failed or was lost, unless that is of no use."""
         # One that failed without an id has values that do not go together.
         has_failed = optuna_trial.state == TrialState.FAIL and TRIAL_ID in optuna_trial.user_attrs
         was_running = optuna_trial.state == TrialState.RUNNING
-        if not (has_failed or was_running) or set(optuna_trial.params) != set(self._space):
+        is_lost = optuna_trial.user_attrs.get(TRIAL_ID) in self._lost
+        if not (has_failed or was_running or is_lost) or set(optuna_trial.params) != set(self._space):
             return None
         trial = self._make(optuna_trial.params)
         if trial is None or trial.id in done:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from drcnn.engine.record import OUTCOME_FILES
-from drcnn.files import replacing, write_text
+from drcnn.files import DAMAGED, replacing, write_text
 from studies.definition.errors import StudyError, one_line
 from studies.transfer.retry import with_retries
 
@@ -235,8 +235,9 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return a trial's files, without drafts and locks, whose names begin with a dot."""
-    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    """Return a trial's files: not drafts and locks, whose names begin with a dot, nor what was put aside."""
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    return [path for path in files if DAMAGED not in path.name]
 
 
 def _is_weights(name: str) -> bool:

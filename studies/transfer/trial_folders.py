@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from drcnn.config import Config, ConfigError
 from drcnn.data.annotations import Annotations
-from drcnn.engine.record import OUTCOME_FILES, reopen, write_failed
+from drcnn.engine.detections_file import DETECTIONS, has_detections
+from drcnn.engine.record import OUTCOME_FILES, read_record, reopen, write_failed
+from drcnn.files import put_aside, write_text
+from drcnn.identity import effective_settings
+from drcnn.trained_model import CHECKPOINT
 from studies.definition.plan import Trial
 from studies.record.provenance import installed_versions
 from studies.transfer.datasets import RemoteFolder, download_datasets
@@ -26,7 +31,7 @@ from studies.transfer.store import TrialStore
 if TYPE_CHECKING:
     from drcnn.data.prepare import PreparedData
 
-__all__ = ["KILL_NOTE", "TrialFolders", "unreadable_image"]
+__all__ = ["KILL_NOTE", "TrialFolders", "mended", "unreadable_image"]
 
 # Left in a trial's folder by what kills its process: why, in one line, and stacks.
 KILL_NOTE = "killed-{attempt}-{rank}.txt"
@@ -120,6 +125,45 @@ class TrialFolders:
         """Forget that a trial failed or was pruned, here and in the store, so that it goes on."""
         reopen(trial.folder)
         self.store.delete(trial.folder, OUTCOME_FILES)
+
+
+def mended(trials: Sequence[Trial], folders: TrialFolders) -> list[str]:
+    """See to it that damaged files of trials that were begun are made again; called by the driver.
+
+    Settings are written anew. A finished trial whose detections are damaged or missing is opened again, as
+    long as its detector is here: it then detects anew. What else may be damaged is noticed where it is read.
+
+    Returns:
+        A line about each.
+    """
+    lines = []
+    for trial in trials:
+        record = read_record(trial.folder)
+        if not record.is_finished and not record.epoch:
+            continue
+        settings = trial.folder / "config.yaml"
+        if not _holds(settings, trial):
+            lines.append(f"{settings} is damaged or missing: written anew")
+            if settings.is_dir():
+                put_aside(settings)
+            write_text(settings, trial.config.to_yaml())
+            folders.store.upload(trial.folder, [settings.name])
+        if record.is_finished and not has_detections(trial.folder):
+            checkpoint = (trial.model or trial).folder / CHECKPOINT
+            if checkpoint.is_file():
+                lines.append(f"{trial.folder / DETECTIONS} is damaged or missing: detected anew")
+                (trial.folder / "result.json").unlink()
+                folders.store.delete(trial.folder, OUTCOME_FILES)
+    return lines
+
+
+def _holds(path: Path, trial: Trial) -> bool:
+    """Whether a file holds the settings of a trial."""
+    try:
+        config = Config.from_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ConfigError):
+        return False
+    return effective_settings(config) == effective_settings(trial.config)
 
 
 def unreadable_image(data: PreparedData) -> str | None:

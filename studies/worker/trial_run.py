@@ -7,17 +7,21 @@ either way. Only metrics go through Ray: an epoch's checkpoint is in the folder 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import pyarrow.parquet as pq
 from ray import tune
 
+from drcnn.engine.detections_file import write_detections
 from drcnn.engine.record import read_record, write_failed, write_finished, write_latency
 from drcnn.engine.run_options import RunOptions
-from drcnn.files import replacing, write_text
+from drcnn.files import waiting_for_space, write_text
+from drcnn.trained_model import CHECKPOINT
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
 from studies.worker.faults import failures_recorded, wait_before_attempt
@@ -25,6 +29,8 @@ from studies.worker.job import Job
 from studies.worker.watch import Watch
 
 __all__ = ["evaluate", "run_trial", "time_inference", "work_watched"]
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float]], None]
 
@@ -38,11 +44,34 @@ def run_trial(config: Mapping[str, Any]) -> None:
     with job.folders.locked(trial):
         with failures_recorded(trial, job.folders):
             job.folders.prepare_node(trial)
-            work_watched(trial, job, attempt, tune.report)
+            _with_whole_detector(trial, job, lambda: work_watched(trial, job, attempt, tune.report))
         if job.measures_latency and read_record(trial.folder).is_finished:
             with failures_recorded(trial, job.folders):
-                time_inference(trial, job.options)
+                _with_whole_detector(trial, job, lambda: time_inference(trial, job.options))
         job.folders.upload(trial)
+
+
+def _with_whole_detector(trial: Trial, job: Job, work: Callable[[], None]) -> None:
+    """Work with a trained detector; if its checkpoint turns out to be damaged, train it again first."""
+    from drcnn.engine.checkpoint import put_aside_if_damaged
+    from drcnn.engine.errors import DamagedCheckpointError
+    from drcnn.engine.train import fit
+
+    trained = trial.model or trial
+    try:
+        work()
+    except DamagedCheckpointError:
+        # Else it is another file, such as the one that training starts from.
+        if not read_record(trained.folder).is_finished:
+            raise
+        # The trial's own folder is locked already.
+        with job.folders.locked(trained) if trial.model else nullcontext():
+            put_aside_if_damaged(trained.folder / CHECKPOINT)
+            # An object store may have it whole; else it is trained.
+            job.folders.store.download(trained.folder)
+            fit(trained.config, trained.data, trained.folder, report=lambda _: None, options=job.options)
+            job.folders.upload(trained)
+        work()
 
 
 def work_watched(trial: Trial, job: Job, attempt: int, report: Report) -> None:
@@ -107,8 +136,7 @@ def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
     evaluations = evaluate_checkpoint(checkpoint, trial.config, tables, options)
     judged = evaluations[trial.data.judged]
     trial.folder.mkdir(parents=True, exist_ok=True)
-    with replacing(trial.folder / "detections.parquet") as draft:
-        pq.write_table(judged.detections, draft)
+    waiting_for_space(partial(write_detections, trial.folder, judged.detections), logger.warning)
     write_text(trial.folder / "config.yaml", trial.config.to_yaml())
     seconds = time.perf_counter() - started
     metrics = {"epoch": float(judged.epoch), "perf/eval_seconds": seconds}

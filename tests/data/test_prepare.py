@@ -47,7 +47,7 @@ def test_two_may_prepare_at_once(tmp_path: Path, config: Configure) -> None:
     with ThreadPoolExecutor(4) as pool:
         results: list[PreparedData] = list(pool.map(lambda _: prepare(data, tmp_path), range(4)))
     assert len(set(results)) == 1
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.glob("*.arrow"))) == len(list(tmp_path.glob("*.sha256"))) == 3
 
 
 def test_folders_are_read_again_when_they_change(tmp_path: Path, make_voc: Make, config: Configure) -> None:

@@ -76,12 +76,16 @@ def publish(client: MlflowClient, run: str, study: Path, best: Trial) -> None:
 
     Raises:
         ConfigError: the checkpoint is not here.
+        CheckpointError: it is damaged.
         MlflowException: the store cannot be written.
     """
     found = client.get_run(run)
     if found.data.tags.get(PUBLISHED) == best.id:
         return
+    from drcnn.engine.checkpoint import read_model
+
     model, name = find_model(str(study)), study.name
+    read_model(model.checkpoint)  # a damaged one is not published
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")
         _save(folder, model.checkpoint, model.changes, best)

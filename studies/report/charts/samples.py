@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from drcnn.data.annotations import Annotations
+from drcnn.engine.detections_file import read_detections
 from drcnn.engine.diagnosis import best_score
 from drcnn.engine.judged_detections import judge
 from drcnn.report.samples import draw_judged
@@ -26,7 +26,7 @@ def same_images(trial: Trial, count: int = 3) -> dict[str, Image.Image]:
         Images by file name; detections from the score at which the trial's F1 is highest.
     """
     annotations = Annotations.load(trial.data.judged_table)
-    detections = pq.read_table(trial.folder / "detections.parquet")
+    detections = read_detections(trial.folder)
     judged = judge(annotations, detections, trial.config.evaluation.metric)
     score, _ = best_score(judged)
     rows = np.flatnonzero(annotations.trainable_counts)[:count].tolist()

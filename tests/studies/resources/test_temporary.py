@@ -9,6 +9,7 @@ import pytest
 from studies.definition.errors import StudyError
 from studies.resources import temporary
 from studies.resources.temporary import use_short_temporary_folder
+from tests.damage import Filler, small_disk
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +47,15 @@ def test_where_none_will_do_each_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(temporary, "CANDIDATES", ("/absent", "/" + "x" * 80))
     with pytest.raises(StudyError, match=r"/absent cannot be written \(No such.*; /x+ is too long; set RAY"):
         use_short_temporary_folder()
+
+
+@pytest.mark.faults
+def test_a_full_folder_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "d", megabytes=3) as disk:
+        monkeypatch.setattr(temporary, "LONGEST", 10000)
+        monkeypatch.setenv("TMPDIR", str(disk))
+        use_short_temporary_folder()
+        assert os.environ["TMPDIR"] == str(disk)
+        Filler(disk)
+        use_short_temporary_folder()
+        assert os.environ["TMPDIR"] != str(disk)

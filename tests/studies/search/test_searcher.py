@@ -9,7 +9,7 @@ import optuna
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from drcnn.engine.record import write_failed, write_latency, write_pruned
+from drcnn.engine.record import read_record, write_failed, write_latency, write_pruned
 from studies.definition.plan import Plan, Trial, search_points
 from studies.search.optuna_record import recorded_trials, split_by_progress
 from studies.search.pruning import make_scheduler
@@ -86,6 +86,35 @@ def test_a_killed_search_goes_on(make_plan: Callable[..., Plan], finish: Callabl
     others = {ask(again, tune_id).id for tune_id in "de"}
     assert len(others | {first.id, running.id}) == 4
     assert again.suggest("f") == "FINISHED"
+
+
+@pytest.mark.parametrize("text", ["", "{", None])
+def test_a_trial_whose_result_was_damaged_runs_again(
+    text: str | None, make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH.replace("trials: 4", "trials: 2"))
+    search = StudySearcher(plan, "key")
+    finished, pruned = ask(search, "a"), ask(search, "b")
+    finish(finished.folder, [0.1, 0.4])
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    search.on_trial_result("b", {"val/AP": 0.05, "epoch": 1.0})
+    write_pruned(pruned.folder)
+    search.on_trial_complete("b", {"val/AP": 0.05, "epoch": 1.0})
+    assert StudySearcher(plan, "key").remaining() == 0
+    for trial in (finished, pruned):
+        result = trial.folder / "result.json"
+        result.unlink() if text is None else result.write_text(text)
+
+    again = StudySearcher(plan, "key")
+    assert read_record(pruned.folder).is_pruned, "Optuna knows that"
+    assert again.remaining() == 1
+    assert ask(again, "c").id == finished.id
+    finish(finished.folder, [0.1, 0.4])
+    again.on_trial_complete("c", {"val/AP": 0.4})
+    assert again.remaining() == 0
+    assert again.suggest("d") == "FINISHED"
+    assert StudySearcher(plan, "key").remaining() == 0
+    assert states(plan) == ["COMPLETE", "PRUNED", "COMPLETE"]
 
 
 def test_a_kill_before_the_next_ask_enqueues_nothing_twice(make_plan: Callable[..., Plan]) -> None:

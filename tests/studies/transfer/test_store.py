@@ -57,6 +57,18 @@ class Node:
         return {path.name: path.read_text() for path in self.trial.iterdir() if not path.name.startswith(".")}
 
 
+def test_what_was_put_aside_as_damaged_stays_here(uri: str, tmp_path: Path) -> None:
+    one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
+    one.write(last_safetensors="epoch 1")
+    (one.trial / "last.safetensors.damaged").write_text("epoch 2")
+    (one.trial / ".previous-last.safetensors").write_text("epoch 0")
+    one.store.upload(one.trial)
+    two.store.download(two.trial)
+    assert two.files() == {"last.safetensors": "epoch 1"}
+    one.store.download(one.trial)
+    assert (one.trial / "last.safetensors.damaged").exists()
+
+
 def test_a_trial_goes_on_where_the_other_node_left_it(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
     one.write(config_yaml="c", last_safetensors="epoch 1")

@@ -25,7 +25,8 @@ from drcnn.engine.errors import TrainingDiverged
 from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Machines
-from studies.execution.tuning import TuneRun, _Watcher
+from studies.execution.trial_watcher import FullDisk, Watcher
+from studies.execution.tuning import TuneRun
 from studies.resources.slots import Allocation
 from studies.transfer.store import ObjectStore, TrialStore
 from studies.transfer.trial_folders import TrialFolders
@@ -71,7 +72,7 @@ def test_a_trial_that_cannot_be_fetched_is_not_called_failed(
     shown: Any = Shown()
     store = Away(f"file://{tmp_path}/store", plan.output)
     run = TuneRun(plan, Machines(), Allocation(1, 1, 0.0), TrialFolders(store), shown, shown)
-    watch = _Watcher(run, prunes=prunes, waits=False, attempts=3)
+    watch = Watcher(run, FullDisk(), prunes=prunes, waits=False, attempts=3)
     ended: Any = SimpleNamespace(config={"trial": trial})
     watch.on_trial_complete(1, [], ended)
     ((status, why),) = shown.said
@@ -204,3 +205,23 @@ def test_a_node_with_another_torch_is_named(trial: Trial) -> None:
     )
     with pytest.raises(OSError, match=rf"node {socket.gethostname()} has .*, but the driver"):
         folders.prepare_node(trial)
+
+
+def test_a_full_disk_ends_the_study_and_fails_no_trial(
+    trial: Trial, make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    shown: Any = Shown()
+    allocation: Any = None
+    run = TuneRun(make_plan(STUDY), Machines(), allocation, TrialFolders(TrialStore()), shown, shown)
+    full_disk = FullDisk()
+    watch = Watcher(run, full_disk, prunes=False, waits=False, attempts=3)
+    ended: Any = SimpleNamespace(config={"trial": trial}, error_file=str(tmp_path / "error.txt"))
+    (tmp_path / "error.txt").write_text(
+        "Traceback:\n  File ...\ndrcnn.files.DiskFullError: no space left in /data\n\nDuring handling ...\n"
+    )
+    watch.on_trial_error(1, [], ended)
+    assert full_disk.stop_all(), "the others would only wait as well"
+    assert full_disk.message == "no space left in /data"
+    assert shown.said == [("failed", "no space left in /data")]
+    watch.on_trial_complete(1, [], ended)
+    assert not read_record(trial.folder).is_terminal

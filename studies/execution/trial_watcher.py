@@ -1,0 +1,189 @@
+"""Tells MLflow and the live table what happens to the trials that Ray Tune runs, and records how they end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+
+from drcnn.engine.record import Status, read_record, write_failed, write_pruned
+from drcnn.files import DiskFullError, require_space
+from studies.definition.plan import Trial
+from studies.execution.lost_attempts import NodeFaults, reason_of_loss
+
+if TYPE_CHECKING:
+    from studies.execution.tuning import TuneRun
+
+__all__ = ["FullDisk", "Watcher", "missing_space"]
+
+logger = logging.getLogger(__name__)
+
+METRIC_FAMILIES = ("val/", "test/", "train/", "perf/")
+
+
+class FullDisk(tune.Stopper):
+    """Ends all trials once one has waited for space in vain: the others would only wait as well."""
+
+    def __init__(self) -> None:
+        self.message = ""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial is stopped."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether a trial has found a disk full."""
+        return bool(self.message)
+
+
+class Watcher(tune.Callback):
+    """Tells MLflow and the table what happens to each trial, and records how it ended.
+
+    Args:
+        run: whom to tell.
+        full_disk: is told when that ended a trial; such a trial has not failed, and goes on another time.
+        prunes: whether a trial that stops before its last epoch was pruned.
+        waits: whether a trial that starts still has to wait for its workers.
+        attempts: how many a trial has.
+    """
+
+    def __init__(
+        self, run: TuneRun, full_disk: FullDisk, *, prunes: bool, waits: bool, attempts: int
+    ) -> None:
+        self._run, self._full_disk = run, full_disk
+        self._prunes, self._waits, self._attempts = prunes, waits, attempts
+        self._node_faults = NodeFaults(run.allocation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune saves its callbacks to restore them; we never restore, and connections cannot be saved.
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """An attempt of a trial begins."""
+        ours: Trial = trial.config["trial"]
+        self._run.tracker.start(ours)
+        if self._run.budget is not None:
+            self._run.budget.begin(ours.id)
+        status = Status.PENDING if self._waits else Status.RUNNING
+        self._run.progress.show(ours, status, read_record(ours.folder).metrics)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch ended, or inference was timed."""
+        if "epoch" not in result:
+            return
+        ours: Trial = trial.config["trial"]
+        metrics = _own_metrics(result)
+        self._run.tracker.log(ours, metrics)
+        self._run.progress.show(ours, Status.RUNNING, metrics)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """A trial ended by itself, was pruned, or was stopped with all others."""
+        ours: Trial = trial.config["trial"]
+        problem = self._full_disk.message or self._collect(ours)
+        if not problem and not read_record(ours.folder).is_terminal:
+            if self._prunes:
+                write_pruned(ours.folder)
+            else:
+                write_failed(ours.folder, "ended without result.json")
+        if self._run.budget is not None and read_record(ours.folder).is_finished:
+            self._run.budget.end(ours.id)
+        self._settle(ours, problem)
+
+    def on_trial_recover(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """An attempt was lost, and another follows."""
+        ours: Trial = trial.config["trial"]
+        reason = self._reason(trial)
+        attempt = trial.config["attempt"] = trial.config.get("attempt", 0) + 1
+        if not read_record(ours.folder).is_terminal:
+            why = f"{reason}; tried again ({attempt + 1} of {self._attempts})"
+            self._run.progress.show(ours, Status.PENDING, read_record(ours.folder).metrics, why)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """The last attempt was lost."""
+        ours: Trial = trial.config["trial"]
+        # Tune cannot write down the error if its own disk is full.
+        message = _full_disk_in(_last_error(trial)) or missing_space(self._run.plan.folder)
+        self._full_disk.message = self._full_disk.message or message
+        problem = message or self._collect(ours)
+        if not message:
+            attempt = trial.config.get("attempt", 0) + 1
+            times = f" (attempt {attempt} of {self._attempts})" if attempt > 1 else ""
+            write_failed(ours.folder, f"{self._reason(trial)}{times}")
+        self._settle(ours, problem)
+
+    def _reason(self, trial: TuneTrial) -> str:
+        """Why an attempt was lost; a node that has lost too many is left alone, and named."""
+        ours: Trial = trial.config["trial"]
+        text = _last_error(trial)
+        reason = reason_of_loss(ours.folder, trial.config.get("attempt", 0), text)
+        address = self._node_faults.count(ours.id, reason, text)
+        if address is not None:
+            logger.warning("node %s gets no more trials in this launch: %s", address, reason)
+        return reason
+
+    def _collect(self, trial: Trial) -> str:
+        """Download what a node has left of a trial; returns why that is not possible now, empty if it is."""
+        try:
+            self._run.folders.collect(trial)
+        except OSError as error:
+            return f"ended, but cannot be downloaded from --storage now: {error}; the next launch does"
+        return ""
+
+    def _settle(self, trial: Trial, problem: str) -> None:
+        if not problem:
+            # Else the store may know better: what is here must not replace how it ended there.
+            self._upload(trial)
+        self._run.tracker.finish(trial)
+        record = read_record(trial.folder)
+        status = Status.FAILED if problem else record.status
+        self._run.progress.show(trial, status, record.metrics, problem or record.error or "")
+
+    def _upload(self, trial: Trial) -> None:
+        try:
+            self._run.folders.upload_outcome(trial)
+            # A search's record, should this machine be lost.
+            self._run.folders.store.upload(self._run.plan.folder)
+        except OSError as error:
+            logger.warning("%s: cannot be uploaded to --storage: %s", trial.name, error)
+
+
+def _own_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Our own metrics among all that Tune adds."""
+    return {
+        key: float(value)
+        for key, value in result.items()
+        if key == "epoch" or key.startswith(METRIC_FAMILIES)
+    }
+
+
+def missing_space(folder: Path) -> str:
+    """Why nothing can be written there; empty if there is space."""
+    try:
+        require_space(folder)
+    except DiskFullError as error:
+        return str(error)
+    return ""
+
+
+def _full_disk_in(text: str) -> str:
+    """What a traceback tells of a full disk; empty if nothing."""
+    return text.partition(f"{DiskFullError.__name__}: ")[2].partition("\n")[0]
+
+
+def _last_error(trial: TuneTrial) -> str:
+    """What Ray wrote of the trial's last failure."""
+    try:
+        text = Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return ""
+    return text.rpartition("Failure # ")[2].partition("\n")[2]
