@@ -24,7 +24,7 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.settings import Space
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
-from studies.search.optuna_record import TRIAL_ID, distinct_trials, storage, trial_of
+from studies.search.optuna_record import TRIAL_ID, distinct_trials, lost_points, ready_storage, trial_of
 
 __all__ = ["StudySearcher"]
 
@@ -61,7 +61,7 @@ class StudySearcher(Searcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan.folder.mkdir(parents=True, exist_ok=True)
         self._optuna = optuna.create_study(
-            storage=storage(plan),
+            storage=ready_storage(plan),
             sampler=optuna.samplers.TPESampler(seed=plan.study.seed),
             study_name=key,
             # With a second objective TPE looks for the settings that no other beats in both.
@@ -173,6 +173,8 @@ class StudySearcher(Searcher):
 
     def _resume(self) -> None:
         """Give up what a killed launch left running, and ask again for all that did not finish."""
+        if not self._optuna.get_trials(deepcopy=False):
+            self._restore(lost_points(self._plan))
         optuna_trials = self._optuna.get_trials()
         done = self._ids(TrialState.COMPLETE, TrialState.PRUNED)
         unfinished: dict[str, dict[str, Any]] = {}
@@ -189,6 +191,17 @@ class StudySearcher(Searcher):
         for params in unfinished.values():
             if params not in waiting:
                 self._optuna.enqueue_trial(params)
+
+    def _restore(self, points: list[dict[str, Any]]) -> None:
+        """Tell Optuna the trials of a record that was lost; those without an end are left to ``_resume``."""
+        for point in points:
+            self._optuna.enqueue_trial(point)
+            asked = self._optuna.ask(self._space)
+            trial = trial_of(self._plan, asked.params)
+            asked.set_user_attr(TRIAL_ID, trial.id)
+            record = read_record(trial.folder)
+            if is_complete(record, self._study):
+                self._tell(asked, record)
 
     def _to_ask_again(self, optuna_trial: FrozenTrial, done: set[str]) -> Trial | None:
         """The trial of one that a kill interrupted or that failed, unless asking again is of no use."""
