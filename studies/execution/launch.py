@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.engine.metrics import counted_detections
-from studies.definition.errors import StudyError
+from studies.definition.errors import StudyError, one_line
 from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request, resolve
@@ -24,6 +24,7 @@ from studies.definition.study import SearchStudy
 from studies.execution.study_run import StudyRun
 from studies.record.launch_request import keep_request, was_launched
 from studies.record.output_folder import prepared_inputs, removed_after_bad_input, study_lock
+from studies.record.tracking.addresses import redacted
 from studies.report.console import StudyConsole, say_phase
 from studies.transfer.datasets import download_datasets, localise
 from studies.transfer.store import open_store
@@ -82,13 +83,28 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
 def _run(
     plan: Plan, request: Request, trials: list[Trial], folders: TrialFolders, console: Console, began: float
 ) -> int:
-    with study_lock(plan), _cluster(request, folders, trials, console) as allocation:
+    with (
+        study_lock(plan),
+        _store_claimed(plan, folders),
+        _cluster(request, folders, trials, console) as allocation,
+    ):
         folders.store.adopt()
         if not was_launched(plan.folder):
             # On a new head: what launches from another one left in the store.
             folders.store.download(plan.folder)
         keep_request(plan, request)
         return StudyRun(plan, request, trials, console, folders, allocation, began).run()
+
+
+@contextmanager
+def _store_claimed(plan: Plan, folders: TrialFolders) -> Iterator[None]:
+    """Keep other machines from launching the study with the same store."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folders.store.claim(plan.folder, plan.name, waits=False))
+        except OSError as error:
+            raise StudyError(f"--storage: cannot be used: {one_line(redacted(str(error)))}") from None
+        yield
 
 
 def _search_record(plan: Plan) -> AbstractContextManager[None]:

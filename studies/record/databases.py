@@ -116,14 +116,14 @@ def _fault(path: Path, is_whole: Callable[[sqlite3.Connection], bool], patience:
                 return f"is damaged ({error})"
             if kind not in HELD:
                 raise StudyError(f"{path}: cannot be used: {error}; is its folder writable?") from None
+            if not was_told:
+                logger.warning("%s is held by another process; waiting up to %.0f s", path, patience)
+                was_told = True
             if time.monotonic() - began > patience:
                 raise StudyError(
                     f"{path}: another process has held this database for {patience:.0f} s ('fuser' names "
                     "it); end it, then run the same command again: finished trials and epochs are kept"
                 ) from None
-        if not was_told:
-            logger.warning("%s is held by another process; waiting up to %.0f s", path, patience)
-            was_told = True
         time.sleep(0.5)
 
 

@@ -97,7 +97,7 @@ def _ready(uri: str, output: Path) -> None:
     except ImportError as error:
         raise StudyError(
             f"--tracking-uri {redacted(uri)}: needs a driver that is not installed ({error.name}); for "
-            "PostgreSQL: pip install psycopg2-binary"
+            "PostgreSQL: pip install 'psycopg[binary]', or postgresql+psycopg2:// where psycopg2 is"
         ) from None
     if url.get_backend_name() != "sqlite":
         _check_connection(url)
