@@ -1,9 +1,9 @@
 """One at a time in a folder of an object store: a claim that its holder renews, and that expires without it.
 
 Object stores have no locks, and pyarrow's file systems no conditional requests. So whoever wants a folder
-puts a claim of its own there, then lists them all, and withdraws if there is another. S3, Google's and Azure's
-stores list all that was written before, so of two at the same moment at least one sees the other. Ages are
-told by the store's own clock, from when each claim was last written.
+puts a claim of its own there, then lists them all, and withdraws if there is another. S3, Google's and
+Azure's stores list all that was written before, so of two at the same moment at least one sees the other.
+Ages are told by the store's own clock, from when each claim was last written.
 
 A holder that could not reach the store for longer than a claim lasts ends when it can again and finds another
 there; until it looks, it may still write for some seconds.

@@ -53,7 +53,7 @@ def why(error: BaseException) -> str:
     text = text.partition("\n[SQL:")[0].partition("(Background on this error")[0]
     if found := CAUSE.search(" ".join(text.split())):
         text = f"it does not answer: {found[1]}"
-    return one_line(text) or type(error).__name__
+    return one_line(text).strip('"') or type(error).__name__
 
 
 class Delivery:

@@ -209,9 +209,15 @@ class Tracker:
     def _log_late(self, trial: Trial) -> None:
         self._catch_up()
         assert self._runs is not None
-        if self._runs.has_begun(trial):
-            self._runs.log(trial, self._late.get(trial.id, []))
-            self._late.pop(trial.id, None)
+        if not self._runs.has_begun(trial):
+            return
+        late = self._late.get(trial.id, [])
+        if late and not self._runs.has_logged(trial, int(late[0]["epoch"]) - 1):
+            # Another study has trained it meanwhile, and reports its last epoch only.
+            history = read_record(trial.folder).history
+            late = [*(each for each in history if each["epoch"] < late[0]["epoch"]), *late]
+        self._runs.log(trial, late)
+        self._late.pop(trial.id, None)
 
     def _fill_in(self, trial: Trial) -> None:
         """Write what is owed of a trial when the launch ends."""

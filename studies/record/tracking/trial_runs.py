@@ -77,6 +77,10 @@ class TrialRuns:
         """Whether a trial has a run."""
         return trial.id in self._runs
 
+    def has_logged(self, trial: Trial, epoch: int) -> bool:
+        """Whether an epoch was logged, as far as is known here; there is none before the first."""
+        return epoch == 0 or epoch in self._steps.get(trial.id, ())
+
     def start(self, trial: Trial) -> None:
         """Make a trial's run, or open it again, with all epochs that its folder knows."""
         run_id = self._runs.get(trial.id) or self._begin(trial)
