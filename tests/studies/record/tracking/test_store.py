@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -118,3 +121,38 @@ def children(plan: Plan) -> dict[str, str]:
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], "tags.`drcnn.trial_id` != ''")
     return {run.data.tags["drcnn.trial_id"]: run.info.status for run in found}
+
+
+READY = """
+import sys
+from pathlib import Path
+from studies.record.tracking.addresses import default_uri
+from studies.record.tracking.store import _ready
+_ready(default_uri(Path(sys.argv[1])), Path(sys.argv[1]))
+"""
+
+
+def making(output: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", READY, str(output)], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_kill_while_mlflow_makes_its_tables_and_two_at_once_cost_nothing(
+    tmp_path: Path, make_plan: Callable[..., Plan]
+) -> None:
+    output = tmp_path / "runs"
+    killed = making(output)
+    while not (output / ".mlflow.db.draft").exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    killed.kill()
+    killed.communicate()
+    assert not (output / "mlflow.db").exists()
+    both = [making(output) for _ in range(2)]
+    assert [process.communicate(timeout=200)[1] for process in both if process.wait(200)] == []
+    assert {path.name for path in output.iterdir()} == {"mlflow.db", ".mlflow.db.lock"}
+    tracker = opened(make_plan(STUDY))
+    tracker.open("key", "mine", "A title", fresh=False, tags={}, texts={})
+    assert tracker.close("FINISHED", [], None, [], "A title") == ""
