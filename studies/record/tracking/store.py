@@ -99,6 +99,9 @@ def _ready(uri: str, output: Path) -> None:
             f"--tracking-uri {redacted(uri)}: needs a driver that is not installed ({error.name}); for "
             "PostgreSQL: pip install 'psycopg[binary]', or postgresql+psycopg2:// where psycopg2 is"
         ) from None
+    if "@" in (url.host or ""):
+        # Its end would be taken for the host, and shown in errors.
+        raise StudyError(f"--tracking-uri {redacted(uri)}: write an @ in a name or password as %40")
     if url.get_backend_name() != "sqlite":
         _check_connection(url)
         return

@@ -42,7 +42,8 @@ def opened(plan: Plan, uri: str = "") -> Tracker:
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("postgresql+psycopg2://me:se/cr@et@127.0.0.1:1/runs", "the database cannot be reached: .*refused"),
+        ("postgresql+psycopg2://me:secret@127.0.0.1:1/runs", "the database cannot be reached: .*refused"),
+        ("postgresql+psycopg2://me:se/cr@et@127.0.0.1:1/runs", "write an @ in a name or password as %40"),
         ("mysql://me:secret@127.0.0.1/runs", "needs a driver that is not installed"),
         ("oracles://me:secret@127.0.0.1/runs", "not the address of a database"),
         ("http://me:secret@127.0.0.1:1", "MLflow cannot use it: it does not answer: .*refused"),
