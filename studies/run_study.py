@@ -7,8 +7,8 @@
     NAME --budget 2h       what fits into two hours; the same command goes on with the rest
     report NAME            write the report again, from the output folder (report --help explains)
 
-Exit status: 0 all trials finished (or are left, as a budget says), 1 some failed (it says which and why),
-2 bad input or a full disk, 130 interrupted.
+Exit status: 0 all trials finished (or are left, as a budget says), 1 some failed or MLflow lacks runs (it
+says which and why), 2 bad input or a full disk, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from studies.definition.study import SearchStudy
 from studies.execution.study_run import StudyRun
 from studies.record.launch_request import keep_request, was_launched
 from studies.record.output_folder import prepared_inputs, removed_after_bad_input, study_lock
+from studies.record.tracking.addresses import redacted
 from studies.report.console import StudyConsole, say_phase
 from studies.transfer.datasets import download_datasets, localise
 from studies.transfer.store import open_store
@@ -86,7 +87,11 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
 def _run(
     plan: Plan, request: Request, trials: list[Trial], folders: TrialFolders, console: Console, began: float
 ) -> int:
-    with study_lock(plan), _cluster(request, folders, trials, console) as allocation:
+    with (
+        study_lock(plan),
+        _store_claimed(plan, folders),
+        _cluster(request, folders, trials, console) as allocation,
+    ):
         folders.store.adopt()
         if not was_launched(plan.folder):
             # On a new head: what launches from another one left in the store.
@@ -111,6 +116,17 @@ def _require_starts(trials: Sequence[Trial]) -> None:
             require_start(config)
     except OSError as error:
         raise StudyError(one_line(error)) from None
+
+
+@contextmanager
+def _store_claimed(plan: Plan, folders: TrialFolders) -> Iterator[None]:
+    """Keep other machines from launching the study with the same store."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folders.store.claim(plan.folder, plan.name, waits=False))
+        except OSError as error:
+            raise StudyError(f"--storage: cannot be used: {one_line(redacted(str(error)))}") from None
+        yield
 
 
 def _search_record(plan: Plan) -> AbstractContextManager[None]:

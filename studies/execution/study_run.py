@@ -5,7 +5,6 @@ Everything here may be killed at any time; the same request goes on with what is
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from studies.execution.progress import Progress
 from studies.execution.report_command import try_answer, try_description, try_report, try_results
 from studies.record import provenance
 from studies.record.completion import is_complete, to_time, without_unused_seeds
+from studies.record.other_commits import note_on_other_commits
 from studies.record.other_identities import note_on_other_identities
 from studies.record.output_folder import archive
 from studies.record.results import publish_best, write_results
@@ -79,12 +79,13 @@ class StudyRun:
 
     def run(self) -> int:
         """Train what is left, then show everything."""
+        from studies.record.tracking.launch_run import open_launch
         from studies.record.tracking.store import open_tracker
         from studies.report.charts.samples import same_images
 
         tracker = open_tracker(self._uri, self._plan, same_images)
         try:
-            self._open(tracker)
+            open_launch(tracker, self._plan, self._all() or [self._sample], fresh=self._request.fresh)
             self._find_earlier_work()
             self._note_complete(self._all(), tracker)
             self._work(tracker)
@@ -92,20 +93,22 @@ class StudyRun:
             reports, report_line = try_report(self._plan, self._shown())
             sentences = try_answer(self._plan, self._shown())
         except KeyboardInterrupt:
-            self._close(tracker, "KILLED")
+            unwritten = self._close(tracker, "KILLED")
             kept = sum(map(self._is_complete, self._all()))
             raise KeyboardInterrupt(
                 f"{kept} finished trials and the last epochs of the others are kept in {self._plan.output}; "
-                "run the same command again to resume"
+                f"run the same command again to resume{'; ' if unwritten else ''}{unwritten}"
             ) from None
         except BaseException:
             self._close(tracker, "FAILED")
             raise
         failed = [trial for trial in self._incomplete() if not self._was_left(trial)]
-        self._close(tracker, "FAILED" if failed else "FINISHED", reports, sentences)
+        unwritten = self._close(tracker, "FAILED" if failed else "FINISHED", reports, sentences)
         link = tracker.trials_link(key_of(self._plan.study.metric, self._sample.data.judged))
         self._print_summary(failed, report_line, sentences, link)
-        return 1 if failed else 0
+        if unwritten:
+            self._console.out(unwritten, highlight=False)
+        return 1 if failed or unwritten else 0
 
     def _all(self) -> list[Trial]:
         return [*self._models, *self._trials, *self._confirming]
@@ -116,17 +119,6 @@ class StudyRun:
     def _table(self) -> list[Trial]:
         """The trials of the study's table."""
         return without_unused_seeds(self._trials) if self._request.is_open_ended else self._trials
-
-    def _open(self, tracker: Tracker) -> None:
-        ids = [self._plan.name, *sorted(trial.id for trial in self._all() or [self._sample])]
-        tracker.open(
-            hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16],
-            f"{self._plan.name} {time.strftime('%Y-%m-%d %H:%M')}",
-            self._plan.study.title,
-            fresh=self._request.fresh,
-            tags=provenance.tags() | {"drcnn.data_fingerprint": self._sample.data.fingerprint},
-            texts=provenance.texts(self._plan),
-        )
 
     def _find_earlier_work(self) -> None:
         """Bring here what earlier launches have done; with ``--fresh``, archive it."""
@@ -139,8 +131,10 @@ class StudyRun:
         lines = mended(self._all(), self._folders)
         if self._search is not None and (self._request.fresh or lines):
             self._open_search(ended)
-        note = note_on_other_identities(self._plan.output, self._incomplete())
-        for line in filter(None, (*lines, note)):
+        left = self._incomplete()
+        others = note_on_other_identities(self._plan.output, left)
+        notes = (*lines, others, note_on_other_commits(left, provenance.commit()))
+        for line in filter(None, notes):
             self._console.out(line, highlight=False)
 
     def _archive(self) -> None:
@@ -258,8 +252,8 @@ class StudyRun:
 
     def _close(
         self, tracker: Tracker, status: str, reports: Sequence[Path] = (), sentences: Sequence[str] = ()
-    ) -> None:
-        """Write the results and close the runs, however the launch ended."""
+    ) -> str:
+        """Write the results and close the runs, however the launch ended; returns what MLflow lacks."""
         files = [*self._write_results(), *reports]
         best = publish_best(self._plan.folder, self._shown(), self._plan.study.chosen_by)
         try:
@@ -269,7 +263,7 @@ class StudyRun:
         except OSError as error:
             self._console.out(f"--storage: the study's files cannot be copied: {error}", highlight=False)
         note = try_description(self._plan, self._shown(), sentences)
-        tracker.close(status, self._all(), best, files, note)
+        return tracker.close(status, self._all(), best, files, note)
 
     def _write_results(self) -> list[Path]:
         if self._searcher is not None:

@@ -15,15 +15,18 @@ from filelock import FileLock, Timeout
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.data.prepare import prepare
-from drcnn.files import DiskFullError
+from drcnn.files import DiskFullError, write_text
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan
 from studies.definition.trial import Inputs
+from studies.record.holder import Holder
 
 __all__ = ["archive", "prepared_inputs", "removed_after_bad_input", "study_lock"]
 
 # In the folder of prepared data, held by every launch that works there.
 IN_USE = ".in_use"
+# In a study's folder: which process launched it last.
+HOLDER = ".holder"
 
 
 @contextmanager
@@ -104,14 +107,17 @@ def study_lock(plan: Plan) -> Iterator[None]:
         StudyError: another launch holds it.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(plan.folder / ".lock", timeout=0)
+    lock, holder = FileLock(plan.folder / ".lock", timeout=0), plan.folder / HOLDER
     try:
         lock.acquire()
     except Timeout:
+        who = Holder.from_json(holder.read_text(encoding="utf-8")) if holder.exists() else "another process"
         raise StudyError(
-            f"{plan.name} is running already in {plan.output}; wait, or give another --output"
+            f"{plan.name} is running already in {plan.output}: {who}; wait, end it, or give another --output"
         ) from None
     try:
+        with suppress(OSError):
+            write_text(holder, Holder.here().to_json())
         yield
     finally:
         lock.release()

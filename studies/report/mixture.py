@@ -18,7 +18,8 @@ def mixture(replicates: Sequence[Replicate]) -> str:
     differing = []
     for name in dict.fromkeys(name for one in made for name in one):
         counts = Counter(one.get(name, UNKNOWN) for one in made)
-        if len(counts) > 1:
+        # One that went on with another counts, even where all did.
+        if len(counts) > 1 or any(", then " in value for value in counts):
             differing.append(f"{name} {_counted(counts)}")
     return f"Trials were made by different {'; '.join(differing)}." if differing else ""
 

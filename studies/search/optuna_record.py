@@ -1,5 +1,7 @@
 """What Optuna's storage, ``OUTPUT/<study>/optuna.db``, knows of a search. Reading it changes nothing.
 
+A launch puts a damaged one aside and makes it again from the trials' folders (``lost_points``).
+
 A search is known there by what it searches (space, base, data), so other ``--set`` values make another one.
 Each Optuna trial carries the id of our trial.
 """
@@ -8,26 +10,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from drcnn.backbone_weights import WEIGHT_NAMES
+from drcnn.config import Config, ConfigError
 from drcnn.engine.record import read_record
 from studies.definition.errors import StudyError, one_line
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
+from studies.record.databases import ready_database
 from studies.record.tracking.addresses import sqlite_uri
 
 __all__ = [
     "TRIAL_ID",
     "distinct_trials",
+    "lost_points",
+    "ready_storage",
     "recorded_trials",
     "search_key",
     "split_by_progress",
@@ -54,8 +62,19 @@ def search_key(plan: Plan, sample: Trial) -> str:
     return f"{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def ready_storage(plan: Plan) -> optuna.storages.RDBStorage:
+    """Optuna's storage, for a launch: made if it is not there, put aside and made again if it is damaged.
+
+    Raises:
+        StudyError: another process holds it, or it cannot be written.
+    """
+    loss = "the search goes on with the trials of its space that are in --output"
+    ready_database(_database(plan), _make, _is_whole, loss)
+    return storage(plan)
+
+
 def storage(plan: Plan) -> optuna.storages.RDBStorage:
-    """Optuna's storage, in the study's folder; made if it is not there."""
+    """Optuna's storage, in the study's folder, to be read."""
     patience = {"connect_args": {"timeout": LOCK_SECONDS}}
     return optuna.storages.RDBStorage(sqlite_uri(_database(plan)), engine_kwargs=patience)
 
@@ -74,7 +93,8 @@ def storage_faults_named(plan: Plan) -> Iterator[None]:
         why = getattr(cause, "orig", None) or cause
         raise StudyError(
             f"{_database(plan)}: Optuna's record of the search cannot be used: {one_line(why)}; end what "
-            "else uses it, then run the same command again: finished trials and epochs are kept"
+            "else uses it, then run the study's command again: finished trials and epochs are kept, and a "
+            "damaged record is made again from them"
         ) from None
 
 
@@ -117,6 +137,38 @@ def trial_of(plan: Plan, params: Mapping[str, Any]) -> Trial:
     # A step leaves 0.7000000000000001 behind, which would be another trial than 0.7.
     setting = {key: round(value, 10) if isinstance(value, float) else value for key, value in params.items()}
     return plan.trial(setting, plan.base.seed)
+
+
+def lost_points(plan: Plan) -> list[dict[str, Any]]:
+    """The points of the space that have a trial's folder, oldest first, where a damaged record was put aside.
+
+    Without such a record there are none: other studies may have trained points of this space too.
+    """
+    study = plan.study
+    assert isinstance(study, SearchStudy)
+    if not any(plan.folder.glob(f"{_database(plan).name}.damaged-*")):
+        return []
+    points = []
+    files = plan.output.glob("trials/*/config.yaml")
+    for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path)):
+        try:
+            settings = dict(Config.from_yaml(path.read_text(encoding="utf-8")).flat())
+            point = {key: settings[key] for key in study.space}
+            is_ours = trial_of(plan, point).folder == path.parent
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError, KeyError):
+            continue  # of a version with other settings
+        if is_ours:
+            points.append(point)
+    return points
+
+
+def _make(path: Path) -> None:
+    optuna.storages.RDBStorage(sqlite_uri(path)).engine.dispose()
+
+
+def _is_whole(database: sqlite3.Connection) -> bool:
+    """Whether all tables are there: Optuna notes their version last."""
+    return database.execute("SELECT 1 FROM alembic_version").fetchone() is not None
 
 
 def _asked(plan: Plan, key: str) -> list[FrozenTrial]:

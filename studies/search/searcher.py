@@ -25,7 +25,7 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.settings import Space
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
-from studies.search.optuna_record import TRIAL_ID, distinct_trials, storage, trial_of
+from studies.search.optuna_record import TRIAL_ID, distinct_trials, lost_points, ready_storage, trial_of
 
 __all__ = ["StudySearcher"]
 
@@ -64,7 +64,7 @@ class StudySearcher(Searcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan.folder.mkdir(parents=True, exist_ok=True)
         self._optuna = optuna.create_study(
-            storage=storage(plan),
+            storage=ready_storage(plan),
             sampler=optuna.samplers.TPESampler(seed=plan.study.seed),
             study_name=key,
             # With a second objective TPE looks for the settings that no other beats in both.
@@ -177,6 +177,8 @@ class StudySearcher(Searcher):
 
     def _resume(self) -> None:
         """Give up what a killed launch left running, and ask again for all that did not finish."""
+        if not self._optuna.get_trials(deepcopy=False):
+            self._restore(lost_points(self._plan))
         optuna_trials = self._optuna.get_trials()
         self._lost = {trial.id for trial in map(self._lost_trial, optuna_trials) if trial is not None}
         done = self._ids(TrialState.COMPLETE, TrialState.PRUNED) - self._lost
@@ -208,6 +210,17 @@ class StudySearcher(Searcher):
         if was_pruned:
             write_pruned(trial.folder)
         return None if is_complete(read_record(trial.folder), self._study) else trial
+
+    def _restore(self, points: list[dict[str, Any]]) -> None:
+        """Tell Optuna the trials of a record that was lost; those without an end are left to ``_resume``."""
+        for point in points:
+            self._optuna.enqueue_trial(point)
+            asked = self._optuna.ask(self._space)
+            trial = trial_of(self._plan, asked.params)
+            asked.set_user_attr(TRIAL_ID, trial.id)
+            record = read_record(trial.folder)
+            if is_complete(record, self._study):
+                self._tell(asked, record)
 
     def _to_ask_again(self, optuna_trial: FrozenTrial, done: set[str]) -> Trial | None:
         """The trial of one that a kill interrupted, or that failed or was lost, unless that is of no use."""

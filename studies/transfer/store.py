@@ -13,6 +13,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from pyarrow import fs
 from drcnn.engine.record import OUTCOME_FILES
 from drcnn.files import DAMAGED, replacing, write_text
 from studies.definition.errors import StudyError, one_line
+from studies.record.tracking.addresses import redacted
+from studies.transfer.claims import claimed
 from studies.transfer.retry import with_retries
 
 __all__ = ["ObjectStore", "TrialStore", "open_store", "open_uri"]
@@ -59,6 +62,20 @@ class TrialStore:
 
     def archive(self, folder: Path, destination: Path) -> None:
         """Move the stored files of a folder to another folder of the store."""
+
+    def claim(self, folder: Path, what: str, *, waits: bool) -> AbstractContextManager[None]:
+        """Keep other machines out of a stored folder; where OUTPUT is shared, its locks do.
+
+        Args:
+            folder: of a trial or a study.
+            what: it is, for messages.
+            waits: until nobody else works there; else it is an error.
+
+        Raises:
+            StudyError: another process works there.
+            OSError: the store cannot be reached, or not be written.
+        """
+        return nullcontext()
 
     def adopt(self) -> None:
         """Upload the trials that OUTPUT has from before it was used with this store; called by the driver."""
@@ -141,6 +158,9 @@ class ObjectStore(TrialStore):
             self._make_folder(self._key(destination))
             with_retries(partial(self._store.copy_file, info.path, self._key(destination / info.base_name)))
         self.delete(folder)
+
+    def claim(self, folder: Path, what: str, *, waits: bool) -> AbstractContextManager[None]:  # noqa: D102
+        return claimed(self._store, self._key(folder), what, waits=waits)
 
     def adopt(self) -> None:  # noqa: D102
         mark = self._output / MARK
@@ -229,7 +249,8 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         store, path = fs.FileSystem.from_uri(uri)
     except (pa.ArrowException, ValueError, OSError) as error:
         raise StudyError(
-            f"{uri}: expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or the like: {one_line(error)}"
+            f"{redacted(uri)}: expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or the like: "
+            f"{one_line(redacted(str(error)))}"
         ) from None
     return store, path.rstrip("/")
 

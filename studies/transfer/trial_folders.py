@@ -53,9 +53,9 @@ class TrialFolders:
 
     @contextmanager
     def locked(self, trial: Trial) -> Iterator[None]:
-        """Wait until no other process works in the trial's folder here, and keep others out."""
+        """Wait until nobody else works in the trial's folder, here or in the store, and keep others out."""
         trial.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(trial.folder / ".lock"):
+        with FileLock(trial.folder / ".lock"), self.store.claim(trial.folder, trial.name, waits=True):
             yield
 
     def prepare_node(self, trial: Trial) -> None:

@@ -16,10 +16,10 @@ __all__ = [
     "artifacts_of",
     "default_uri",
     "is_server",
+    "redacted",
     "sqlite_uri",
     "trials_link",
     "ui_command",
-    "without_password",
 ]
 
 HOST, PORT = "127.0.0.1", 5000
@@ -55,7 +55,7 @@ def artifacts_of(uri: str, output: Path) -> str | None:
 
 def ui_command(uri: str) -> str:
     """The command that shows the runs, or the address that does; without a password."""
-    uri = without_password(uri)
+    uri = redacted(uri)
     if uri.startswith(("http://", "https://")):
         return uri
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host {HOST} --port {PORT}"
@@ -75,10 +75,19 @@ def trials_link(uri: str, experiment: str, parent: str, metric: str) -> str:
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": "false",
     }
-    base = without_password(uri).rstrip("/") if uri.startswith(("http://", "https://")) else UI
+    base = redacted(uri).rstrip("/") if uri.startswith(("http://", "https://")) else UI
     return f"{base}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote, safe='')}"
 
 
-def without_password(uri: str) -> str:
-    """An address as it may be shown."""
-    return re.sub(r"(?<=://)([^:/@]*):[^@/]*@", r"\1:***@", uri)
+def redacted(text: str) -> str:
+    """A text without the passwords, tokens and keys of the addresses in it.
+
+    >>> redacted("no route to postgresql://me:secret@db/mlflow")
+    'no route to postgresql://me:***@db/mlflow'
+    >>> redacted("https://token@head, s3://bucket?secret_key=x&region=y")
+    'https://***@head, s3://bucket?secret_key=***&region=y'
+    """
+    # To the last @: a password that was not encoded may hold one, or a slash.
+    text = re.sub(r"(?<=://)([^:/@\s]*):\S*@", r"\1:***@", text)
+    text = re.sub(r"(https?://)[^:/@\s]+@", r"\1***@", text)
+    return re.sub(r"(?i)([?&][a-z_]*(?:password|passwd|token|secret|key)[a-z_]*=)[^&\s]+", r"\1***", text)

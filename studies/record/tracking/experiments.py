@@ -1,12 +1,46 @@
-"""A study's experiment in MLflow."""
+"""A study's experiment in MLflow, and those of its runs that are one output folder's."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 from mlflow import MlflowClient
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
-__all__ = ["opened_experiment"]
+__all__ = ["OUTPUT", "OwnRuns", "opened_experiment"]
+
+# A tag of every run: the absolute output folder.
+OUTPUT = "drcnn.output"
+
+
+@dataclass(frozen=True)
+class OwnRuns:
+    """The runs of an experiment that are one output folder's; a shared server may hold other people's too.
+
+    Attributes:
+        client: of the tracking store.
+        experiment_id: of the study.
+        places: the folder's paths, now and before it was moved.
+    """
+
+    client: MlflowClient
+    experiment_id: str
+    places: Collection[str]
+
+    def search(self, condition: str) -> list[Run]:
+        """Those that a condition of MLflow's search holds for, newest first."""
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], condition, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            runs.extend(run for run in page if run.data.tags.get(OUTPUT) in self.places)
+            token = page.token
+            if not token:
+                return runs
 
 
 def opened_experiment(client: MlflowClient, name: str, location: str | None) -> Experiment:

@@ -23,8 +23,9 @@ from drcnn.config import ConfigError
 from drcnn.trained_model import TrainedModel, find_model
 from studies.definition.errors import one_line
 from studies.definition.request import Request
-from studies.record.tracking.addresses import default_uri, without_password
-from studies.record.tracking.runs import BEST, NAME, OUTPUT, TRIAL_ID
+from studies.record.tracking.addresses import default_uri, redacted
+from studies.record.tracking.experiments import OUTPUT
+from studies.record.tracking.trial_runs import BEST, NAME, TRIAL_ID
 
 __all__ = ["find"]
 
@@ -52,8 +53,8 @@ def find(name: str) -> TrainedModel:
         if run.outputs is not None and run.outputs.model_outputs:
             return _downloaded(f"models:/{run.outputs.model_outputs[-1].model_id}", uri)
     except (MlflowException, SQLAlchemyError) as error:
-        place = without_password(uri)
-        raise ConfigError(f"mlflow:{name}: {one_line(error)} (in {place}); {EXPECTED}") from None
+        why = redacted(f"{one_line(error)} (in {uri})")
+        raise ConfigError(f"mlflow:{name}: {why}; {EXPECTED}") from None
     return _in_folder(name, run)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from studies.definition.errors import StudyError
-from studies.record.output_folder import prepared_inputs, removed_after_bad_input
+from studies.record.output_folder import prepared_inputs, removed_after_bad_input, study_lock
 
 
 def launch(output: Path, *, fetched: str = "") -> None:
@@ -66,3 +71,30 @@ def test_what_another_launch_uses_stays(tmp_path: Path) -> None:
         with pytest.raises(StudyError):
             fail_beside(other)
         assert files(output) == {"other/.lock"}
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from studies.record.output_folder import study_lock
+output = Path(sys.argv[1])
+with study_lock(SimpleNamespace(name="mine", output=output, folder=output / "mine")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.faults
+def test_a_second_launch_is_told_who_runs_the_study_until_that_one_is_killed(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(name="mine", output=tmp_path, folder=tmp_path / "mine")
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "held\n"
+    who = f"process {first.pid} on {socket.gethostname()} since "
+    with pytest.raises(StudyError, match=f"mine is running already in {tmp_path}: {who}"), study_lock(plan):
+        pass
+    first.kill()
+    first.communicate()
+    with study_lock(plan):
+        pass

@@ -37,6 +37,12 @@ def test_trials_made_alike_need_no_word() -> None:
     assert mixture([*trials(3, torch="2.15"), *trials(2, Status.PENDING, torch="2.11")]) == ""
 
 
+def test_a_trial_that_went_on_with_another_commit_is_told_even_alone() -> None:
+    assert mixture(trials(1, torch="2.15", commit="aaaaaaaaaa, then bbbbbbbbbb")) == (
+        "Trials were made by different commit aaaaaaaaaa, then bbbbbbbbbb (1 trial)."
+    )
+
+
 def test_trials_of_earlier_versions_are_told_apart() -> None:
     mixed = [*trials(1), *trials(3, torch="2.15")]
     assert mixture(mixed) == "Trials were made by different torch not recorded (1 trial), 2.15 (3)."

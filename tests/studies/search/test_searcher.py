@@ -125,6 +125,52 @@ def test_a_kill_before_the_next_ask_enqueues_nothing_twice(make_plan: Callable[.
     assert states(plan) == ["FAIL", "WAITING"]
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0" + b"\xff" * 5000, None])
+def test_a_damaged_record_is_made_again_from_the_trials(
+    make_plan: Callable[..., Plan],
+    finish: Callable[..., None],
+    content: bytes | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan = make_plan(SEARCH)
+    search = StudySearcher(plan, "key")
+    first, second, running = (ask(search, tune_id) for tune_id in "abc")
+    for trial, tune_id in ((first, "a"), (second, "b")):
+        finish(trial.folder, [0.1, 0.4])
+        (trial.folder / "config.yaml").write_text(trial.config.to_yaml())
+        search.on_trial_complete(tune_id, {"val/AP": 0.4})
+    running.folder.mkdir(parents=True)
+    (running.folder / "config.yaml").write_text(running.config.to_yaml())
+    other = plan.trial({"detector.nms_reg": 0.7, "detector.stages": 3}, 2)
+    other.folder.mkdir(parents=True)
+    (other.folder / "config.yaml").write_text(other.config.to_yaml())
+    database = plan.folder / "optuna.db"
+    database.unlink()
+    if content is None:
+        database.mkdir()
+    else:
+        database.write_bytes(content)
+
+    again = StudySearcher(plan, "key")
+    assert "put aside as optuna.db.damaged-" in caplog.text
+    assert {trial.id for trial in again.trials()} == {first.id, second.id, running.id}
+    assert states(plan) == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"]
+    assert [trial.value for trial in optuna_study(plan).get_trials()[:2]] == [0.4, 0.4]
+    assert again.remaining() == 2
+    assert ask(again, "d").id == running.id
+
+
+def test_a_new_search_does_not_begin_with_what_others_trained(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan(SEARCH)
+    trial = plan.trial({"detector.nms_reg": 0.9, "detector.stages": 2}, 1)
+    finish(trial.folder, [0.1, 0.4])
+    (trial.folder / "config.yaml").write_text(trial.config.to_yaml())
+    assert not StudySearcher(plan, "key").trials()
+
+
 def test_what_another_study_finished_is_reused(
     make_plan: Callable[..., Plan], finish: Callable[..., None]
 ) -> None:

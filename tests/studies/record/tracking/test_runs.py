@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from PIL import Image
 from study_helpers import epoch
 
@@ -24,7 +29,9 @@ class Desk:
         self.client = MlflowClient(self.uri)
 
     def open(self, key: str = "key", **options: Any) -> Tracker:
-        tracker = Tracker(self.uri, f"file://{self.output}/artifacts", "mine", self.output)
+        patience = options.get("patience", 120.0)
+        artifacts = f"file://{self.output}/artifacts"
+        tracker = Tracker(self.uri, artifacts, "mine", self.output, patience=patience)
         tracker.open(
             key, "mine today", "A title", fresh=options.get("fresh", False), tags={}, texts={"a.txt": "a"}
         )
@@ -152,6 +159,91 @@ def test_a_broken_store_costs_no_training_and_is_filled_in_later(
     (child,) = desk.runs(children=True)
     assert sorted(desk.steps(child)) == [1, 2]
     assert child.info.status == "FINISHED"
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Another process's hold on an SQLite database; MLflow's calls take 20 s to give up."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_a_locked_database_stops_no_trial_and_gets_all_in_order(
+    desk: Desk, trial: Trial, finish: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = desk.open(patience=60.0)
+    with held(desk.output / "mlflow.db"):
+        tracker.start(trial)
+        began = time.monotonic()
+        for number in (1, 2, 3):
+            tracker.log(trial, epoch(number, 0.3))
+        # After the first failure the store is left alone for a while.
+        assert time.monotonic() - began < 15
+        finish(trial.folder, [0.3, 0.3, 0.3])
+        tracker.finish(trial)
+    assert tracker.close("FINISHED", [trial], trial, [], "A title") == ""
+    (child,), (parent,) = desk.runs(children=True), desk.runs(children=False)
+    assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
+    history = desk.client.get_metric_history(child.info.run_id, "val/AP")
+    assert [metric.step for metric in sorted(history, key=lambda metric: metric.timestamp)] == [1, 2, 3]
+    assert caplog.text.count("cannot be written now") == 1
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_what_cannot_be_written_at_the_end_is_told_and_written_by_the_next_launch(
+    desk: Desk, trial: Trial, finish: Callable[..., None]
+) -> None:
+    tracker = desk.open(patience=1.0)
+    tracker.start(trial)
+    finish(trial.folder, [0.3, 0.4])
+    with held(desk.output / "mlflow.db"):
+        said = tracker.close("FINISHED", [trial], trial, [], "A title")
+    assert "database is locked" in said
+    assert "the same command writes what is missing" in said
+    assert {run.info.status for run in desk.runs(children=True)} == {"RUNNING"}
+    tracker = desk.open()
+    tracker.finish(trial)
+    assert tracker.close("FINISHED", [trial], trial, [], "A title") == ""
+    assert [run.info.status for run in desk.runs(children=True)] == ["FINISHED"]
+    assert [run.info.status for run in desk.runs(children=False)] == ["FINISHED"]
+
+
+def test_epochs_that_could_not_be_logged_come_before_later_ones(
+    desk: Desk, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = desk.open()
+    tracker.start(trial)
+    log_batch, order = MlflowClient.log_batch, list[int]()
+
+    def failing(client: MlflowClient, run_id: str, **what: Any) -> None:
+        if len(attempts) == 1:
+            raise MlflowException("bad gateway", INVALID_PARAMETER_VALUE)
+        order.extend({metric.step for metric in what.get("metrics", [])})
+        log_batch(client, run_id, **what)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", failing)
+    attempts: list[int] = []
+    for number in (1, 2, 3):
+        attempts.append(number)
+        tracker.log(trial, epoch(number, 0.3))
+    assert order == [1, 2, 3]
+
+
+def test_what_another_study_trained_meanwhile_comes_in_order_too(
+    desk: Desk, trial: Trial, finish: Callable[..., None]
+) -> None:
+    tracker = desk.open()
+    tracker.start(trial)
+    finish(trial.folder, [0.3, 0.4, 0.5])
+    tracker.log(trial, epoch(3, 0.5))
+    (child,) = desk.runs(children=True)
+    history = desk.client.get_metric_history(child.info.run_id, "val/AP")
+    assert [metric.step for metric in sorted(history, key=lambda metric: metric.timestamp)] == [1, 2, 3]
 
 
 def test_the_best_mark_moves_and_names_differ_where_pages_cut_them(
