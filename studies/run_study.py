@@ -29,7 +29,7 @@ from typing import NoReturn
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
-from drcnn.plain_text import allow_any_terminal
+from drcnn.plain_text import allow_any_terminal, printable
 from drcnn.recipes import PROFILES
 from studies.definition.errors import FetchError, StudyError
 from studies.definition.overrides import check_weights
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _interrupt)
         return _report(options) if is_report else _run(options)
     except (StudyError, ConfigError, DataError, FetchError) as error:
-        print(f"run_study: {error}", file=sys.stderr)
+        print(f"run_study: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
         print(f"run_study: interrupted; {interruption}", file=sys.stderr)

@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 
 from drcnn.data.annotations import Annotations
 from drcnn.engine.record import read_record
+from drcnn.plain_text import printable
 from drcnn.report.blocks import Table, escape
 from drcnn.trained_model import PUBLISHED
 from studies.analysis import claims
@@ -94,7 +95,7 @@ def outcome_lines(new: Sequence[Trial], reused: Sequence[Trial], failed: Sequenc
     counts += [f"{evaluated} evaluated"] if evaluated else []
     counts += [f"{len(reused)} reused", f"{len(failed)} failed" + (f" ({pruned} pruned)" if pruned else "")]
     reasons = [f"  {trial.name}: {read_record(trial.folder).error or 'did not run'}" for trial in failed]
-    return [", ".join(counts), *reasons]
+    return [", ".join(counts), *map(printable, reasons)]
 
 
 def print_answer(console: Console, title: str, sentences: Sequence[str]) -> None:
