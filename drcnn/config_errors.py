@@ -14,6 +14,10 @@ from drcnn.presets import PRESETS
 __all__ = ["ConfigError", "explain", "unknown_key"]
 
 
+# Of a message, in letters: some quote a list.
+LONGEST = 500
+
+
 class ConfigError(ValueError):
     """A configuration key or value that cannot be used; the message is one line and names it."""
 
@@ -39,4 +43,5 @@ def explain(error: ErrorDetails) -> str:
     if key in PRESETS:
         message += f"; or one of the named settings {', '.join(PRESETS[key])}"
     assignment = "" if isinstance(value, dict | BaseModel) else f" = {shown(value)}"
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
     return f"{key}{assignment}: {message}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.config import ConfigError
+from drcnn.files import typed_path
 
 __all__ = ["CHECKPOINT", "PUBLISHED", "TrainedModel", "find_model"]
 
@@ -42,7 +43,7 @@ def find_model(text: str) -> TrainedModel:
     Raises:
         ConfigError: there is no such file, or the folder holds no trained model.
     """
-    path = Path(text).expanduser()
+    path = typed_path(text)
     if path.is_file():
         return TrainedModel(path)
     if not path.is_dir():
