@@ -257,6 +257,8 @@ def _corners(entry: Any, where: str) -> Box:
     bbox = value_of(entry, "bbox", list, where)
     if len(bbox) != 4 or not all(isinstance(value, int | float) for value in bbox):
         raise DataError(f"{where}: bbox is {shown(bbox)}, expected [x, y, width, height]; correct it")
-    # A whole number may be too large for a float.
-    x, y, width, height = (float(value) if abs(value) < math.inf else math.inf for value in bbox)
+    try:
+        x, y, width, height = map(float, bbox)
+    except OverflowError:
+        raise DataError(f"{where}: bbox is {shown(bbox)}, expected pixels of the image; correct it") from None
     return x, y, x + width, y + height
