@@ -6,7 +6,6 @@ Categories of one name are one class, as Roboflow's exports need, whose root may
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
