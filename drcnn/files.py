@@ -1,14 +1,13 @@
-"""Files written whole: a reader sees the old one or the new one, even after a kill; and typed paths."""
+"""Atomic writing of files: a reader sees the old file or the whole new one, even after a kill."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "typed_path", "write_text"]
+__all__ = ["replacing", "write_text"]
 
 
 @contextmanager
@@ -29,15 +28,6 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def typed_path(text: str) -> Path:
-    """Return the path that a person has typed; ``~`` is the home folder, ``~nobody`` a file of that name.
-
-    >>> typed_path("~no such person/a")
-    PosixPath('~no such person/a')
-    """
-    return Path(os.path.expanduser(text))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from drcnn.config import ConfigError
-from drcnn.files import typed_path
+from drcnn.file_names import is_possible, typed_path
+from drcnn.plain_text import printable
 
 __all__ = ["CHECKPOINT", "PUBLISHED", "TrainedModel", "find_model"]
 
@@ -62,13 +64,14 @@ def _published(path: Path) -> TrainedModel:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         checkpoint, changes = path.parent / content["checkpoint"], dict(content["changes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); the study's command writes it anew"
         ) from None
-    if not checkpoint.is_file():
+    if not is_possible(checkpoint) or not checkpoint.is_file():
+        place = printable(os.path.normpath(checkpoint)[-300:])
         raise ConfigError(
-            f"{path}: the best trial's {checkpoint.resolve()} is not here; where the study has a --storage, "
+            f"{path}: the best trial's {place} is not here; where the study has a --storage, "
             "download it from there, or give the path of a checkpoint"
         )
     return TrainedModel(checkpoint, changes)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from drcnn.commands.evaluate import prepare_split
 from drcnn.commands.options import SubCommands, absolute_source
 from drcnn.config import ConfigError
-from drcnn.files import typed_path
+from drcnn.file_names import typed_path
 
 __all__ = ["add"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from drcnn.assignments import parse_assignments
 from drcnn.config import Config
-from drcnn.files import typed_path
+from drcnn.file_names import typed_path
 from drcnn.recipes import PROFILES, configured
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from drcnn.config import Config, DetectorConfig
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine.errors import CheckpointError
 from drcnn.files import replacing
+from drcnn.plain_text import UNPRINTABLE, shown
 
 __all__ = ["TrainingState", "load_detector", "read_model", "read_state", "restore", "save"]
 
@@ -49,6 +51,21 @@ class TrainingState:
     scaler: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse what a file of somebody else's may say.
+
+        Raises:
+            TypeError: a value is of another type, or the name of a class cannot be shown.
+        """
+        for name, kind in get_type_hints(TrainingState).items():
+            try:
+                TypeAdapter(kind).validate_python(getattr(self, name), strict=True)
+            except ValidationError:
+                raise TypeError(f"its {name} is {shown(getattr(self, name))}") from None
+        for name in self.classes:
+            if UNPRINTABLE.search(name) or "\n" in name:
+                raise TypeError(f"the class {shown(name)} holds control characters")
+
 
 def save(
     path: Path, detector: nn.Module, state: TrainingState, optimizer: torch.optim.Optimizer | None = None
@@ -77,7 +94,7 @@ def read_state(path: Path) -> TrainingState:
     try:
         with safe_open(path, "pt") as file:
             return TrainingState(**json.loads(file.metadata()["state"]))
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, RecursionError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of drcnn: {error or type(error).__name__}"
         ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import signal
 import socket
 import threading
@@ -35,8 +34,7 @@ ENVIRONMENT = {
 }
 # For a local Ray only: a cluster has a token of its own, and spot machines to watch.
 LOCAL_ENVIRONMENT = {
-    # Even a local Ray listens on every network of the machine, and runs what it is sent.
-    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_MODE": "disabled",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ray gives its workers nice 15: on a busy machine they starve.
     "RAY_worker_niceness": "0",
@@ -82,7 +80,6 @@ def connect(machines: Machines) -> Iterator[Allocation]:
 def _start(machines: Machines, quiet: Mapping[str, Any]) -> None:
     use_short_temporary_folder()
     os.environ.update(LOCAL_ENVIRONMENT)
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     # Workers import this checkout, wherever the command was started.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     port = _free_port()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drcnn.data.annotations import DataError
-from drcnn.files import typed_path
+from drcnn.file_names import typed_path
 
 __all__ = ["PictureFile", "find_pictures"]
 

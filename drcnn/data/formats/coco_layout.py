@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from drcnn.data.annotations import DataError
-from drcnn.data.formats.folders import as_split, is_possible
+from drcnn.data.formats.folders import as_split
+from drcnn.file_names import is_possible
 from drcnn.plain_text import shown
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from drcnn.files import typed_path
+from drcnn.file_names import is_possible, typed_path
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -17,14 +17,11 @@ __all__ = [
     "files_in",
     "image_files",
     "is_folder",
-    "is_possible",
     "joined_folders",
     "split_folders",
 ]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-# Of a path and of each name in it, on Linux.
-MOST_BYTES, MOST_NAME_BYTES = 4096, 255
 # What the splits are called, in folders, lists and files.
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -90,20 +87,6 @@ def split_folders(folder: Path) -> dict[str, Path]:
 def image_files(folder: Path) -> list[Path]:
     """Return the image files in a folder and in all folders in it, sorted; links are followed."""
     return files_in(folder, IMAGE_SUFFIXES)
-
-
-def is_possible(path: Path) -> bool:
-    """Whether a file can have this path: others' folders are asked for no such thing.
-
-    >>> is_possible(Path("images", "a.jpg")), is_possible(Path("images", "a" * 999)), is_possible(Path("\\0"))
-    (True, False, False)
-    """
-    try:
-        encoded = os.fsencode(path)
-    except UnicodeEncodeError:
-        return False
-    names = encoded.split(b"/")
-    return b"\0" not in encoded and len(encoded) < MOST_BYTES and max(map(len, names)) <= MOST_NAME_BYTES
 
 
 def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from drcnn.data.annotations import DataError
 from drcnn.data.formats import coco_layout, yolo_layout
-from drcnn.data.formats.folders import is_folder, is_possible, joined_folders
+from drcnn.data.formats.folders import is_folder, joined_folders
 from drcnn.data.formats.label_pairs import find_pairs
-from drcnn.files import typed_path
+from drcnn.file_names import is_possible, typed_path
 
 __all__ = ["FORMATS", "has_lists", "not_of_format", "resolve_source"]
 

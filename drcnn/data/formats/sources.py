@@ -16,12 +16,11 @@ from drcnn.data.formats.folders import (
     as_split,
     distinct_names,
     is_folder,
-    is_possible,
     joined_folders,
 )
 from drcnn.data.formats.label_pairs import Pair, Pairs, find_pairs, label_faults
 from drcnn.data.formats.layouts import FORMATS, has_lists, not_of_format, resolve_source
-from drcnn.files import typed_path
+from drcnn.file_names import is_possible, typed_path
 from drcnn.split_shares import split_of, split_shares
 
 __all__ = ["Source", "open_source", "split_names"]

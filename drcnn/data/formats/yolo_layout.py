@@ -13,8 +13,9 @@ from typing import Any
 
 from drcnn.data.annotations import DataError
 from drcnn.data.faults import require_class_names
-from drcnn.data.formats.folders import files_in, image_files, is_possible
+from drcnn.data.formats.folders import files_in, image_files
 from drcnn.data.formats.label_pairs import Pair, Pairs, find_pairs
+from drcnn.file_names import is_possible
 from drcnn.plain_text import shown
 from drcnn.plain_yaml import YamlError, read_yaml
 
