@@ -99,7 +99,7 @@ class Progress:
         if self._live is None:
             # As on a full disk: what is shown is no reason to end what is trained.
             with suppress(OSError):
-                self._console.print(_line(row, why), highlight=False, soft_wrap=True)
+                self._console.print(_line(row, why), markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> rich.table.Table:
         ended = sum(row.status.is_terminal for row in self._rows.values())

@@ -30,7 +30,8 @@ def test_what_differs_is_told(output: Path, finish: Callable[..., None], tmp_pat
 
 
 def test_a_process_is_found_and_ended_with_what_it_started() -> None:
-    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; print(1); time.sleep(99)'])"
+    sleep = "import time; print(1); time.sleep(99)"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleep!r}])"
     with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
