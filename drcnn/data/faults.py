@@ -7,22 +7,18 @@ warning is what a person should look at: the image is used all the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from drcnn.data.annotations import DataError
 from drcnn.data.images import ImageFile
 from drcnn.data.warnings import DataWarning
-from drcnn.plain_text import UNPRINTABLE, shown
 
-__all__ = ["Box", "DataFaults", "checked_box", "looks_normalised", "require_class_names", "size_fault"]
+__all__ = ["Box", "DataFaults", "checked_box", "looks_normalised", "size_fault"]
 
 Box = tuple[float, float, float, float]
 
 # VOC counts pixels from 1, some tools from 0, and both round: a box that is a pixel too large is not wrong.
 # Nor is a stated size.
 TOLERANCE = 1.0
-# Letters of a class's name: it stands in tables, in pictures and in file names of charts.
-LONGEST_NAME = 100
 
 
 class DataFaults:
@@ -78,24 +74,6 @@ class DataFaults:
             self.warn(
                 "16-bit images of a smaller range",
                 f"{path}: has 16 bits, but its values use fewer; is scaled by those in use",
-            )
-
-
-def require_class_names(names: Iterable[str], where: str) -> None:
-    """Refuse names of classes that no terminal or page should show.
-
-    Args:
-        names: of the classes.
-        where: the file or folder that has them, for the message.
-
-    Raises:
-        DataError: a name is very long, or holds control characters.
-    """
-    for name in names:
-        if len(name) > LONGEST_NAME or UNPRINTABLE.search(name) or "\n" in name:
-            raise DataError(
-                f"{where}: the class {shown(name)} cannot be shown; rename it to at most {LONGEST_NAME} "
-                "letters without line breaks and control characters"
             )
 
 

@@ -17,9 +17,9 @@ from drcnn.data.faults import (
     DataFaults,
     checked_box,
     looks_normalised,
-    require_class_names,
     size_fault,
 )
+from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.coco_file import list_of, read_json, value_of
 from drcnn.data.formats.coco_layout import find_files, image_path, without_root
 from drcnn.data.images import ImageFile, inspect

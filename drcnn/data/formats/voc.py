@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
-from drcnn.data.faults import DataFaults, require_class_names, size_fault
+from drcnn.data.faults import DataFaults, size_fault
+from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.folders import IMAGE_SUFFIXES, distinct_names
 from drcnn.data.formats.voc_xml import VocFile, class_names, parse, read_objects, read_text
 from drcnn.data.images import inspect

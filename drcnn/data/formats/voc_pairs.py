@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.faults import DataFaults, require_class_names
+from drcnn.data.faults import DataFaults
+from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.label_pairs import Pair
 from drcnn.data.formats.labelled_images import Objects, read_pairs
 from drcnn.data.formats.voc_xml import class_names, parse, read_objects

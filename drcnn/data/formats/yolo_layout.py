@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from drcnn.data.annotations import DataError
-from drcnn.data.faults import require_class_names
+from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.folders import files_in, image_files
 from drcnn.data.formats.label_pairs import Pair, Pairs, find_pairs
 from drcnn.file_names import is_possible
