@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from drcnn.config import Config
 from drcnn.config_errors import ConfigError, explain, unknown_key
+from drcnn.plain_text import shown
+from drcnn.plain_yaml import YamlError, read_yaml
 
 __all__ = ["check_setting", "parse_assignments"]
 
@@ -27,13 +28,15 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, for example detector.nms_reg=0.85")
+            raise ConfigError(
+                f"--set {shown(assignment)}: expected KEY=VALUE, for example detector.nms_reg=0.85"
+            )
         if key not in defaults:
             raise ConfigError(unknown_key(key, defaults))
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {assignment}: {text!r} is not a YAML value") from None
+            value = read_yaml(text)
+        except YamlError as error:
+            raise ConfigError(f"--set {key}={shown(text)}: is not a YAML value: {error}") from None
         # YAML 1.1 reads "1e-4" as text, and "none" is no null.
         if isinstance(value, str):
             value = _number_or_text(value)

@@ -21,7 +21,7 @@ import shtab
 
 from drcnn.commands import compare, data, evaluate, export, predict, settings, speed, train
 from drcnn.config import ConfigError
-from drcnn.plain_text import allow_any_terminal
+from drcnn.plain_text import allow_any_terminal, printable
 from drcnn.signals import INTERRUPTED, end_in_order
 
 __all__ = ["main"]
@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_in_order()
         status: int = options.run(options)
     except (ConfigError, DataError, CheckpointError, OSError) as error:
-        print(f"drcnn: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"drcnn: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
         return BAD_INPUT
     except TrainingDiverged as error:
-        print(f"drcnn: {error}", file=sys.stderr)
+        print(f"drcnn: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("drcnn: interrupted; the same command resumes after the last finished epoch", file=sys.stderr)

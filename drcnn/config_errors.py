@@ -8,9 +8,14 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from drcnn.plain_text import shown
 from drcnn.presets import PRESETS
 
 __all__ = ["ConfigError", "explain", "unknown_key"]
+
+
+# Of a message, in letters: some quote a list.
+LONGEST = 500
 
 
 class ConfigError(ValueError):
@@ -24,9 +29,10 @@ def unknown_key(key: str, keys: Iterable[str]) -> str:
     "unknown setting 'nms_reg'; did you mean 'detector.nms_reg'?"
     """
     keys = list(keys)
-    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    # It takes the square of the length.
+    nearest = difflib.get_close_matches(key[:100], keys, n=1, cutoff=0.0)
     by_leaf = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    return f"unknown setting {key!r}; did you mean {(by_leaf or nearest)[0]!r}?"
+    return f"unknown setting {shown(key)}; did you mean {(by_leaf or nearest)[0]!r}?"
 
 
 def explain(error: ErrorDetails) -> str:
@@ -36,5 +42,6 @@ def explain(error: ErrorDetails) -> str:
     value = error["input"]
     if key in PRESETS:
         message += f"; or one of the named settings {', '.join(PRESETS[key])}"
-    assignment = "" if isinstance(value, dict | BaseModel) else f" = {value!r}"
+    assignment = "" if isinstance(value, dict | BaseModel) else f" = {shown(value)}"
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
     return f"{key}{assignment}: {message}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.config import ConfigError
+from drcnn.file_names import is_possible, typed_path
+from drcnn.plain_text import printable
 from drcnn.sealed import DamagedFileError, read_sealed
 
 __all__ = ["CHECKPOINT", "PUBLISHED", "TrainedModel", "find_model"]
@@ -45,7 +48,7 @@ def find_model(text: str) -> TrainedModel:
     Raises:
         ConfigError: there is no such file, or the folder holds no trained model.
     """
-    path = Path(text).expanduser()
+    path = typed_path(text)
     if path.is_file():
         return TrainedModel(path)
     scheme, _, name = text.partition(":")
@@ -80,9 +83,10 @@ def _published(path: Path) -> TrainedModel:
         raise ConfigError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); the study's command writes it anew"
         ) from None
-    if not checkpoint.is_file():
+    if not is_possible(checkpoint) or not checkpoint.is_file():
+        place = printable(os.path.normpath(checkpoint)[-300:])
         raise ConfigError(
-            f"{path}: the best trial's {checkpoint.resolve()} is not here; where the study has a --storage, "
+            f"{path}: the best trial's {place} is not here; where the study has a --storage, "
             "download it from there, or give the path of a checkpoint"
         )
     return TrainedModel(checkpoint, changes)

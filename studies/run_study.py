@@ -28,7 +28,7 @@ from typing import NoReturn
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.files import DiskFullError
-from drcnn.plain_text import allow_any_terminal
+from drcnn.plain_text import allow_any_terminal, printable
 from drcnn.recipes import PROFILES
 from drcnn.signals import end_in_order
 from studies.definition.errors import FetchError, StudyError
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         end_in_order("nothing was begun")
         return _report(options) if is_report else _run(options)
     except (StudyError, ConfigError, DataError, FetchError, DiskFullError) as error:
-        print(f"run_study: {error}", file=sys.stderr)
+        print(f"run_study: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
         print(f"run_study: interrupted; {interruption}", file=sys.stderr)

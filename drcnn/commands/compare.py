@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from drcnn.commands.evaluate import prepare_split
 from drcnn.commands.options import SubCommands, absolute_source
 from drcnn.config import ConfigError
+from drcnn.file_names import typed_path
 
 __all__ = ["add"]
 
@@ -79,9 +80,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _paths(text: str) -> list[Path]:
     """The paths that are joined by commas; a path that exists may hold some itself."""
-    if Path(text).expanduser().exists():
-        return [Path(text).expanduser()]
+    if typed_path(text).exists():
+        return [typed_path(text)]
     parts = [part for part in text.split(",") if part]
     if not parts:
         raise ConfigError(f"{text!r}: expected {TRIALS}")
-    return [Path(part).expanduser() for part in parts]
+    return [typed_path(part) for part in parts]

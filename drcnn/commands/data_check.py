@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from drcnn.commands.options import DATA_HELP, SubCommands, add_changes, configuration
+from drcnn.plain_text import printable
 
 if TYPE_CHECKING:
     from drcnn.data.check import Checked
@@ -37,7 +38,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(_as_json(checked, counts)))
     else:
-        print("\n".join(_lines(checked, counts, options.data)))
+        print("\n".join(map(printable, _lines(checked, counts, options.data))))
     return 1 if checked.faults else 0
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drcnn.assignments import parse_assignments
 from drcnn.config import Config
+from drcnn.file_names import typed_path
 from drcnn.recipes import PROFILES, configured
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def absolute_source(text: str) -> str:
     form, colon, where = resolve_source(text).partition(":")
     if not where:
         return f"{form}{colon}"
-    folders = (str(Path(folder).expanduser().absolute()) for folder in joined_folders(where))
+    folders = (str(typed_path(folder).absolute()) for folder in joined_folders(where))
     return f"{form}:{'+'.join(folders)}"
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from drcnn.assignments import parse_assignments
 from drcnn.commands.options import MODEL, SubCommands, add_changes, run_options
 from drcnn.config import ConfigError
+from drcnn.plain_text import printable
 from drcnn.trained_model import find_model
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _predict(options: argparse.Namespace) -> int:
         predictor, pictures, options.output, score=options.score, label_format=options.format
     )
     for fault in summary.skipped:
-        print(f"drcnn: skipped {fault}", file=sys.stderr)
+        print(f"drcnn: skipped {printable(fault)}", file=sys.stderr)
     print(json.dumps(summary.as_json()) if options.json else _text(summary, options))
     return 1 if summary.skipped else 0
 

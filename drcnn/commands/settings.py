@@ -20,7 +20,7 @@ __all__ = ["Setting", "add", "markdown", "settings"]
 
 INTRODUCTION = """# Settings
 
-Every setting of a trial, as `drcnn/config.py` defines it: `--set KEY=VALUE` changes it in `drcnn
+Every setting of a trial, as `drcnn/config_sections.py` defines it: `--set KEY=VALUE` changes it in `drcnn
 train` and in every trial of a study; a study file varies it. The default is the paper's on PASCAL
 VOC; the laptop profile has its own for digits and for photographs. A study file may have others.
 `drcnn settings --markdown` makes this page.
@@ -40,7 +40,7 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """Return every setting, in the order of ``drcnn.config``."""
+    """Return every setting, in the order of ``drcnn.config_sections``."""
     return list(_settings(Config, ""))
 
 

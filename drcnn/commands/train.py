@@ -19,6 +19,7 @@ from drcnn.commands.options import (
 )
 from drcnn.commands.progress import StepProgress
 from drcnn.config import Config, ConfigError
+from drcnn.plain_text import printable
 from drcnn.recipes import configured
 from drcnn.trained_model import find_model
 
@@ -91,7 +92,7 @@ def _train(options: argparse.Namespace) -> int:
 
     def say(line: str) -> None:
         progress.clear()
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
     fit(config, data, options.output, report=report, options=run_options(), say=say, step=progress.step)
     if not options.json:

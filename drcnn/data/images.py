@@ -50,6 +50,9 @@ PERMANENT = {
     errno.EPERM,
 }
 EXIF_ORIENTATION = 0x0112
+# What a file may be, whatever its name says. Pillow knows more: for some it starts programs, such as
+# Ghostscript for PostScript.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def decode(source: str | bytes, name: str = "image") -> Tensor:
     name = source if isinstance(source, str) else name
     with (
         _explaining(name),
-        Image.open(source if isinstance(source, str) else io.BytesIO(source)) as image,
+        Image.open(source if isinstance(source, str) else io.BytesIO(source), formats=FORMATS) as image,
     ):
         _require_range(image)
         orientation = _orientation(image)
@@ -118,7 +121,7 @@ def inspect(path: str, *, decode_all: bool = False) -> ImageFile:
     """
     with _explaining(path), open(path, "rb") as file:
         content = file.read()
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _require_range(image)
             orientation = _orientation(image)
             width, height = image.size if orientation < 5 else image.size[::-1]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drcnn.data.warnings import WarningCounts, in_one_line
+from drcnn.plain_text import printable
 
 __all__ = ["PreparedData"]
 
@@ -50,7 +51,8 @@ class PreparedData:
         """What a run of the data begins with: the format, each fault that was skipped, how many warnings."""
         lines = [f"data: {self.described}"] if self.described else []
         lines += [f"skipped: {message}" for message in self.skipped]
-        return [*lines, in_one_line(self.warnings, source)] if self.warnings else lines
+        lines += [in_one_line(self.warnings, source)] if self.warnings else []
+        return [printable(line) for line in lines]
 
     @property
     def tables(self) -> dict[str, str]:

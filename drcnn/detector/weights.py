@@ -149,4 +149,6 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise ConfigError(
             f"detector.weights = {str(path)!r} is not a file of tensors only: {type(error).__name__}"
         ) from None
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise ConfigError(f"detector.weights = {str(path)!r} holds more than tensors with names")
     return state

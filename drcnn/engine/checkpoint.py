@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine.checkpoint_header import PREVIOUS, damaged, header_texts, read_header
 from drcnn.engine.errors import CheckpointError, DamagedCheckpointError
 from drcnn.files import DAMAGED, put_aside, replacing
+from drcnn.plain_text import UNPRINTABLE, shown
 from drcnn.trained_model import CHECKPOINT
 
 __all__ = [
@@ -64,6 +66,21 @@ class TrainingState:
     scaler: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse what a file of somebody else's may say.
+
+        Raises:
+            TypeError: a value is of another type, or the name of a class cannot be shown.
+        """
+        for name, kind in get_type_hints(TrainingState).items():
+            try:
+                TypeAdapter(kind).validate_python(getattr(self, name), strict=True)
+            except ValidationError:
+                raise TypeError(f"its {name} is {shown(getattr(self, name))}") from None
+        for name in self.classes:
+            if UNPRINTABLE.search(name) or "\n" in name:
+                raise TypeError(f"the class {shown(name)} holds control characters")
 
 
 def save(

@@ -55,7 +55,7 @@ def read_header(path: Path) -> Header:
         with safe_open(path, "np") as file:
             texts = file.metadata() or {}
         state = json.loads(texts["state"])
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = "no such file" if not path.exists() else "a folder" if path.is_dir() else _why(error)
         raise damaged(path, f"is not a checkpoint of drcnn, or damaged ({why})") from None
     tensors = texts.get("tensors", "")

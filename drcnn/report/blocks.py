@@ -24,6 +24,7 @@ from markupsafe import Markup
 from rich.cells import cell_len
 from rich.text import Text
 
+from drcnn.plain_text import printable
 from drcnn.points import MISSING
 
 __all__ = ["Cell", "Picture", "Table", "code", "duration", "escape", "number", "sentence"]
@@ -37,19 +38,20 @@ _TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(r"&(?=#?\w+;)")
 
 def escape(text: str) -> Markup:
     """Plain text as Markdown that shows it letter by letter, on one line."""
-    text = _SPECIAL.sub(r"\\\g<0>", _ENTITY.sub("&amp;", re.sub(r"\s+", " ", text)))
+    text = printable(re.sub(r"\s+", " ", text))
+    text = _SPECIAL.sub(r"\\\g<0>", _ENTITY.sub("&amp;", text))
     return Markup(_TAG.sub("&lt;", _LINE_MARK.sub(r"\1\\\2", text)))
 
 
 def code(text: str) -> Markup:
     """Plain text as a code span."""
     # A span may hold no backticks of its own.
-    return Markup("`" + " ".join(text.replace("`", "'").split()) + "`")
+    return Markup("`" + printable(" ".join(text.replace("`", "'").split())) + "`")
 
 
 def sentence(markdown: str) -> Markup:
     """A claim, which is Markdown already: it may hold **bold** words and `code`, but no HTML."""
-    return Markup(_TAG.sub("&lt;", " ".join(markdown.split())))
+    return Markup(_TAG.sub("&lt;", printable(" ".join(markdown.split()))))
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Table:
                 table.add_column(Text(column), justify="right", no_wrap=True)
         for position, row in enumerate(self.rows):
             style = "bold" if position in self.strong else None
-            table.add_row(*(Text(str(cell)) for cell in row), style=style)
+            table.add_row(*(Text(printable(str(cell))) for cell in row), style=style)
         return table
 
     def to_markdown(self) -> Markup:

@@ -30,6 +30,8 @@ SETTINGS = {
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9),
     **{"axes.axisbelow": True, "grid.linewidth": 0.5, "grid.alpha": 0.6},
+    # Names of classes and settings are other people's text: a dollar sign in one is no formula.
+    "text.parse_math": False,
 }
 
 

@@ -15,6 +15,7 @@ from drcnn.report.chart_style import MAX_CURVES, Theme, draw, draw_legend, in_po
 
 __all__ = ["confusion_chart", "precision_recall_chart"]
 
+MOST_LETTERS = 24  # of a name in a chart
 MOST_CLASSES = 20  # of a confusion matrix that can be read
 
 
@@ -29,7 +30,7 @@ def precision_recall_chart(diagnosis: Diagnosis) -> Picture:
             assert isinstance(axes, Axes)
             for number, at in enumerate(present):
                 color = f"C{number}" if is_coloured else theme.faint
-                label = diagnosis.classes[at] if is_coloured else None
+                label = _short(diagnosis.classes[at]) if is_coloured else None
                 axes.plot(RECALLS, precision[at], color=color, linewidth=1, label=label)
             mean = precision[present].mean(axis=0)
             axes.plot(RECALLS, mean, color=theme.ink, linewidth=2, linestyle="--", label="mean")
@@ -58,7 +59,7 @@ def confusion_chart(diagnosis: Diagnosis) -> Picture:
     """The confusion matrix; of many classes those with the most errors."""
     chosen = _most_confused(diagnosis.confusion)
     classes = len(diagnosis.classes)
-    names = [diagnosis.classes[at] for at in chosen]
+    names = [_short(diagnosis.classes[at]) for at in chosen]
     places = [*chosen, classes]
     counts = diagnosis.confusion[np.ix_(places, places)]
     with np.errstate(invalid="ignore"):
@@ -93,6 +94,11 @@ def confusion_chart(diagnosis: Diagnosis) -> Picture:
         f"({points(diagnosis.f1)}), and an IoU of 0.5. A cell's colour is its share of its row.{left_out}"
     )
     return draw("confusion.png", alt, caption, 1.4 + 0.27 * len(places), paint)
+
+
+def _short(name: str) -> str:
+    """A class's name as a chart has room for it."""
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
 
 
 def _most_confused(confusion: NDArray[np.intp]) -> list[int]:

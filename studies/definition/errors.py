@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from drcnn.plain_text import printable
+
 __all__ = ["FetchError", "StudyError", "one_line"]
 
 
@@ -15,4 +17,4 @@ class FetchError(OSError):
 
 def one_line(error: object, length: int = 300) -> str:
     """Return the beginning of an error's message as one line, to be quoted in another message."""
-    return " ".join(str(error).split())[:length]
+    return printable(" ".join(str(error).split()))[:length]

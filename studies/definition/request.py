@@ -27,7 +27,7 @@ SMOKE: Changes = {
 }
 # Seeds of each setting, at most, where a budget decides how many.
 MOST_SEEDS = 10
-BUDGET = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+BUDGET = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from drcnn.assignments import check_setting, parse_assignments
+from drcnn.assignments import check_setting
 from drcnn.config import Config, ConfigError
+from drcnn.config_errors import unknown_key
+from drcnn.plain_text import shown
 
 __all__ = [
     "Changes",
@@ -32,7 +34,9 @@ __all__ = [
 
 Changes = dict[str, Any]
 Place = tuple[str | int, ...]
-MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)x")
+MULTIPLE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)x")
+# Seeds of a setting: beyond this only a slip of the pen, which would fill the memory with trials.
+MOST_REPLICATES = 1000
 
 
 class Misplaced(ValueError):
@@ -44,10 +48,9 @@ class Misplaced(ValueError):
 
 
 def _existing(key: str) -> str:
-    try:
-        parse_assignments([f"{key}=null"])
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
+    keys = dict(Config().flat())
+    if key not in keys:
+        raise ValueError(unknown_key(key, keys))
     return key
 
 
@@ -159,8 +162,8 @@ class Pruning(Frozen):
 class Replicates(Frozen):
     """How many seeds a setting has on each profile; a plain number in a study file is for both."""
 
-    laptop: int = Field(1, gt=0)
-    paper: int = Field(1, gt=0)
+    laptop: int = Field(1, gt=0, le=MOST_REPLICATES)
+    paper: int = Field(1, gt=0, le=MOST_REPLICATES)
 
     @model_validator(mode="before")
     @classmethod
@@ -168,7 +171,7 @@ class Replicates(Frozen):
         if isinstance(written, int):
             return dict.fromkeys(cls.model_fields, written)
         if not isinstance(written, Mapping | cls):
-            raise ValueError(f"expected a number or {{laptop: 3, paper: 1}}, got {written!r}")
+            raise ValueError(f"expected a number or {{laptop: 3, paper: 1}}, got {shown(written)}")
         return written
 
     def on(self, profile: str) -> int:
@@ -182,6 +185,6 @@ class Confirm(Frozen):
     They get seeds that the search did not use: the best of many single runs was also lucky in its seed.
     """
 
-    top: int = Field(3, gt=0, description="how many of the best finished settings")
-    seeds: int = Field(3, gt=1, description="replicates of each")
+    top: int = Field(3, gt=0, le=MOST_REPLICATES, description="how many of the best finished settings")
+    seeds: int = Field(3, gt=1, le=MOST_REPLICATES, description="replicates of each")
     against: Settings = Field(min_length=1, description="the baseline: the paper's setting")

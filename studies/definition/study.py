@@ -27,11 +27,13 @@ or how it scales there (see ``settings``)::
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from drcnn.plain_text import shown
 from studies.definition.metrics import METRICS, key_of
 from studies.definition.settings import (
     Changes,
@@ -48,6 +50,9 @@ from studies.definition.settings import (
 )
 
 __all__ = ["GridStudy", "PaperTable", "SearchStudy", "Study"]
+
+# More than any study trains; a slip of the pen in a product must not fill the memory.
+MOST_SETTINGS = 5_000
 
 
 class PaperTable(Frozen):
@@ -117,6 +122,11 @@ class _Listed(_Base):
                 ("kind",),
                 "this kind of study needs 'rows' (a list of settings) or 'grid' (a product of values)",
             )
+        product = math.prod(map(len, self.grid.values()))
+        if product > MOST_SETTINGS:
+            raise Misplaced(
+                ("grid",), f"is a product of {product:,} settings, expected at most {MOST_SETTINGS:,}"
+            )
         return self
 
     def _values(self) -> Iterator[tuple[Place, str, Any]]:
@@ -156,7 +166,7 @@ class SearchStudy(_Base):
     """A space that Optuna's TPE searches, after the settings of ``first``."""
 
     kind: Literal["search"]
-    trials: int = Field(gt=0)
+    trials: int = Field(gt=0, le=MOST_SETTINGS)
     space: dict[Key, Space] = Field(min_length=1)
     first: tuple[Settings, ...] = ()
     prune: Pruning | None = None
@@ -164,7 +174,7 @@ class SearchStudy(_Base):
         None, description="a second objective, traded against the metric: time of inference"
     )
     confirm: Confirm | None = None
-    seed: int = Field(1, description="of the sampler; the trials' own is the setting 'seed'")
+    seed: int = Field(1, ge=0, lt=2**32, description="of the sampler; the trials' own is the setting 'seed'")
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -172,7 +182,7 @@ class SearchStudy(_Base):
             if set(point) != set(self.space):
                 raise Misplaced(
                     ("first", number),
-                    f"each point of 'first' gives exactly {', '.join(self.space)}; got {point}",
+                    f"each point of 'first' gives exactly {', '.join(self.space)}; got {shown(point)}",
                 )
         if self.minimise and self.prune:
             raise Misplaced(

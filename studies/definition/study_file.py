@@ -10,6 +10,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from drcnn.plain_yaml import YamlError, compose_yaml, construct_yaml
 from studies.definition.errors import StudyError
 from studies.definition.settings import Misplaced
 from studies.definition.study import Study
@@ -56,19 +57,14 @@ def parse(text: str, origin: str) -> Study:
         StudyError: naming ``origin``, the line and the key.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise StudyError(f"{origin}{where}: not YAML: {getattr(error, 'problem', error)}") from None
+        node = compose_yaml(text)
+        lines = _distinct_lines(node, origin)
+        tree = construct_yaml(node)
+    except YamlError as error:
+        where = f":{error.line}" if error.line else ""
+        raise StudyError(f"{origin}{where}: {error}") from None
     if not isinstance(tree, dict):
         raise StudyError(f"{origin}: a study file is a mapping with title, kind, ...; see studies/catalog")
-    lines: dict[tuple[str, ...], int] = {}
-    for place, line in _lines(node):
-        if place in lines:
-            raise StudyError(f"{origin}:{line}: {'.'.join(place)}: is in line {lines[place]} already")
-        lines[place] = line
     try:
         return _ADAPTER.validate_python(tree)
     except ValidationError as error:
@@ -87,6 +83,16 @@ def _first_fault(error: ValidationError) -> tuple[tuple[str, ...], str]:
     if isinstance(cause, Misplaced):
         place = tuple(map(str, cause.place))
     return place or ("kind",), fault["msg"].removeprefix("Value error, ")
+
+
+def _distinct_lines(node: yaml.Node | None, origin: str) -> dict[tuple[str, ...], int]:
+    """The line of every place in the file; no two are the same."""
+    lines: dict[tuple[str, ...], int] = {}
+    for place, line in _lines(node):
+        if place in lines:
+            raise StudyError(f"{origin}:{line}: {'.'.join(place)}: is in line {lines[place]} already")
+        lines[place] = line
+    return lines
 
 
 def _lines(node: yaml.Node | None, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from drcnn.engine.record import Status
+from drcnn.plain_text import printable
 from drcnn.report.blocks import Table
 from studies.definition.metrics import MISSING, key_of, points
 from studies.definition.plan import Trial
@@ -98,7 +99,7 @@ class Progress:
         if self._live is None:
             # As on a full disk: what is shown is no reason to end what is trained.
             with suppress(OSError):
-                self._console.print(_line(row, why), highlight=False, soft_wrap=True)
+                self._console.print(_line(row, why), markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> rich.table.Table:
         ended = sum(row.status.is_terminal for row in self._rows.values())
@@ -115,4 +116,5 @@ def _line(row: _Row, why: str) -> str:
     values = " ".join(f"{name}={value}" for name, value in zip(SHOWN, row.values, strict=True))
     is_under_way = row.status is Status.RUNNING and row.metrics
     speed = f" {row.speed} img/s, {row.time_left} left" if is_under_way else ""
-    return f"{row.trial.name}: {row.status}, epoch {row.epochs} {values}{speed}{': ' if why else ''}{why}"
+    why = f": {printable(why)}" if why else ""
+    return f"{row.trial.name}: {row.status}, epoch {row.epochs} {values}{speed}{why}"

@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 
 from drcnn.data.annotations import Annotations
 from drcnn.engine.record import read_record
+from drcnn.plain_text import printable
 from drcnn.report.blocks import Table, escape
 from drcnn.sealed import read_sealed
 from drcnn.trained_model import PUBLISHED
@@ -96,7 +97,7 @@ def outcome_lines(new: Sequence[Trial], reused: Sequence[Trial], failed: Sequenc
     counts += [f"{len(reused)} reused", f"{len(failed)} failed" + (f" ({pruned} pruned)" if pruned else "")]
     reasons = [f"  {trial.name}: {read_record(trial.folder).error or 'did not run'}" for trial in failed]
     notes = [f"  {trial.name}: {note}" for trial in new for note in read_record(trial.folder).notes]
-    return [", ".join(counts), *reasons, *notes]
+    return [", ".join(counts), *map(printable, (*reasons, *notes))]
 
 
 def print_answer(console: Console, title: str, sentences: Sequence[str]) -> None:

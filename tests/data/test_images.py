@@ -121,7 +121,7 @@ def test_a_failing_file_system_is_no_bad_data(tmp_path: Path, monkeypatch: pytes
     ):
         fault = OSError(number, "said by the system")
 
-        def fail(*_: object, fault: OSError = fault) -> None:
+        def fail(*_: object, fault: OSError = fault, **__: object) -> None:
             raise fault
 
         monkeypatch.setattr(Image, "open", fail)

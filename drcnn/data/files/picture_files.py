@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drcnn.data.annotations import DataError
+from drcnn.file_names import typed_path
 
 __all__ = ["PictureFile", "find_pictures"]
 
@@ -60,7 +61,7 @@ def find_pictures(inputs: Sequence[str], *, without: Path) -> list[PictureFile]:
 
 
 def _existing(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = typed_path(text)
     if path.exists():
         return Path(os.path.normpath(path.absolute()))
     if "://" in text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drcnn.data.annotations import Annotations, DataError
+from drcnn.plain_text import UNPRINTABLE, shown
 
-__all__ = ["concatenated", "matched", "renumbered"]
+__all__ = ["concatenated", "matched", "renumbered", "require_class_names"]
+
+# Letters of a class's name: it stands in tables and in pictures.
+LONGEST_NAME = 100
 
 
 def matched(path: str, classes: Sequence[str]) -> str:
@@ -58,6 +62,24 @@ def concatenated(tables: Mapping[str, Annotations]) -> Annotations:
     ]
     skipped = [message for table in tables.values() for message in table.skipped]
     return Annotations.from_records(records, classes, skipped=skipped)
+
+
+def require_class_names(names: Iterable[str], where: str) -> None:
+    """Refuse names of classes that no terminal or page should show.
+
+    Args:
+        names: of the classes.
+        where: the file or folder that has them, for the message.
+
+    Raises:
+        DataError: a name is very long, or holds control characters.
+    """
+    for name in names:
+        if len(name) > LONGEST_NAME or UNPRINTABLE.search(name) or "\n" in name:
+            raise DataError(
+                f"{where}: the class {shown(name)} cannot be shown; rename it to at most {LONGEST_NAME} "
+                "letters without line breaks and control characters"
+            )
 
 
 def _new_labels(table: Annotations, classes: Sequence[str]) -> NDArray[np.int32]:

@@ -6,17 +6,24 @@ Categories of one name are one class, as Roboflow's exports need, whose root may
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drcnn.data.annotations import Annotations, DataError, Record
-from drcnn.data.faults import Box, DataFaults, checked_box, looks_normalised, size_fault
+from drcnn.data.faults import (
+    Box,
+    DataFaults,
+    checked_box,
+    looks_normalised,
+    size_fault,
+)
+from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.coco_file import list_of, read_json, value_of
 from drcnn.data.formats.coco_layout import find_files, image_path, without_root
 from drcnn.data.images import ImageFile, inspect
+from drcnn.plain_text import shown
 
 __all__ = ["read_coco"]
 
@@ -62,7 +69,9 @@ def read_coco(folder: Path, split: str, faults: DataFaults) -> Annotations:
     for position, entry in enumerate(list_of(content, "annotations", path)):
         where = f"{path}: annotations[{position}]"
         entries[value_of(entry, "image_id", int, where)].append((where, entry))
-        used[entry.get("category_id")] += 1
+        category = entry.get("category_id")
+        if isinstance(category, int):
+            used[category] += 1
     categories = _read_categories(content, path, used, faults)
     records = []
     for place, image in _merged(list_of(content, "images", path), path, entries, faults):
@@ -70,7 +79,9 @@ def read_coco(folder: Path, split: str, faults: DataFaults) -> Annotations:
         if record is not None:
             records.append(record)
     for image_id, ((where, _), *_) in entries.items():
-        faults.add([f"{where}: image_id {image_id} is not among the images; add it or remove the entry"])
+        faults.add(
+            [f"{where}: image_id {shown(image_id)} is not among the images; add it or remove the entry"]
+        )
     if not records:
         raise DataError(f"{path}: has no usable image")
     return Annotations.from_records(
@@ -93,6 +104,7 @@ def _read_categories(
         if category in names:
             raise DataError(f"{where}: id {category} occurs twice; give every category its own")
         names[category] = value_of(entry, "name", str, where).strip()
+        require_class_names([names[category]], where)
     if not names:
         raise DataError(f"{path}: 'categories' is empty; expected the classes")
     ids_of: dict[str, list[int]] = {}
@@ -133,7 +145,7 @@ def _merged(
         entries[first] += entries.pop(image_id, [])
         faults.warn(
             "further entries of an image, read as one",
-            f"{where}: file_name {name!r} is that of image {first} too; both are read as one image",
+            f"{where}: file_name {shown(name)} is that of image {first} too; both are read as one image",
         )
     return list(merged.values())
 
@@ -202,7 +214,7 @@ def _box(entry: Any, file: ImageFile, where: str) -> Box | None:
     corners = _corners(entry, where)
     if looks_normalised(corners, *file.size):
         raise DataError(
-            f"{where}: bbox {entry['bbox']} seems to be in fractions of the image, expected pixels; "
+            f"{where}: bbox {shown(entry['bbox'])} seems to be in fractions of the image, expected pixels; "
             "multiply it by the image's size"
         )
     return checked_box(corners, *file.size, where)
@@ -211,7 +223,7 @@ def _box(entry: Any, file: ImageFile, where: str) -> Box | None:
 def _label(entry: Any, categories: _Categories, where: str) -> int:
     category = value_of(entry, "category_id", int, where)
     if category not in categories.labels:
-        raise DataError(f"{where}: category_id {category} is not among the categories; correct it")
+        raise DataError(f"{where}: category_id {shown(category)} is not among the categories; correct it")
     return categories.labels[category]
 
 
@@ -220,7 +232,7 @@ def _is_ignored(entry: Any, where: str, faults: DataFaults) -> bool:
     if entry.get("ignore") and not is_crowd:
         faults.warn(
             "boxes marked 'ignore', read like crowds",
-            f"{where}: 'ignore' is {entry['ignore']!r}; the box is neither trained on nor counted",
+            f"{where}: 'ignore' is {shown(entry['ignore'])}; the box is neither trained on nor counted",
         )
         return True
     return is_crowd
@@ -231,12 +243,11 @@ def _area(entry: Any, box: Box, where: str, faults: DataFaults) -> float:
     own = (box[2] - box[0]) * (box[3] - box[1])
     area = entry.get("area")
     least = 0.0 if entry.get("segmentation") else LEAST_AREA * own
-    is_number = isinstance(area, int | float) and math.isfinite(area)
-    if is_number and area > 0 and least <= area <= MOST_AREA * own + 2:
+    if isinstance(area, int | float) and area > 0 and least <= area <= MOST_AREA * own + 2:
         return float(area)
     faults.warn(
         "areas missing or ruled out by the box, replaced by its own",
-        f"{where}: area is {area!r}, the box has {own:g} square pixels; the box's is used",
+        f"{where}: area is {shown(area)}, the box has {own:g} square pixels; the box's is used",
     )
     return own
 
@@ -244,6 +255,9 @@ def _area(entry: Any, box: Box, where: str, faults: DataFaults) -> float:
 def _corners(entry: Any, where: str) -> Box:
     bbox = value_of(entry, "bbox", list, where)
     if len(bbox) != 4 or not all(isinstance(value, int | float) for value in bbox):
-        raise DataError(f"{where}: bbox is {bbox!r}, expected [x, y, width, height]; correct it")
-    x, y, width, height = (float(value) for value in bbox)
+        raise DataError(f"{where}: bbox is {shown(bbox)}, expected [x, y, width, height]; correct it")
+    try:
+        x, y, width, height = map(float, bbox)
+    except OverflowError:
+        raise DataError(f"{where}: bbox is {shown(bbox)}, expected pixels of the image; correct it") from None
     return x, y, x + width, y + height

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drcnn.data.annotations import DataError
+from drcnn.plain_text import shown
 
 __all__ = ["list_of", "read_json", "value_of"]
 
@@ -21,7 +22,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); restore the file") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object with images, annotations and categories")
@@ -51,5 +52,5 @@ def value_of(entry: Any, key: str, kind: type, where: str) -> Any:
         raise DataError(f"{where}: has no {key!r}; expected a COCO instances file")
     value = entry[key]
     if not isinstance(value, kind):
-        raise DataError(f"{where}: {key!r} is {value!r}, expected {KINDS[kind]}; correct it")
+        raise DataError(f"{where}: {key!r} is {shown(value)}, expected {KINDS[kind]}; correct it")
     return value

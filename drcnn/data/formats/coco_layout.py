@@ -7,12 +7,15 @@ Studio's ``result.json``. The images of a split lie in ``{split}/``, ``images/{s
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from drcnn.data.annotations import DataError
 from drcnn.data.formats.folders import as_split
+from drcnn.file_names import is_possible
+from drcnn.plain_text import shown
 
 __all__ = [
     "LOOKED_FOR",
@@ -125,11 +128,13 @@ def image_path(folder: Path, file_name: str, where: str) -> Path:
         where: the entry, for the message.
 
     Raises:
-        DataError: it leads out of the folder.
+        DataError: it leads out of the folder, or no file can have such a name.
     """
+    if not is_possible(folder / file_name):
+        raise DataError(f"{where}: file_name {shown(file_name)} is no file's name; correct it")
     place = PurePosixPath(file_name if (folder / file_name).is_file() else file_name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts:
-        raise DataError(f"{where}: file_name {file_name!r} leads out of {folder}; correct it")
+        raise DataError(f"{where}: file_name {shown(file_name)} leads out of {folder}; correct it")
     path = folder / place
     if not path.is_file() and place.parts[:1] == (folder.name,):
         return folder.parent / place
@@ -143,15 +148,17 @@ def without_root(categories: list[Any], annotations: list[Any]) -> list[Any]:
         for entry in annotations
         if isinstance(entry, dict) and isinstance(entry.get("category_id"), int)
     }
-    entries = [entry for entry in categories if isinstance(entry, dict)]
+    parents = Counter(
+        entry["supercategory"]
+        for entry in categories
+        if isinstance(entry, dict) and isinstance(entry.get("supercategory"), str)
+    )
 
     def is_root(entry: Any) -> bool:
-        return (
-            isinstance(entry, dict)
-            and entry.get("id") not in used
-            and any(
-                other is not entry and other.get("supercategory") == entry.get("name") for other in entries
-            )
-        )
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            return False
+        is_own = entry.get("supercategory") == entry["name"]
+        has_objects = isinstance(entry.get("id"), int) and entry["id"] in used
+        return not has_objects and parents[entry["name"]] > is_own
 
     return [entry for entry in categories if not is_root(entry)]

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from drcnn.file_names import is_possible, typed_path
+
 __all__ = [
     "IMAGE_SUFFIXES",
     "all_files",
@@ -14,6 +16,7 @@ __all__ = [
     "distinct_names",
     "files_in",
     "image_files",
+    "is_folder",
     "joined_folders",
     "split_folders",
 ]
@@ -35,14 +38,17 @@ def joined_folders(where: str) -> list[str]:
     """
     parts, folders = where.split("+"), []
     while parts:
-        count = next(n for n in range(len(parts), 0, -1) if n == 1 or _is_folder("+".join(parts[:n])))
+        count = next(
+            n for n in range(len(parts), 0, -1) if n == 1 or is_folder(typed_path("+".join(parts[:n])))
+        )
         folders.append("+".join(parts[:count]))
         parts = parts[count:]
     return folders
 
 
-def _is_folder(text: str) -> bool:
-    return Path(text).expanduser().is_dir()
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, whatever was typed."""
+    return is_possible(path) and path.is_dir()
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:

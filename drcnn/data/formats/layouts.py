@@ -6,8 +6,9 @@ from pathlib import Path
 
 from drcnn.data.annotations import DataError
 from drcnn.data.formats import coco_layout, yolo_layout
-from drcnn.data.formats.folders import joined_folders
+from drcnn.data.formats.folders import is_folder, joined_folders
 from drcnn.data.formats.label_pairs import find_pairs
+from drcnn.file_names import is_possible, typed_path
 
 __all__ = ["FORMATS", "has_lists", "not_of_format", "resolve_source"]
 
@@ -61,9 +62,9 @@ def _form_of(text: str, source: str) -> str:
         raise DataError(f"--data {source}: addresses are not read; download the data and give the folder")
     if "://" in text:
         raise DataError(f"--data {source}: say the format of a folder in an object store, as in voc:{text}")
-    folder = Path(text).expanduser()
-    if not folder.is_dir():
-        state = "is no folder" if folder.exists() else "no such folder"
+    folder = typed_path(text)
+    if not is_folder(folder):
+        state = "is no folder" if is_possible(folder) and folder.exists() else "no such folder"
         raise DataError(
             f"--data {source}: {state}; expected 'digits', a folder, or a folder with its format (voc:DIR, "
             "coco:DIR, yolo:DIR)"

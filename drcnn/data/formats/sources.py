@@ -12,9 +12,15 @@ from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import DataFaults
 from drcnn.data.formats import coco, coco_layout, voc, voc_pairs, yolo, yolo_layout
 from drcnn.data.formats.classes import concatenated
-from drcnn.data.formats.folders import as_split, distinct_names, joined_folders
+from drcnn.data.formats.folders import (
+    as_split,
+    distinct_names,
+    is_folder,
+    joined_folders,
+)
 from drcnn.data.formats.label_pairs import Pair, Pairs, find_pairs, label_faults
 from drcnn.data.formats.layouts import FORMATS, has_lists, not_of_format, resolve_source
+from drcnn.file_names import is_possible, typed_path
 from drcnn.split_shares import split_of, split_shares
 
 __all__ = ["Source", "open_source", "split_names"]
@@ -87,9 +93,9 @@ def split_names(data: DataConfig, source: Source) -> dict[str, str]:
 
 
 def _folder(text: str, form: str) -> Path:
-    folder = Path(text).expanduser().absolute()
-    if not folder.is_dir():
-        state = "is not a folder" if folder.exists() else "no such folder"
+    folder = typed_path(text).absolute()
+    if not is_folder(folder):
+        state = "is not a folder" if is_possible(folder) and folder.exists() else "no such folder"
         raise DataError(f"{folder}: {state}; --data {form}: takes a folder of {FORMATS[form]}")
     return folder
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.faults import DataFaults, size_fault
+from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.folders import IMAGE_SUFFIXES, distinct_names
 from drcnn.data.formats.voc_xml import VocFile, class_names, parse, read_objects, read_text
 from drcnn.data.images import inspect
@@ -134,13 +135,19 @@ def _name_and_mark(line: str, images: Collection[str]) -> tuple[str, str]:
 
 
 def _all_names(folder: Path) -> set[str]:
-    """The class names of all annotations, also of other splits; unreadable files are skipped here."""
+    """The class names of all annotations, also of other splits; unreadable files are skipped here.
+
+    Raises:
+        DataError: a name cannot be shown.
+    """
     names: set[str] = set()
     for path in (folder / "Annotations").glob("*.xml"):
         try:
-            names |= class_names(parse(path))
+            found = class_names(parse(path))
         except DataError:
             continue
+        require_class_names(found, str(path))
+        names |= found
     return names
 
 

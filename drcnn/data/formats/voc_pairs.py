@@ -6,11 +6,11 @@ Boxes are read as in a VOCdevkit (``drcnn.data.formats.voc_xml``): labelImg and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import DataFaults
+from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.label_pairs import Pair
 from drcnn.data.formats.labelled_images import Objects, read_pairs
 from drcnn.data.formats.voc_xml import class_names, parse, read_objects
@@ -19,11 +19,19 @@ __all__ = ["find_classes", "read_xml_pairs"]
 
 
 def find_classes(labels: Iterable[Path]) -> tuple[str, ...]:
-    """Return the sorted names of all objects in these files; damaged files are passed over."""
+    """Return the sorted names of all objects in these files; damaged files are passed over.
+
+    Raises:
+        DataError: a name cannot be shown.
+    """
     names: set[str] = set()
     for path in labels:
-        with suppress(DataError):
-            names |= class_names(parse(path))
+        try:
+            found = class_names(parse(path))
+        except DataError:
+            continue
+        require_class_names(found, str(path))
+        names |= found
     return tuple(sorted(names))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path, PureWindowsPath
 
 from drcnn.data.annotations import DataError
 from drcnn.data.faults import Box, DataFaults, checked_box, looks_normalised
+from drcnn.plain_text import shown
 
 __all__ = ["VocFile", "VocObjects", "class_names", "parse", "read_objects", "read_text"]
 
@@ -85,7 +86,9 @@ def parse(path: Path) -> VocFile:
             f"{path}: not readable as XML ({error}); correct it or use --on-bad-data skip"
         ) from None
     if root.tag != "annotation":
-        raise DataError(f"{path}: the root is <{root.tag}>, expected <annotation>; is this a VOC annotation?")
+        raise DataError(
+            f"{path}: the root is <{root.tag[:50]}>, expected <annotation>; is this a VOC annotation?"
+        )
     return VocFile(path, root)
 
 
@@ -170,7 +173,7 @@ def _difficult(item: ET.Element, where: str, warnings: DataFaults) -> bool:
     if text.lower() not in DIFFICULT:
         warnings.warn(
             "flags 'difficult' without a value, read as 0",
-            f"{where}: <difficult> is {text!r}, expected 0 or 1; is read as 0",
+            f"{where}: <difficult> is {shown(text)}, expected 0 or 1; is read as 0",
         )
     return DIFFICULT.get(text.lower(), False)
 
@@ -189,4 +192,4 @@ def _number(item: ET.Element, field_name: str, where: str) -> float:
         return float(text)
     except ValueError:
         tag = field_name.rpartition("/")[2]
-        raise DataError(f"{where}: <{tag}> is {text!r}, expected a number; correct it") from None
+        raise DataError(f"{where}: <{tag}> is {shown(text)}, expected a number; correct it") from None

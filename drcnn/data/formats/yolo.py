@@ -12,6 +12,7 @@ from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import Box, DataFaults, checked_box
 from drcnn.data.formats.label_pairs import Pair
 from drcnn.data.formats.labelled_images import Objects, read_pairs
+from drcnn.plain_text import shown
 
 __all__ = ["read_yolo"]
 
@@ -69,9 +70,9 @@ def _object(words: list[str], size: tuple[int, int], classes: int, where: str) -
     try:
         label, *values = (float(word) for word in words)
     except ValueError:
-        raise DataError(f"{where}: {' '.join(words)!r} is not numbers only; correct it") from None
+        raise DataError(f"{where}: {shown(' '.join(words))} is not numbers only; correct it") from None
     if not label.is_integer() or not 0 <= label < classes:
-        raise DataError(f"{where}: class {words[0]} has no name; there are {classes}, counted from 0")
+        raise DataError(f"{where}: class {words[0][:20]} has no name; there are {classes}, counted from 0")
     if not (len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)):
         raise DataError(
             f"{where}: has {len(words)} numbers, expected 5 (class, x_center, y_center, width, height) or "
@@ -79,8 +80,8 @@ def _object(words: list[str], size: tuple[int, int], classes: int, where: str) -
         )
     if not all(-(MOST - 1) <= value <= MOST for value in values):
         raise DataError(
-            f"{where}: {' '.join(words[1:])} are no fractions of the image's sides, from 0 to 1; divide "
-            "pixels by the image's width and height"
+            f"{where}: {' '.join(words[1:])[:100]} are no fractions of the image's sides, from 0 to 1; "
+            "divide pixels by the image's width and height"
         )
     width, height = size
     if len(values) > 4:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from drcnn.data.annotations import DataError
+from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.folders import files_in, image_files
 from drcnn.data.formats.label_pairs import Pair, Pairs, find_pairs
+from drcnn.file_names import is_possible
+from drcnn.plain_text import shown
+from drcnn.plain_yaml import YamlError, read_yaml
 
 __all__ = ["LOOKED_FOR", "YoloFolder", "find_yolo"]
 
@@ -65,8 +67,8 @@ def find_yolo(folder: Path) -> YoloFolder | None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise DataError(
             f"{path}: not readable as YAML ({' '.join(str(error).split())}); correct it"
         ) from None
@@ -78,24 +80,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _names_of(names: Any, path: Path) -> tuple[str, ...]:
     if isinstance(names, dict):
         if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-            raise DataError(f"{path}: the numbers of 'names' are {list(names)}, expected 0, 1, 2, ...")
+            raise DataError(f"{path}: the numbers of 'names' are {shown(list(names))}, expected 0, 1, 2, ...")
         names = [name for _, name in sorted((int(number), name) for number, name in names.items())]
     if not isinstance(names, list) or not names:
-        raise DataError(f"{path}: 'names' is {names!r}, expected the list of classes")
+        raise DataError(f"{path}: 'names' is {shown(names)}, expected the list of classes")
     return _distinct(tuple(str(name).strip() for name in names), path)
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
+    return _distinct(tuple(line.strip() for line in _lines(path)), path)
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as UTF-8 text ({error}); correct it") from None
-    return _distinct(tuple(line.strip() for line in lines), path)
 
 
 def _distinct(names: tuple[str, ...], path: Path) -> tuple[str, ...]:
     if not names or "" in names or len(set(names)) < len(names):
-        raise DataError(f"{path}: the classes are {', '.join(map(repr, names))}; expected different names")
+        raise DataError(f"{path}: the classes are {shown(names)}; expected different names")
+    require_class_names(names, str(path))
     return names
 
 
@@ -116,8 +122,8 @@ def _lists(folder: Path, settings_file: Path | None, settings: dict[str, Any]) -
         for value, place in zip(values, places, strict=True):
             if place is None:
                 raise DataError(
-                    f"{settings_file}: {split}: {value!r} is not found in {folder}; give the path from this "
-                    "folder, in which it must lie"
+                    f"{settings_file}: {split}: {shown(value)} is not found in {folder}; give the path from "
+                    "this folder, in which it must lie"
                 )
             lists.setdefault(split, []).append(place)
     return lists
@@ -135,7 +141,8 @@ def _candidates(folder: Path, root: str, value: str) -> list[Path]:
 
 
 def _place(folder: Path, root: str, value: str) -> Path | None:
-    return next((path for path in _candidates(folder, root, value) if path.exists()), None)
+    places = filter(is_possible, _candidates(folder, root, value))
+    return next((path for path in places if path.exists()), None)
 
 
 def _listed(folder: Path, lists: dict[str, list[Path]], words: str) -> Pairs:
@@ -163,7 +170,7 @@ def _pairs(folder: Path, place: Path) -> list[Pair]:
 def _read_list(folder: Path, path: Path) -> list[Path]:
     """Read a list of images: paths from the list's folder, from ``folder``, or with one folder too many."""
     images = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         text = line.strip()
         if not text:
             continue
@@ -173,9 +180,9 @@ def _read_list(folder: Path, path: Path) -> list[Path]:
             candidates = [Path(*parts)] if Path(*parts).is_relative_to(folder) else []
         else:
             candidates = [path.parent.joinpath(*parts), folder.joinpath(*parts), folder.joinpath(*parts[1:])]
-        image = next((candidate for candidate in candidates if candidate.is_file()), None)
+        image = next(filter(Path.is_file, filter(is_possible, candidates)), None)
         if image is None:
-            raise DataError(f"{path}: line {number}: {text!r} is not found in {folder}; correct it")
+            raise DataError(f"{path}: line {number}: {shown(text)} is not found in {folder}; correct it")
         images.append(image)
     return images
 
