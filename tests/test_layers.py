@@ -22,6 +22,7 @@ BELOW = {
     "analysis": {"record"},
     "record": {"definition"},
     "definition": set[str](),
+    "machines": set[str](),
 }
 ROOMS = sorted(BELOW)
 MOST_MODULES = 11
