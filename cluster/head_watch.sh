@@ -2,18 +2,18 @@
 # Shuts this machine down when the cluster's head has been gone for a while: a GPU node would otherwise wait
 # for it, and be paid for, until somebody looks.
 #
-#   head_watch.sh HEAD MINUTES
+#   head_watch.sh HEAD SECONDS
 #
 # HEAD is the head's address. Runs on the machine itself, as root, not in Ray's container. The machine must end
 # with its shutdown (InstanceInitiatedShutdownBehavior: terminate on AWS).
 set -euo pipefail
 
 [ $# -eq 2 ] && [[ $2 =~ ^[0-9]+$ ]] || {
-    echo "usage: head_watch.sh HEAD MINUTES" >&2
+    echo "usage: head_watch.sh HEAD SECONDS" >&2
     exit 2
 }
 head=$1
-limit=$(($2 * 60))
+limit=$2
 
 answers() {
     # Ray's own port; a connection that is refused or never answered is no head.
@@ -27,5 +27,5 @@ until [ $((SECONDS - seen)) -ge "$limit" ]; do
     sleep 10
     if answers; then seen=$SECONDS; fi
 done
-echo "head_watch: $head has not answered for $2 minutes: shutting down"
+echo "head_watch: $head has not answered for $2 s: shutting down"
 shutdown -h now

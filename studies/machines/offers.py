@@ -44,7 +44,7 @@ class Offers:
         found = provider.get("offers")
         if not isinstance(found, dict) or not all(map(_is_list_of_tables, found.values())):
             raise ValueError(
-                f"provider.offers is {found!r}; expected a list of offers for each type of GPU nodes, such as "
+                f"provider.offers is {found!r}; expected a list of offers for each type of nodes, such as "
                 "{gpu: [{InstanceType: g5.12xlarge}]}"
             )
         self._offers: dict[str, list[dict[str, Any]]] = found

@@ -21,8 +21,8 @@ def is_allowed(policy: Path, action: str, resource: str, context: Mapping[str, s
         policy: a file of statements that allow.
         action: such as ``ec2:RunInstances``.
         resource: its ARN.
-        context: the keys that AWS sends along, such as ``aws:ResourceTag/Name``; one that is not there matches
-            no condition.
+        context: the keys that AWS sends along, such as ``aws:ResourceTag/Name``; one that is not there
+            matches no condition.
     """
     statements = json.loads(policy.read_text())["Statement"]
     return any(_allows(statement, action, resource, context) for statement in statements)

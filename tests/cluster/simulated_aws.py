@@ -1,4 +1,4 @@
-"""An AWS account on this machine, with what cluster/README.md makes in it, and gpu.yaml as ``ray up`` has it."""
+"""An AWS account on this machine as cluster/README.md makes it, and gpu.yaml as ``ray up`` has it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[cluster]'")
 pytest.importorskip("moto", reason="needs a simulated AWS: pip install '.[test]'")
 
-from simulated_aws import CLUSTER, REGION, aws, bootstrapped  # noqa: E402
+from simulated_aws import REGION, aws, bootstrapped  # noqa: E402
 
 from studies.machines.aws_nodes import AwsNodes  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The policies of cluster/aws: enough for what the head's autoscaler and the nodes do, and for nothing else."""
+"""The policies of cluster/aws: enough for what the head's autoscaler and the nodes do, for nothing else."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from policy import is_allowed
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[cluster]'")
 pytest.importorskip("moto", reason="needs a simulated AWS: pip install '.[test]'")
 
-from simulated_aws import CLUSTER, aws, bootstrapped  # noqa: E402
-from test_aws import Recorder  # noqa: E402
+from simulated_aws import CLUSTER, aws, bootstrapped
+from test_aws import Recorder
 
 __all__ = ["aws"]
 
