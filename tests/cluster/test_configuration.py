@@ -10,17 +10,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
-from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import yaml
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from cluster_files import CLOUDS, CLUSTER, LAUNCHED, ROOT, commands, read
 from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 from ray.autoscaler._private.command_runner import SSHCommandRunner
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -29,26 +26,8 @@ from ray.scripts.scripts import cli, start
 
 from studies.run_study import _study_parser
 
-ROOT = Path(__file__).parents[2]
-CLUSTER = ROOT / "cluster"
-CLOUDS = ("gpu", "gcp")
-LAUNCHED = (*CLOUDS, "on_prem")
 SCRIPTS = sorted(CLUSTER.glob("*.sh"))
 TEXTS = [path for path in sorted(CLUSTER.rglob("*")) if path.is_file()]
-IMAGE = "rayproject/ray:{version}-py311-gpu"
-COMMANDS = re.compile(r"(initialization|setup|start_ray)_commands$")
-
-
-def read(name: str) -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((CLUSTER / f"{name}.yaml").read_text())
-    return config
-
-
-def commands(name: str) -> list[str]:
-    config = read(name)
-    sections = [config, *config.get("available_node_types", {}).values()]
-    found = [(key, value) for section in sections for key, value in section.items()]
-    return [command for key, value in found if COMMANDS.search(key) for command in value]
 
 
 def start_options() -> set[str]:
@@ -69,48 +48,6 @@ def test_ray_rejects_a_slip_of_the_pen(name: str) -> None:
     config = read(name) | {"max_worker": 1}
     with pytest.raises(Exception, match="max_worker"):
         validate_config(prepare_config(config))
-
-
-def test_the_image_has_the_ray_that_the_project_wants() -> None:
-    wanted = next(each for each in map(Requirement, requires("drcnn") or []) if each.name == "ray")
-    assert wanted.specifier.contains(version("ray"))
-    assert f"FROM {IMAGE.format(version=version('ray'))}\n" in (CLUSTER / "Dockerfile").read_text()
-    assert f"rayVersion: {version('ray')}\n" in (CLUSTER / "kuberay.yaml").read_text()
-    assert locked()["ray"] == version("ray")
-
-
-def test_all_nodes_run_the_image_of_the_dockerfile() -> None:
-    assert "cluster/requirements.lock" in (CLUSTER / "Dockerfile").read_text()
-    for name in CLOUDS:
-        image = read(name)["docker"]["image"]
-        assert image.endswith("/drcnn:1")
-        assert image == read(name)["metadata"]["image"]
-        # Nothing is added to it on the nodes.
-        assert not [command for command in commands(name) if "pip " in command]
-    assert "REGISTRY/drcnn:1" in (CLUSTER / "kuberay.yaml").read_text()
-
-
-def locked() -> dict[str, str]:
-    """The version of each package in the image."""
-    lines = (CLUSTER / "requirements.lock").read_text().splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    found = {}
-    for pin in pins:
-        (exact,) = pin.specifier
-        assert exact.operator == "=="
-        found[canonicalize_name(pin.name)] = exact.version
-    return found
-
-
-def test_the_lock_has_all_that_the_project_wants_in_the_versions_of_the_tests() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for line in (*project["dependencies"], *project["optional-dependencies"]["cluster"]):
-        wanted = Requirement(line)
-        assert wanted.specifier.contains(locked()[canonicalize_name(wanted.name)]), line
-    for line in (ROOT / ".ci/constraints.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            name, _, tested = line.partition("==")
-            assert locked().get(canonicalize_name(name), tested) == tested, name
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
