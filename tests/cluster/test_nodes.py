@@ -39,6 +39,15 @@ def test_all_nodes_run_the_image_of_the_dockerfile() -> None:
     assert "REGISTRY/drcnn:1" in (CLUSTER / "kuberay.yaml").read_text()
 
 
+def test_the_images_packages_come_first_in_every_shell() -> None:
+    """Login shells, as Ray and KubeRay start them, forget the image's PATH."""
+    text = (CLUSTER / "Dockerfile").read_text()
+    assert "\nENV PATH=/home/ray/env/bin:$PATH\n" in text
+    (line,) = re.findall(r"^RUN (echo 'export PATH.*)$", text, re.MULTILINE)
+    assert line.startswith("echo 'export PATH=/home/ray/env/bin:$PATH' ")
+    assert {"/home/ray/.bashrc", "/home/ray/.profile"} <= set(line.split())
+
+
 def locked() -> dict[str, str]:
     """The version of each package in the image."""
     lines = (CLUSTER / "requirements.lock").read_text().splitlines()
