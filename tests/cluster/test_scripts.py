@@ -105,7 +105,7 @@ def test_a_study_runs_on_all_nodes_of_a_slurm_job(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("given", [signal.SIGUSR1, signal.SIGTERM], ids=["time limit", "scancel"])
 def test_slurms_signal_ends_the_study_in_order_and_at_the_time_limit_the_job_comes_again(
     slurm: Callable[..., subprocess.Popen[str]], tmp_path: Path, given: signal.Signals
