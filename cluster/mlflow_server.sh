@@ -5,6 +5,8 @@
 #   mlflow_server.sh stop FOLDER              both
 #   mlflow_server.sh dump FOLDER FILE         everything but the artifacts, into one file
 #   mlflow_server.sh restore FOLDER FILE      from such a file, before the first start in FOLDER
+#   mlflow_server.sh save FOLDER URI          the dump and the logs of Ray's jobs, to s3://BUCKET/PREFIX, gs://...
+#   mlflow_server.sh keep FOLDER URI          the same every hour, in the background, until stop
 #
 # FOLDER keeps the database and the logs; ARTIFACTS is s3://BUCKET/PREFIX, gs://... or a folder. PostgreSQL
 # listens on a socket in FOLDER and lets in nobody but the user who started it: there is no password to keep.
@@ -21,7 +23,7 @@ fail() {
 }
 
 usage() {
-    sed -n '4,7s/^#   //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '4,9s/^#   //p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -81,7 +83,47 @@ start_server() {
     fail "MLflow's server does not start: $folder/mlflow.log"
 }
 
+dump_to() { # FILE
+    find_postgresql || fail "PostgreSQL is not installed"
+    pg_dump --host="$folder" --dbname=mlflow --format=custom --file="$1"
+}
+
+# Under its name, and under that of the weekday: a dump of a database that is broken does not replace all.
+save_to() { # URI
+    dump_to "$folder/latest.dump"
+    python - "$folder/latest.dump" "$1" <<'PYTHON'
+import datetime, pathlib, shutil, sys
+from pyarrow import fs
+
+dump, uri = sys.argv[1:]
+store, root = fs.FileSystem.from_uri(uri)
+files = {"mlflow.dump": dump, f"mlflow-{datetime.date.today():%a}.dump": dump}
+logs = pathlib.Path("/tmp/ray/session_latest/logs").glob("job-driver-*.log")
+files |= {f"jobs/{path.name}": path for path in logs}
+for name, path in files.items():
+    if isinstance(store, fs.LocalFileSystem):
+        store.create_dir(str(pathlib.Path(root, name).parent))
+    with open(path, "rb") as source, store.open_output_stream(f"{root}/{name}") as target:
+        shutil.copyfileobj(source, target)
+PYTHON
+}
+
+end_keeping() {
+    [ ! -s "$folder/keep.pid" ] || kill -TERM -- "-$(< "$folder/keep.pid")" 2> /dev/null || true
+    rm -f "$folder/keep.pid"
+}
+
+keep_to() { # URI
+    end_keeping
+    # A failure is written down, and the next hour tries again.
+    # shellcheck disable=SC2016  # the inner shell's
+    setsid nohup bash -c 'while sleep 3600; do bash "$0" save "$1" "$2" || date; done' \
+        "${BASH_SOURCE[0]}" "$folder" "$1" < /dev/null >> "$folder/keep.log" 2>&1 &
+    echo $! > "$folder/keep.pid"
+}
+
 stop_all() {
+    end_keeping
     # The server and its workers: setsid made them one group.
     [ ! -s "$folder/mlflow.pid" ] || kill -TERM -- "-$(< "$folder/mlflow.pid")" 2> /dev/null || true
     rm -f "$folder/mlflow.pid"
@@ -105,12 +147,17 @@ case $1-$# in
         ;;
     stop-2) stop_all ;;
     dump-3)
-        find_postgresql || fail "PostgreSQL is not installed"
-        pg_dump --host="$folder" --dbname=mlflow --format=custom --file="$3"
+        dump_to "$3"
         ;;
     restore-3)
         start_database
         pg_restore --host="$folder" --dbname=mlflow --exit-on-error "$3"
+        ;;
+    save-3) save_to "$3" ;;
+    keep-3)
+        # The first time now: a right that is missing is seen at once.
+        save_to "$3"
+        keep_to "$3"
         ;;
     *) usage ;;
 esac

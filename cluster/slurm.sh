@@ -3,8 +3,8 @@
 # checkout:
 #     sbatch --nodes=4 cluster/slurm.sh table_03 --profile paper --data voc:/shared/VOC --output /shared/out
 # All arguments are run_study.py's. --output is a folder that all nodes share, and so is the checkout;
-# `python` must be the project's own (activate its environment before sbatch). The same command goes on after
-# the time limit.
+# `python` must be the project's own (activate its environment before sbatch). At the time limit the study ends
+# in order and the job goes back into the queue, and goes on when its turn comes.
 
 # ------------------------------------------------------------------------------------------------- EDIT THESE
 #SBATCH --job-name=drcnn
@@ -15,10 +15,14 @@
 # ------------------------------------------------------------------------------------------------------------
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
+# All of the nodes' memory; many sites give a job little unless it asks.
+#SBATCH --mem=0
 # A node that fails takes its trials along, not the job.
 #SBATCH --no-kill
-# Five minutes to end in order, before the time limit kills everything.
-#SBATCH --signal=B:TERM@300
+# Five minutes to end in order, before the time limit kills everything; USR1, for scancel sends TERM.
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
 set -euo pipefail
 
 fail() {
@@ -41,20 +45,24 @@ resources=(--num-cpus="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --num-gpus="
 
 steps=()
 study=
+is_time_up=
 # The study first, which closes its runs; INT, for ray.init takes TERM for itself. Then Ray on all nodes.
 # shellcheck disable=SC2329  # called by the trap
 finish() {
     local code=$?
-    trap '' TERM INT
+    trap '' TERM INT USR1
     [ -z "$study" ] || { kill -INT "$study" && wait "$study"; } 2> /dev/null || true
     [ ${#steps[@]} -eq 0 ] || { kill -TERM "${steps[@]}" && wait "${steps[@]}"; } 2> /dev/null || true
     # After a failure Ray's logs stay on the nodes.
     [ "$code" -ne 0 ] || srun --nodes=${#nodes[@]} --ntasks=${#nodes[@]} --ntasks-per-node=1 \
         --nodelist="$(IFS=,; echo "${nodes[*]}")" rm -rf "/tmp/ray-$SLURM_JOB_ID" || true
+    # Slurm ends this script here.
+    [ -z "$is_time_up" ] || scontrol requeue "$SLURM_JOB_ID"
 }
 trap finish EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
+trap 'is_time_up=1; exit 143' USR1
 
 ray_on() { # NUMBER OF NODES, THEIR NAMES, OPTIONS OF ray start ...
     srun --nodes="$1" --ntasks="$1" --ntasks-per-node=1 --nodelist="$2" --no-kill --kill-on-bad-exit=0 \

@@ -23,6 +23,7 @@ BELOW = {
     "analysis": {"record"},
     "record": {"definition"},
     "definition": set[str](),
+    "machines": set[str](),
 }
 ROOMS = sorted(BELOW)
 MOST_MODULES = 11

@@ -9,28 +9,32 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow.cli import server as mlflow_server
 from ray.scripts.scripts import start
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 
 
-def kuberay() -> tuple[dict[str, Any], dict[str, Any]]:
-    job, volume = yaml.safe_load_all((CLUSTER / "kuberay.yaml").read_text())
-    return job, volume
+def kuberay() -> dict[str, Any]:
+    job: dict[str, Any] = yaml.safe_load((CLUSTER / "kuberay.yaml").read_text())
+    return job
+
+
+def kube_mlflow() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((CLUSTER / "kube_mlflow.yaml").read_text()))
 
 
 def groups() -> list[dict[str, Any]]:
     """The groups of pods, the head's first."""
-    cluster = kuberay()[0]["spec"]["rayClusterSpec"]
+    cluster = kuberay()["spec"]["rayClusterSpec"]
     return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
 
 
 def test_kuberay_keeps_trials_from_the_head_and_strangers_from_ray() -> None:
-    job, volume = kuberay()
+    job = kuberay()
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert job["spec"]["shutdownAfterJobFinishes"]
     cluster = job["spec"]["rayClusterSpec"]
-    assert cluster["enableInTreeAutoscaling"]
     assert cluster["authOptions"]["mode"] == "token"
     head, *workers = groups()
     assert head["rayStartParams"] == {"num-cpus": "0", "num-gpus": "0"}
@@ -39,14 +43,15 @@ def test_kuberay_keeps_trials_from_the_head_and_strangers_from_ray() -> None:
     assert container["resources"]["limits"]["memory"] == "32Gi"
     assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "120"} in container["env"]
     for group in workers:
-        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        # The job waits for all of them, and nobody may take away those that wait.
+        assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert int(limits["nvidia.com/gpu"]) >= 1
-    assert volume["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert not cluster["enableInTreeAutoscaling"]
 
 
 @pytest.mark.parametrize("group", groups(), ids=["head", "gpu"])
-def test_kuberay_mounts_the_shared_folder_and_memory_on_every_pod(group: dict[str, Any]) -> None:
+def test_kuberay_gives_every_pod_memory_to_share_and_a_folder_of_its_own(group: dict[str, Any]) -> None:
     options = {option for parameter in start.params for option in parameter.opts}
     assert {f"--{name}" for name in group["rayStartParams"]} <= options
     assert all(isinstance(value, str) for value in group["rayStartParams"].values())
@@ -56,7 +61,9 @@ def test_kuberay_mounts_the_shared_folder_and_memory_on_every_pod(group: dict[st
     (container,) = pod["containers"]
     mounts = {each["mountPath"]: volumes[each["name"]] for each in container["volumeMounts"]}
     assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
-    assert mounts["/shared"]["persistentVolumeClaim"]["claimName"] == kuberay()[1]["metadata"]["name"]
+    assert "emptyDir" in mounts["/home/ray/results"]
+    arguments = kuberay()["spec"]["entrypoint"].split()
+    assert arguments[arguments.index("--storage") + 1].startswith("s3://")
 
 
 def unknown_to_kubernetes(models: Any, kind: str, value: Any, path: str) -> Iterator[str]:
@@ -76,14 +83,35 @@ def unknown_to_kubernetes(models: Any, kind: str, value: Any, path: str) -> Iter
             yield f"{path}.{name}"
 
 
-def test_kubernetes_knows_every_field_of_the_pods_and_the_volume() -> None:
+def test_kubernetes_knows_every_field() -> None:
     models = pytest.importorskip("kubernetes.client.models", reason="needs: pip install kubernetes")
     slip = {"spec": {"containers": [{"name": "a", "imagePulPolicy": "Never"}]}}
     found = list(unknown_to_kubernetes(models, "V1PodTemplateSpec", slip, "pod"))
     assert found == ["pod.spec.containers.imagePulPolicy"]
     for group in groups():
         assert list(unknown_to_kubernetes(models, "V1PodTemplateSpec", group["template"], "pod")) == []
-    assert list(unknown_to_kubernetes(models, "V1PersistentVolumeClaim", kuberay()[1], "volume")) == []
+    for document in kube_mlflow():
+        kind = f"V1{document['kind']}"
+        assert list(unknown_to_kubernetes(models, kind, document, kind)) == []
+
+
+def test_mlflow_on_kubernetes_is_found_and_has_its_password_in_the_environment_only() -> None:
+    services = {each["metadata"]["name"] for each in kube_mlflow() if each["kind"] == "Service"}
+    (container,) = groups()[0]["template"]["spec"]["containers"]
+    given = {each["name"]: each.get("value", "") for each in container["env"]}
+    assert given["MLFLOW_TRACKING_URI"] == "http://drcnn-mlflow:5000"
+    assert services == {"drcnn-mlflow", "drcnn-postgres"}
+    (mlflow,) = (each for each in kube_mlflow() if each["kind"] == "Deployment")
+    (server,) = mlflow["spec"]["template"]["spec"]["containers"]
+    assert not [word for word in server["command"] if "://" in word]
+    options = {option for parameter in mlflow_server.params for option in parameter.opts}
+    assert {word for word in server["command"] if word.startswith("--")} <= options
+    variables = {each["name"]: each.get("value", "") for each in server["env"]}
+    known = {str(name) for parameter in mlflow_server.params for name in [parameter.envvar] if name}
+    assert {"MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"} <= known
+    assert "drcnn-mlflow:5000" in variables["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert variables["MLFLOW_BACKEND_STORE_URI"].count("$(POSTGRES_PASSWORD)") == 1
+    assert list(variables).index("POSTGRES_PASSWORD") < list(variables).index("MLFLOW_BACKEND_STORE_URI")
 
 
 def unknown_to_google(
@@ -117,8 +145,11 @@ def test_google_knows_every_field_of_the_nodes() -> None:
     slip = {"scheduling": {"provisioningModel": "SPOTTY", "preemptable": True}}
     found = list(unknown_to_google(schemas, node, slip, "node"))
     assert found == ["node.scheduling.provisioningModel: 'SPOTTY'", "node.scheduling.preemptable"]
-    types = yaml.safe_load((CLUSTER / "gcp.yaml").read_text())["available_node_types"]
+    config = yaml.safe_load((CLUSTER / "gcp.yaml").read_text())
+    types = config["available_node_types"]
     for name, kind in types.items():
         assert list(unknown_to_google(schemas, node, kind["node_config"], name)) == []
-    assert types["gpu_spot"]["node_config"]["scheduling"]["provisioningModel"] == "SPOT"
-    assert "provisioningModel" not in types["gpu_on_demand"]["node_config"]["scheduling"]
+    (offer,) = config["provider"]["offers"]["gpu"]
+    assert list(unknown_to_google(schemas, node, types["gpu"]["node_config"] | offer, "offer")) == []
+    assert offer["scheduling"]["provisioningModel"] == "SPOT"
+    assert "provisioningModel" not in types["gpu"]["node_config"]["scheduling"]

@@ -30,6 +30,7 @@ POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 # What the script needs of Slurm: names of the nodes, and a command started once on each of some.
 SCONTROL = """#!/usr/bin/env bash
 [ "$1 $2" = "show hostnames" ] && tr , '\\n' <<< "$3"
+[ "$1" != requeue ] || echo "$2" > "$HOME/requeued"
 """
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do case $1 in --nodelist=*) hosts=${1#*=} ;; esac; shift; done
@@ -104,19 +105,29 @@ def test_a_study_runs_on_all_nodes_of_a_slurm_job(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
-def test_slurms_signal_before_the_time_limit_ends_the_study_in_order(
-    slurm: Callable[..., subprocess.Popen[str]], tmp_path: Path
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("given", [signal.SIGUSR1, signal.SIGTERM], ids=["time limit", "scancel"])
+def test_slurms_signal_ends_the_study_in_order_and_at_the_time_limit_the_job_comes_again(
+    slurm: Callable[..., subprocess.Popen[str]], tmp_path: Path, given: signal.Signals
 ) -> None:
     process = slurm("nms_sweep", "--output", str(tmp_path / "runs"))
     assert process.stdout is not None
     for line in process.stdout:
         if "running, epoch" in line:
             break
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(given)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 143, errors
     assert "run_study: interrupted" in errors
+    requeued = tmp_path / "requeued"
+    assert requeued.exists() == (given == signal.SIGUSR1)
+    assert not requeued.exists() or requeued.read_text().strip().isdigit()
+
+
+def test_slurm_is_asked_for_all_memory_and_for_a_signal_that_requeues() -> None:
+    text = (ROOT / "cluster/slurm.sh").read_text()
+    for option in ("--mem=0", "--requeue", "--open-mode=append", "--signal=B:USR1@300"):
+        assert f"\n#SBATCH {option}\n" in text
 
 
 def test_bad_input_ends_a_slurm_job_before_ray_starts(tmp_path: Path) -> None:
@@ -199,10 +210,20 @@ def test_mlflows_server_starts_once_and_its_record_moves_to_another_head(server:
     client.log_text(run.info.run_id, "words", "note.txt")
     assert list(Path(artifacts).rglob("note.txt"))
     assert server("dump", first, str(server.folder / "all.dump")).returncode == 0
+
+    # Every hour, until stop: the database under its name and the weekday's.
+    record = server.folder / "record"
+    kept = server("keep", first, str(record))
+    assert kept.returncode == 0, kept.stdout
+    assert len(dumps := sorted(record.glob("mlflow*.dump"))) == 2
+    assert {path.read_bytes()[:5] for path in dumps} == {b"PGDMP"}
+    keeper = int((Path(first) / "keep.pid").read_text())
+    assert Path(f"/proc/{keeper}").exists()
     assert server("stop", first).returncode == 0
     wait_until(lambda: not server.answers())
+    wait_until(lambda: not Path(f"/proc/{keeper}").exists())
 
-    restored = server("restore", second, str(server.folder / "all.dump"))
+    restored = server("restore", second, str(record / "mlflow.dump"))
     assert restored.returncode == 0, restored.stdout
     assert server("start", second, artifacts).returncode == 0
     (metric,) = MlflowClient(server.uri).get_metric_history(run.info.run_id, "AP")

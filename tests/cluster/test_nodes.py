@@ -1,0 +1,119 @@
+"""What the nodes of the clouds run: one image, and what watches over them."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tomllib
+from importlib.metadata import requires, version
+
+import pytest
+from cluster_files import CLOUDS, CLUSTER, ROOT, commands, read
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ray.autoscaler._private.command_runner import DockerCommandRunner, SSHOptions
+from ray.autoscaler._private.util import prepare_config, with_head_node_ip
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+
+from studies.machines import spot_notice
+
+IMAGE = "rayproject/ray:{version}-py311-gpu"
+
+
+def test_the_image_has_the_ray_that_the_project_wants() -> None:
+    wanted = next(each for each in map(Requirement, requires("drcnn") or []) if each.name == "ray")
+    assert wanted.specifier.contains(version("ray"))
+    assert f"FROM {IMAGE.format(version=version('ray'))}\n" in (CLUSTER / "Dockerfile").read_text()
+    assert f"rayVersion: {version('ray')}\n" in (CLUSTER / "kuberay.yaml").read_text()
+    assert locked()["ray"] == version("ray")
+
+
+def test_all_nodes_run_the_image_of_the_dockerfile() -> None:
+    assert "cluster/requirements.lock" in (CLUSTER / "Dockerfile").read_text()
+    for name in CLOUDS:
+        image = read(name)["docker"]["image"]
+        assert image.endswith("/drcnn:1")
+        assert image == read(name)["metadata"]["image"]
+        # Nothing is added to it on the nodes.
+        assert not [command for command in commands(name) if "pip " in command]
+    assert "REGISTRY/drcnn:1" in (CLUSTER / "kuberay.yaml").read_text()
+
+
+def test_the_images_packages_come_first_in_every_shell() -> None:
+    """Login shells, as Ray and KubeRay start them, forget the image's PATH."""
+    text = (CLUSTER / "Dockerfile").read_text()
+    assert "\nENV PATH=/home/ray/env/bin:$PATH\n" in text
+    (line,) = re.findall(r"^RUN (echo 'export PATH.*)$", text, re.MULTILINE)
+    assert line.startswith("echo 'export PATH=/home/ray/env/bin:$PATH' ")
+    assert {"/home/ray/.bashrc", "/home/ray/.profile"} <= set(line.split())
+
+
+def locked() -> dict[str, str]:
+    """The version of each package in the image."""
+    lines = (CLUSTER / "requirements.lock").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    found = {}
+    for pin in pins:
+        (exact,) = pin.specifier
+        assert exact.operator == "=="
+        found[canonicalize_name(pin.name)] = exact.version
+    return found
+
+
+def test_the_lock_has_all_that_the_project_wants_in_the_versions_of_the_tests() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in (*project["dependencies"], *project["optional-dependencies"]["cluster"]):
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(locked()[canonicalize_name(wanted.name)]), line
+    for line in (ROOT / ".ci/constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, tested = line.partition("==")
+            assert locked().get(canonicalize_name(name), tested) == tested, name
+
+
+def initialization(name: str) -> list[str]:
+    found: list[str] = read(name)["available_node_types"]["gpu"]["initialization_commands"]
+    return found
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_docker_is_asked_over_a_connection_that_knows_of_the_new_group(name: str) -> None:
+    """Ray's own is older; it is closed when it was not used for some seconds, and only then made anew."""
+    persist = SSHOptions("key", control_path="/tmp").arg_dict["ControlPersist"]
+    for found in (read(name)["initialization_commands"], initialization(name)):
+        assert found[0].startswith("sudo usermod -aG docker")
+        assert int(found[1].removeprefix("sleep ")) > int(persist.removesuffix("s"))
+    # Commands of a node type are run instead of those for all, not besides.
+    assert set(read(name)["initialization_commands"]) - set(initialization(name)) <= {
+        "mkdir -p /home/ubuntu/results"
+    }
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_gpu_nodes_watch_their_head_with_the_script_that_ray_has_copied_to_the_machine(name: str) -> None:
+    config = read(name)
+    (command,) = (each for each in initialization(name) if "head_watch" in each)
+    (mount,) = (remote for remote, local in config["file_mounts"].items() if local == ".")
+    host = DockerCommandRunner._get_docker_host_mount_location(None, config["cluster_name"])
+    assert f"sudo install {host}{mount}/cluster/head_watch.sh /usr/local/bin/" in command
+    assert command.endswith('/usr/local/bin/head_watch.sh "$RAY_HEAD_IP" 900')
+    # Ray tells it the head's address, as it does in start commands.
+    prepared = AutoscalingConfig(prepare_config(copy.deepcopy(config)), skip_content_hash=True)
+    assert command in prepared.get_initialization_commands("gpu")
+    (told,) = with_head_node_ip([command], "192.0.2.1")
+    assert "RAY_HEAD_IP=192.0.2.1" in told.replace("'", "").replace('"', "")
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_gpu_nodes_wait_for_the_clouds_notice(name: str) -> None:
+    (command,) = (each for each in read(name)["worker_start_ray_commands"] if "spot_notice" in each)
+    cloud = {"gpu": "aws", "gcp": "gcp"}[name]
+    assert f"python -m studies.machines.spot_notice {cloud} $RAY_HEAD_IP:6379" in command
+    assert cloud in spot_notice.CLOUDS
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_mlflows_record_is_saved_where_the_head_is_not(name: str) -> None:
+    start, keep = read(name)["head_start_ray_commands"][-2:]
+    assert " start ~/results/mlflow " in start
+    assert re.search(r" keep ~/results/mlflow (s3|gs)://MY-BUCKET/record$", keep)

@@ -1,0 +1,87 @@
+"""cluster/sky.yaml: what its nodes run, run here, with SkyPilot's variables imitated."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+from cluster_files import CLUSTER
+
+# In place of the study: what it is told, and how many nodes it finds.
+STUDY = """#!{python}
+import sys, ray
+ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+print("nodes", sum(node["Alive"] for node in ray.nodes()), *sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: Ray's sockets are in it."""
+    found = Path(tempfile.mkdtemp(prefix="sky-"))
+    yield found
+    shutil.rmtree(found, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_both_nodes_join_one_ray_run_one_study_and_end_with_it(folder: Path) -> None:
+    task = yaml.safe_load((CLUSTER / "sky.yaml").read_text())
+    (folder / "python").write_text(STUDY.format(python=sys.executable))
+    (folder / "python").chmod(0o755)
+    script = task["run"].replace("/tmp/ray-drcnn", f"{folder}/ray")
+    for port in ("6479", "8365", "10101"):
+        script = script.replace(port, free_port())
+    ip = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= task["envs"] | {
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "SKYPILOT_NODE_IPS": f"{ip}\n{ip}",
+        "SKYPILOT_NUM_NODES": "2",
+        "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    nodes = [
+        subprocess.Popen(
+            ["bash", "-c", script],
+            env=environment | {"SKYPILOT_NODE_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        texts = [node.communicate(timeout=240)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            if node.poll() is None:
+                os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
+    assert [node.returncode for node in nodes] == [0, 0], texts
+    (line,) = (line for line in texts[0].splitlines() if line.startswith("nodes "))
+    assert line.startswith("nodes 2 studies/run_study.py table_03 ")
+    assert line.endswith(f"--output {os.environ['HOME']}/results --address auto")
+
+
+def test_the_token_is_in_no_file_and_no_command_line() -> None:
+    task = yaml.safe_load((CLUSTER / "sky.yaml").read_text())
+    assert task["secrets"] == {"RAY_AUTH_TOKEN": None}
+    assert task["envs"]["RAY_AUTH_MODE"] == "token"
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
