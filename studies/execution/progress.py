@@ -19,6 +19,7 @@ from drcnn.plain_text import printable
 from drcnn.report.blocks import Table
 from studies.definition.metrics import MISSING, key_of, points
 from studies.definition.plan import Trial
+from studies.worker.step_note import epochs_begun
 
 __all__ = ["Progress"]
 
@@ -36,8 +37,15 @@ class _Row:
     since_epoch: float
 
     @property
+    def epoch(self) -> float:
+        """Epochs that are done, with a part of the one that runs."""
+        finished = self.metrics.get("epoch", 0.0)
+        return epochs_begun(self.trial.folder, finished) if self.status is Status.RUNNING else finished
+
+    @property
     def epochs(self) -> str:
-        return f"{int(self.metrics.get('epoch', 0))}/{self.trial.config.training.epochs}"
+        done = int(self.epoch) if self.epoch == int(self.epoch) else f"{self.epoch:.1f}"
+        return f"{done}/{self.trial.config.training.epochs}"
 
     @property
     def values(self) -> list[str]:
@@ -53,8 +61,8 @@ class _Row:
 
     @property
     def time_left(self) -> str:
-        """At the pace of this launch, known after its first epoch."""
-        epoch = self.metrics.get("epoch", 0)
+        """At the pace of this launch."""
+        epoch = self.epoch
         if self.status is not Status.RUNNING or epoch <= self.since_epoch:
             return MISSING
         pace = (time.monotonic() - self.since) / (epoch - self.since_epoch)

@@ -26,6 +26,7 @@ from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
 from studies.worker.faults import failures_recorded, wait_before_attempt
 from studies.worker.job import Job
+from studies.worker.step_note import StepNote
 from studies.worker.watch import Watch
 
 __all__ = ["evaluate", "run_trial", "time_inference", "work_watched"]
@@ -106,7 +107,8 @@ def _train_or_evaluate(trial: Trial, options: RunOptions, report: Report) -> Non
     if record.is_finished or record.is_failed:
         return
     if trial.model is None:
-        fit(trial.config, trial.data, trial.folder, report=report, options=options)
+        step = StepNote(trial.folder)
+        fit(trial.config, trial.data, trial.folder, report=report, options=options, step=step)
         return
     trained = read_record(trial.model.folder)
     if trained.is_finished:
