@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # MLflow's tracking server over PostgreSQL, on this machine and for this machine alone.
 #
-#   mlflow_server.sh start FOLDER ARTIFACTS   both, in the background; what runs already is left as it is
+#   mlflow_server.sh start FOLDER ARTIFACTS [URI]
+#                                             both, in the background; what runs already is left as it is.
+#                                             A new FOLDER begins with what `save` has left at URI, if it has
 #   mlflow_server.sh stop FOLDER              both
 #   mlflow_server.sh dump FOLDER FILE         everything but the artifacts, into one file
 #   mlflow_server.sh restore FOLDER FILE      from such a file, before the first start in FOLDER
@@ -23,7 +25,7 @@ fail() {
 }
 
 usage() {
-    sed -n '4,9s/^#   //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '4,11s/^#   //p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -57,8 +59,33 @@ start_database() {
     pg_ctl --pgdata="$data" status > /dev/null ||
         pg_ctl --pgdata="$data" --log="$folder/postgresql.log" --wait start > /dev/null ||
         fail "PostgreSQL does not start: $folder/postgresql.log"
-    psql --host="$folder" --dbname=postgres --tuples-only --command='\list' | grep -q '^ *mlflow ' ||
-        createdb --host="$folder" mlflow
+    psql --host="$folder" --dbname=postgres --tuples-only --command='\list' | grep -q '^ *mlflow ' && return
+    createdb --host="$folder" mlflow
+    [ -z "${1:-}" ] || restore_saved "$1"
+}
+
+# Else the next `save` would put an empty database in the place of the saved one.
+restore_saved() { # URI
+    if copy_saved "$1" "$folder/saved.dump"; then
+        [ ! -s "$folder/saved.dump" ] ||
+            pg_restore --host="$folder" --dbname=mlflow --exit-on-error "$folder/saved.dump" && return
+    fi
+    dropdb --host="$folder" mlflow  # so that the next start tries again
+    fail "$1/mlflow.dump cannot be restored; move it away to begin with an empty record"
+}
+
+copy_saved() { # URI FILE: an empty file if there is none
+    python - "$1" "$2" <<'PYTHON'
+import pathlib, shutil, sys
+from pyarrow import fs
+
+uri, target = sys.argv[1:]
+store, root = fs.FileSystem.from_uri(uri)
+pathlib.Path(target).write_bytes(b"")
+if store.get_file_info(f"{root}/mlflow.dump").is_file:
+    with store.open_input_stream(f"{root}/mlflow.dump") as source, open(target, "wb") as file:
+        shutil.copyfileobj(source, file)
+PYTHON
 }
 
 answers() {
@@ -140,8 +167,8 @@ data=$folder/postgresql
 [ ${#folder} -le 85 ] || fail "$folder: too long for PostgreSQL's socket; 85 characters at most"
 
 case $1-$# in
-    start-3)
-        start_database
+    start-3 | start-4)
+        start_database "${4:-}"
         start_server "$3"
         echo "MLflow: $url (this machine only), artifacts in $3"
         ;;

@@ -35,6 +35,7 @@ from studies.definition.errors import FetchError, StudyError
 from studies.definition.overrides import check_weights
 from studies.definition.request import Request, parse_budget, resolve
 from studies.definition.study_file import catalogue, load
+from studies.resources.own_token import require_own_token
 
 __all__ = ["main"]
 
@@ -94,6 +95,8 @@ def _run(options: argparse.Namespace) -> int:
     request = Request(options.names[0], **{name: getattr(options, name) for name in given})
     name, overrides = resolve(request)
     check_weights(name, overrides)
+    if not request.machines.is_cluster:
+        require_own_token()
     # Loads torch: not before the request is known to make sense.
     from studies.execution.launch import execute
 

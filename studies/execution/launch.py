@@ -17,6 +17,7 @@ from rich.console import Console
 from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.engine.metrics import counted_detections
 from drcnn.engine.record import read_record
+from drcnn.files import DiskFullError
 from studies.definition.errors import StudyError, one_line
 from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand, search_points, trained_models
@@ -92,12 +93,21 @@ def _run(
         _store_claimed(plan, folders),
         _cluster(request, folders, trials, console) as allocation,
     ):
-        folders.store.adopt()
-        if not was_launched(plan.folder):
-            # On a new head: what launches from another one left in the store.
-            folders.store.download(plan.folder)
+        _adopt(plan, folders)
         keep_request(plan, request)
         return StudyRun(plan, request, trials, console, folders, allocation, began).run()
+
+
+def _adopt(plan: Plan, folders: TrialFolders) -> None:
+    """Bring what is here into the store, and on a new head here what launches from another one left there."""
+    try:
+        folders.store.adopt()
+        if not was_launched(plan.folder):
+            folders.store.download(plan.folder)
+    except DiskFullError:
+        raise
+    except OSError as error:
+        raise StudyError(f"--storage: cannot be used: {one_line(redacted(str(error)))}") from None
 
 
 def _require_starts(trials: Sequence[Trial]) -> None:

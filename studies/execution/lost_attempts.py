@@ -7,11 +7,13 @@ knows more (``watch``), that is said instead.
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util import get_node_ip_address
 from ray.util.placement_group import placement_group, placement_group_table
 
 from studies.resources.slots import Allocation
@@ -27,6 +29,7 @@ PROCESS = re.compile(r"^\s*pid: (\d+)$", re.MULTILINE)
 EXIT = re.compile(r"Worker exit detail: (.*?)(?:\.\s|\.?$)", re.MULTILINE)
 LOW_MEMORY = re.compile(r"(Memory on the node .*? was [\d.]+\w+ ?/ ?[\d.]+\w+)", re.DOTALL)
 RESERVED = "left-alone-"
+TOLD_WITHIN = 3.0  # seconds
 
 
 def reason_of_loss(folder: Path, attempt: int, text: str) -> str:
@@ -51,12 +54,24 @@ def reason_of_loss(folder: Path, attempt: int, text: str) -> str:
     if "node has died" in text or "node was terminated" in text:
         return f"the node {address or 'it ran on'} is gone"
     if "actor died" in text.lower() or "worker process has died" in text:
+        if (told := _told_late(folder, attempt, text)) is not None:
+            return told
         process, detail = PROCESS.search(text), EXIT.search(text)
         which = f" {process[1]}" if process else ""
         where = f" on {address}" if address else ""
         return f"its process{which}{where} was killed or crashed{f' ({detail[1]})' if detail else ''}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[-1] if lines else "ended without a message")[:2000]
+
+
+def _told_late(folder: Path, attempt: int, text: str) -> str | None:
+    """What a companion on this machine tells of a kill by the kernel, which is counted a second later."""
+    ends = time.monotonic() + TOLD_WITHIN
+    while _address(text) == get_node_ip_address() and time.monotonic() < ends:  # type: ignore[no-untyped-call]
+        if (reason := reason_of_kill(folder, attempt)) is not None:
+            return reason
+        time.sleep(0.2)
+    return None
 
 
 class NodeFaults:

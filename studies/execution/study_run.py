@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from drcnn.engine.record import read_record
+from drcnn.files import DiskFullError
 from studies.definition.metrics import key_of
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
@@ -254,8 +255,12 @@ class StudyRun:
         self, tracker: Tracker, status: str, reports: Sequence[Path] = (), sentences: Sequence[str] = ()
     ) -> str:
         """Write the results and close the runs, however the launch ended; returns what MLflow lacks."""
-        files = [*self._write_results(), *reports]
-        best = publish_best(self._plan.folder, self._shown(), self._plan.study.chosen_by)
+        files, best = [*reports], None
+        try:
+            files += self._write_results()
+            best = publish_best(self._plan.folder, self._shown(), self._plan.study.chosen_by)
+        except DiskFullError as error:
+            self._console.out(str(error), highlight=False)
         try:
             self._folders.store.upload(self._plan.folder)
             if best is not None:

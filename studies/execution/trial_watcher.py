@@ -85,7 +85,7 @@ class Watcher(tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        """A trial ended by itself, was pruned, or was stopped with all others."""
+        """A trial ended by itself, or was pruned."""
         ours: Trial = trial.config["trial"]
         problem = self._full_disk.message or self._collect(ours)
         if not problem and not read_record(ours.folder).is_terminal:

@@ -106,7 +106,8 @@ def run_trials(
             param_space["trial"] = tune.grid_search(list(remaining))
         trains = not times and not reopened[0].is_evaluation
     for trial in reopened:
-        run.folders.reopen(trial)
+        if not read_record(trial.folder).is_finished:  # else it is only timed
+            run.folders.reopen(trial)
     in_group = run.machines.workers > 1 and trains
     full_disk = FullDisk()
     tuner = tune.Tuner(
@@ -150,7 +151,9 @@ def _job(run: TuneRun, storage: Path, *, measures_latency: bool) -> Job:
     return Job(
         run.folders,
         run_options(allocation),
-        WorkerGroup(run.machines.workers, allocation.cpus, allocation.gpus, str(storage / "train")),
+        WorkerGroup(
+            run.machines.workers, allocation.cpus, allocation.gpus, str(storage / "train"), allocation.packs
+        ),
         measures_latency=measures_latency,
     )
 

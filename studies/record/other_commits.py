@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from drcnn.engine.checkpoint_header import newest_header
 from studies.definition.trial import Trial
 
 __all__ = ["note_on_other_commits"]
@@ -24,7 +21,7 @@ def note_on_other_commits(trials: Sequence[Trial], commit: str) -> str:
         trials: those that are left.
         commit: of this launch, as ``provenance.commit`` tells it; of an unknown one nothing can be said.
     """
-    begun = [(trial, _last_commit(trial.folder / "last.safetensors")) for trial in trials if commit]
+    begun = [(trial, _last_commit(trial.folder)) for trial in trials if commit]
     others = [(trial, other) for trial, other in begun if other is not None and other != commit]
     if not others:
         return ""
@@ -37,10 +34,9 @@ def note_on_other_commits(trials: Sequence[Trial], commit: str) -> str:
     )
 
 
-def _last_commit(checkpoint: Path) -> str | None:
-    """The commit of a checkpoint's last epoch, empty if it was not recorded; none without a checkpoint."""
-    with suppress(OSError, SafetensorError, KeyError, ValueError, TypeError):
-        with safe_open(checkpoint, "np") as file:
-            state = json.loads(file.metadata()["state"])
-        return str(state.get("made_by", {}).get("commit", "")).rpartition(", then ")[2]
-    return None  # what is damaged is told where it is read
+def _last_commit(folder: Path) -> str | None:
+    """The commit of a trial's last epoch, empty if it was not recorded; none without a checkpoint."""
+    header = newest_header(folder)  # what is damaged is told where it is read
+    if header is None:
+        return None
+    return str(header.state.get("made_by", {}).get("commit", "")).rpartition(", then ")[2]

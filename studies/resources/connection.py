@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from ray.util import get_node_ip_address
 from drcnn.signals import hangup_ignored
 from studies.definition.errors import StudyError, one_line
 from studies.definition.request import Machines
-from studies.resources.slots import Allocation, allocate, node_shapes
+from studies.resources.slots import Allocation, allocate, head_memory, node_shapes
 from studies.resources.temporary import use_short_temporary_folder
 
 __all__ = ["connect"]
@@ -33,9 +34,8 @@ ENVIRONMENT = {
     # Ctrl-C is handled by us: the MLflow runs must be closed.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
-# For a local Ray only: a cluster has a token of its own, and spot machines to watch.
+# For a local Ray only: a cluster has spot machines to watch.
 LOCAL_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ray gives its workers nice 15: on a busy machine they starve.
     "RAY_worker_niceness": "0",
@@ -75,7 +75,7 @@ def connect(machines: Machines) -> Iterator[Allocation]:
         # ray.init installs a handler that ends the process at once, with MLflow runs still open.
         signal.signal(signal.SIGTERM, on_term)
     try:
-        yield allocate(machines, node_shapes())
+        yield allocate(machines, node_shapes(), head_memory() if machines.is_cluster else math.inf)
     finally:
         ray.shutdown()
 
@@ -83,6 +83,8 @@ def connect(machines: Machines) -> Iterator[Allocation]:
 def _start(machines: Machines, quiet: Mapping[str, Any]) -> None:
     use_short_temporary_folder()
     os.environ.update(LOCAL_ENVIRONMENT)
+    # A launch by the command line has a token of its own (``own_token``).
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # Workers import this checkout, wherever the command was started.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     port = _free_port()

@@ -105,7 +105,7 @@ def _try(
 ) -> MemoryCheck:
     import torch
 
-    folders.prepare_node(trial)
+    folders.prepare_data(trial)
     options.apply()
     if options.device == "cuda":
         gpu = torch.cuda.get_device_properties(0)

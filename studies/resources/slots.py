@@ -7,6 +7,8 @@ need and wait for the other.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,17 @@ import yaml
 from studies.definition.errors import StudyError
 from studies.definition.request import Machines
 
-__all__ = ["HEAD", "Allocation", "NodeShape", "allocate", "node_shapes"]
+__all__ = ["HEAD", "Allocation", "NodeShape", "allocate", "head_memory", "node_shapes"]
+
+logger = logging.getLogger(__name__)
 
 # A resource that only Ray's head node has.
 HEAD = "node:__internal_head__"
 # What `ray up` leaves in the head's home folder: the limits of its autoscaler.
 AUTOSCALER_CONFIG = "ray_bootstrap_config.yaml"
+# On the head: the processes of a trial of several workers (its actor, the controller and queue of Train)
+# and what the driver, Ray, MLflow and PostgreSQL need besides.
+GROUP_GIB, HEAD_KEEPS_GIB = 1.2, 6.0
 
 
 @dataclass(frozen=True)
@@ -36,17 +43,30 @@ class NodeShape:
 
 @dataclass(frozen=True)
 class Allocation:
-    """How many trials run at once, and the CPUs and GPUs of each of their workers."""
+    """How many trials run at once, and what each of their workers gets.
+
+    Attributes:
+        concurrent: trials.
+        cpus: of each worker; ``gpus`` likewise.
+        packs: whether all workers of a trial are on one node, as there is one with room for them: gradients
+            between nodes take much longer.
+    """
 
     concurrent: int
     cpus: int
     gpus: float
+    packs: bool = False
 
 
-def allocate(machines: Machines, nodes: Sequence[NodeShape]) -> Allocation:
+def allocate(machines: Machines, nodes: Sequence[NodeShape], head_gib: float = math.inf) -> Allocation:
     """Divide the nodes into slots.
 
     A worker gets one CPU core; with GPUs, its ``--gpus-per-worker`` and an equal part of the node's cores.
+
+    Args:
+        machines: what the command line says of them.
+        nodes: those that are there or may come.
+        head_gib: memory of a cluster's head, where each trial of several workers keeps processes.
 
     Raises:
         StudyError: not even one trial fits.
@@ -62,11 +82,26 @@ def allocate(machines: Machines, nodes: Sequence[NodeShape]) -> Allocation:
     cpus = _cpus_per_worker(nodes, gpus)
     if machines.is_cluster and machines.max_concurrent:
         # This may be more than fits now: a cluster can have an autoscaler that we cannot ask.
-        return Allocation(machines.max_concurrent, cpus, gpus)
-    trials = sum(_slots(node, gpus) for node in nodes) // machines.workers
+        packs = machines.workers > 1 and any(_slots(node, gpus) >= machines.workers for node in nodes)
+        return Allocation(machines.max_concurrent, cpus, gpus, packs)
+    whole = sum(_slots(node, gpus) // machines.workers for node in nodes)
+    trials = whole or sum(_slots(node, gpus) for node in nodes) // machines.workers
     if trials < 1:
         raise StudyError(_nothing_fits(machines, gpus, nodes))
-    return Allocation(min(trials, machines.max_concurrent or trials), cpus, gpus)
+    room = int(min(trials, max(1.0, (head_gib - HEAD_KEEPS_GIB) / GROUP_GIB)))
+    if machines.workers > 1 and room < trials:
+        logger.warning(
+            "%d trials at once instead of %d: each keeps %.1f GiB on the head, which has %.0f; a larger head "
+            "or --max-concurrent allows more",
+            room,
+            trials,
+            GROUP_GIB,
+            head_gib,
+        )
+        trials = room
+    return Allocation(
+        min(trials, machines.max_concurrent or trials), cpus, gpus, machines.workers > 1 and whole > 0
+    )
 
 
 def _slots(node: NodeShape, gpus: float) -> int:
@@ -98,6 +133,12 @@ def node_shapes() -> list[NodeShape]:
         # Workers that are up already are among the startable ones.
         alive = [resources for resources in alive if HEAD in resources]
     return [*map(_shape, alive), *startable]
+
+
+def head_memory() -> float:
+    """GiB of the cluster's head; without end where Ray does not tell."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return next((each["memory"] / 2**30 for each in alive if HEAD in each and "memory" in each), math.inf)
 
 
 def _shape(resources: Mapping[str, float]) -> NodeShape:

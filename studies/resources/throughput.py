@@ -256,7 +256,7 @@ def measure_on_node(allocation: Allocation, folders: TrialFolders, trial: Trial)
     import ray
 
     def measure() -> ImageTime:
-        folders.prepare_node(trial)
+        folders.prepare_data(trial)
         return measure_image_time(trial, "cuda" if allocation.gpus else "cpu")
 
     folders.offer([trial])

@@ -115,8 +115,10 @@ class _Claim:
         written = time.monotonic()
         while not self._ended.wait(RENEWED_EVERY):
             try:
+                # A clock does not tell of all time: it may stop while a laptop sleeps.
+                was_found_old = self._others() is None or time.monotonic() - written > LASTS
                 self._write()
-                if time.monotonic() - written > LASTS and (others := self._others()):
+                if was_found_old and (others := self._others()):
                     logger.error("--storage: %s was taken over by %s; ending here", self._what, others[0])
                     self._withdraw()
                     os.kill(os.getpid(), signal.SIGTERM)

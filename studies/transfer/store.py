@@ -27,9 +27,11 @@ from studies.record.tracking.addresses import redacted
 from studies.transfer.claims import claimed
 from studies.transfer.retry import with_retries
 
-__all__ = ["ObjectStore", "TrialStore", "open_store", "open_uri"]
+__all__ = ["NOTES", "ObjectStore", "TrialStore", "open_store", "open_uri"]
 
 LOCAL = fs.LocalFileSystem()
+# What tells why a process was killed begins so; it stays where it was written until it is uploaded.
+NOTES = "killed-"
 # Size and modification time of a file.
 Stamp = tuple[int, int]
 # In OUTPUT: names the store that its trials were uploaded to.
@@ -124,6 +126,7 @@ class ObjectStore(TrialStore):
         infos = self._list(folder)
         stored = {info.base_name: info for info in infos if weights or not _is_weights(info.base_name)}
         here = [path for path in _files(folder) if weights or not _is_weights(path.name)]
+        here = [path for path in here if path.name in stored or not path.name.startswith(NOTES)]
         if self._is_complete(folder, stored, here):
             return
         for path in here:
@@ -186,7 +189,7 @@ class ObjectStore(TrialStore):
 
     def ended_trials(self) -> set[Path]:  # noqa: D102
         selector = fs.FileSelector(f"{self._root}/trials", recursive=True, allow_not_found=True)
-        infos = self._store.get_file_info(selector)
+        infos = with_retries(lambda: self._store.get_file_info(selector))
         outcomes = [Path(info.path) for info in infos if info.base_name in OUTCOME_FILES]
         return {(self._output / path.relative_to(self._root)).parent for path in outcomes}
 

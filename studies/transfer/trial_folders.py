@@ -26,7 +26,7 @@ from drcnn.trained_model import CHECKPOINT
 from studies.definition.plan import Trial
 from studies.record.provenance import installed_versions
 from studies.transfer.datasets import RemoteFolder, download_datasets
-from studies.transfer.store import TrialStore
+from studies.transfer.store import NOTES, TrialStore
 
 if TYPE_CHECKING:
     from drcnn.data.prepare import PreparedData
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["KILL_NOTE", "TrialFolders", "mended", "unreadable_image"]
 
 # Left in a trial's folder by what kills its process: why, in one line, and stacks.
-KILL_NOTE = "killed-{attempt}-{rank}.txt"
+KILL_NOTE = f"{NOTES}{{attempt}}-{{rank}}.txt"
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class TrialFolders:
         with FileLock(trial.folder / ".lock"), self.store.claim(trial.folder, trial.name, waits=True):
             yield
 
-    def prepare_node(self, trial: Trial) -> None:
-        """Bring here all that a trial needs: data, prepared tables, its model's folder and its own.
+    def prepare_data(self, trial: Trial) -> None:
+        """Bring here the data and the prepared tables of a trial.
 
         Raises:
             OSError: something cannot be had here; the message names this node. Another may be better.
@@ -81,6 +81,14 @@ class TrialFolders:
         fault = unreadable_image(trial.data)
         if fault is not None:
             raise OSError(f"{node} {fault}")
+
+    def prepare_node(self, trial: Trial) -> None:
+        """Bring here all that a trial needs: data, prepared tables, its model's folder and its own.
+
+        Raises:
+            OSError: as ``prepare_data`` does.
+        """
+        self.prepare_data(trial)
         if trial.model is not None:
             self.store.download(trial.model.folder)
         # What an attempt was killed for, here: downloading deletes what is not stored.

@@ -26,12 +26,14 @@ class WorkerGroup:
         cpus: of each.
         gpus: of each.
         storage: absolute path where Ray Train keeps its own files.
+        packs: whether all are on one node.
     """
 
     workers: int
     cpus: int
     gpus: float
     storage: str
+    packs: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from drcnn.files import waiting_for_space, write_text
 from drcnn.trained_model import CHECKPOINT
 from studies.definition.metrics import key_of
 from studies.definition.plan import Trial
+from studies.transfer.trial_folders import TrialFolders
 from studies.worker.faults import failures_recorded, wait_before_attempt
 from studies.worker.job import Job
 from studies.worker.step_note import StepNote
@@ -45,14 +46,14 @@ def run_trial(config: Mapping[str, Any]) -> None:
     with job.folders.locked(trial):
         with failures_recorded(trial, job.folders):
             job.folders.prepare_node(trial)
-            _with_whole_detector(trial, job, lambda: work_watched(trial, job, attempt, tune.report))
+            _with_whole_detector(trial, job, attempt, lambda: work_watched(trial, job, attempt, tune.report))
         if job.measures_latency and read_record(trial.folder).is_finished:
             with failures_recorded(trial, job.folders):
-                _with_whole_detector(trial, job, lambda: time_inference(trial, job.options))
+                _with_whole_detector(trial, job, attempt, lambda: time_inference(trial, job.options))
         job.folders.upload(trial)
 
 
-def _with_whole_detector(trial: Trial, job: Job, work: Callable[[], None]) -> None:
+def _with_whole_detector(trial: Trial, job: Job, attempt: int, work: Callable[[], None]) -> None:
     """Work with a trained detector; if its checkpoint turns out to be damaged, train it again first."""
     from drcnn.engine.checkpoint import put_aside_if_damaged
     from drcnn.engine.errors import DamagedCheckpointError
@@ -62,15 +63,17 @@ def _with_whole_detector(trial: Trial, job: Job, work: Callable[[], None]) -> No
     try:
         work()
     except DamagedCheckpointError:
-        # Else it is another file, such as the one that training starts from.
-        if not read_record(trained.folder).is_finished:
+        # Of a training that has not ended it is another file, such as the one that it starts from.
+        if trial.model is None and not read_record(trained.folder).is_finished:
             raise
-        # The trial's own folder is locked already.
+        # The trial's own folder is locked already; another evaluation may be training the detector again.
         with job.folders.locked(trained) if trial.model else nullcontext():
             put_aside_if_damaged(trained.folder / CHECKPOINT)
             # An object store may have it whole; else it is trained.
             job.folders.store.download(trained.folder)
-            fit(trained.config, trained.data, trained.folder, report=lambda _: None, options=job.options)
+            with Watch(trained.folder, attempt, 0, job.patience) as watch:
+                options = replace(job.options, beat=watch.beat)
+                fit(trained.config, trained.data, trained.folder, report=lambda _: None, options=options)
             job.folders.upload(trained)
         work()
 
@@ -94,10 +97,10 @@ def work_watched(trial: Trial, job: Job, attempt: int, report: Report) -> None:
                     job.folders.upload(trial)
                 report(metrics)
 
-        _train_or_evaluate(trial, replace(job.options, beat=watch.beat), upload_and_report)
+        _train_or_evaluate(trial, job.folders, replace(job.options, beat=watch.beat), upload_and_report)
 
 
-def _train_or_evaluate(trial: Trial, options: RunOptions, report: Report) -> None:
+def _train_or_evaluate(trial: Trial, folders: TrialFolders, options: RunOptions, report: Report) -> None:
     from drcnn.engine.train import fit
 
     # Finished meanwhile by another study, or failed in a way that would only repeat itself.
@@ -111,6 +114,10 @@ def _train_or_evaluate(trial: Trial, options: RunOptions, report: Report) -> Non
         fit(trial.config, trial.data, trial.folder, report=report, options=options, step=step)
         return
     trained = read_record(trial.model.folder)
+    if not trained.is_finished:
+        # Another evaluation may have found it damaged, and be training it again.
+        with folders.locked(trial.model):
+            trained = read_record(trial.model.folder)
     if trained.is_finished:
         report(evaluate(trial, options))
         return

@@ -108,6 +108,7 @@ def _trainer(trial: Trial, job: Job, attempt: int, queue: Queue) -> Any:
             num_workers=group.workers,
             use_gpu=bool(gpus),
             resources_per_worker={"CPU": group.cpus, **gpus},
+            placement_strategy="STRICT_PACK" if group.packs else "PACK",
         ),
         run_config=RunConfig(  # type: ignore[arg-type] # mypy sees the trainer of Ray Train V1
             name=trial.id,

@@ -223,9 +223,24 @@ def test_mlflows_server_starts_once_and_its_record_moves_to_another_head(server:
     wait_until(lambda: not server.answers())
     wait_until(lambda: not Path(f"/proc/{keeper}").exists())
 
-    restored = server("restore", second, str(record / "mlflow.dump"))
+    # As `ray up` does on a new head: what was saved is there before it is saved again.
+    started = server("start", second, artifacts, str(record))
+    assert started.returncode == 0, started.stdout
+    assert server("keep", second, str(record)).returncode == 0
+    (metric,) = MlflowClient(server.uri).get_metric_history(run.info.run_id, "AP")
+    assert (metric.step, metric.value) == (1, 0.5)
+    assert server("stop", second).returncode == 0
+    wait_until(lambda: not server.answers())
+    (record / "mlflow.dump").write_bytes(b"no dump")
+    third = str(server.folder / "third")
+    refused = server("start", third, artifacts, str(record))
+    assert refused.returncode == 1
+    assert "cannot be restored" in refused.stdout
+
+    # At home, from a file.
+    restored = server("restore", third, str(server.folder / "all.dump"))
     assert restored.returncode == 0, restored.stdout
-    assert server("start", second, artifacts).returncode == 0
+    assert server("start", third, artifacts).returncode == 0
     (metric,) = MlflowClient(server.uri).get_metric_history(run.info.run_id, "AP")
     assert (metric.step, metric.value) == (1, 0.5)
 

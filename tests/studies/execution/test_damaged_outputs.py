@@ -13,9 +13,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from launch_helpers import results, write_study
-from studies.execution.faults import failures_recorded
-from studies.execution.job import Job, WorkerGroup
-from studies.execution.trial_run import _with_whole_detector, train_or_evaluate
 from study_helpers import assignments
 
 from drcnn import files
@@ -25,6 +22,9 @@ from studies.definition.plan import Trial
 from studies.execution.tuning import TuneRun
 from studies.resources.slots import Allocation
 from studies.run_study import main
+from studies.worker.faults import failures_recorded
+from studies.worker.job import Job, WorkerGroup
+from studies.worker.trial_run import _with_whole_detector, work_watched
 from tests.damage import DAMAGES, Filler, flip_bit, small_disk
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -61,12 +61,12 @@ class Here:
         self.stop_after, self.epochs = stop_after, 0
 
     def __call__(self, run: TuneRun, remaining: Sequence[Trial], ended: Sequence[Trial] = ()) -> None:
-        group = WorkerGroup(1, 1, 0, "", 0)
+        group = WorkerGroup(1, 1, 0, "")
         job = Job(run.folders, RunOptions(threads=1), group, measures_latency=False)
         for trial in remaining:
             run.folders.reopen(trial)
             with failures_recorded(trial, run.folders):
-                _with_whole_detector(trial, job, lambda: train_or_evaluate(trial, job.options, self.report))  # noqa: B023
+                _with_whole_detector(trial, job, 0, lambda: work_watched(trial, job, 0, self.report))  # noqa: B023
 
     def report(self, metrics: dict[str, float]) -> None:
         self.epochs += 1

@@ -42,6 +42,23 @@ def test_a_head_without_cores_takes_none_from_the_others() -> None:
     assert allocate(Machines("auto"), nodes) == Allocation(concurrent=12, cpus=2, gpus=1.0)
 
 
+def test_a_trial_that_fits_on_a_node_does_not_straddle_two() -> None:
+    nodes = [NodeShape(16, 4), NodeShape(16, 3), NodeShape(16, 1)]
+    assert allocate(Machines("auto", 2), nodes) == Allocation(3, 4, 1.0, packs=True)
+    assert allocate(Machines("auto", 4), nodes) == Allocation(1, 4, 1.0, packs=True)
+    assert allocate(Machines("auto", 8), nodes) == Allocation(1, 4, 1.0, packs=False)
+    assert not allocate(Machines("auto"), nodes).packs
+
+
+def test_groups_are_as_many_as_the_head_has_memory_for(caplog: pytest.LogCaptureFixture) -> None:
+    nodes = [NodeShape(64, 8)] * 64
+    assert allocate(Machines("auto", 2), nodes, head_gib=30).concurrent == 20
+    assert "20 trials at once instead of 256" in caplog.text
+    assert allocate(Machines("auto", 2, max_concurrent=40), nodes, head_gib=30).concurrent == 40
+    assert allocate(Machines("auto", 1), nodes, head_gib=30).concurrent == 512
+    assert allocate(Machines("auto", 2), nodes, head_gib=2).concurrent == 1
+
+
 def test_workers_of_one_trial_do_not_share_a_gpu() -> None:
     with pytest.raises(StudyError, match="cannot share a GPU"):
         allocate(Machines("auto", 2, 0.5), [NodeShape(8, 2)])

@@ -122,7 +122,7 @@ def start(uri: str, seconds: float, lasts: float) -> subprocess.Popen[str]:
 
 
 def test_of_many_at_once_at_most_one_holds_it(uri: str) -> None:
-    outputs = [process.communicate(timeout=60) for process in [start(uri, 5, 60) for _ in range(4)]]
+    outputs = [process.communicate(timeout=60) for process in [start(uri, 15, 60) for _ in range(4)]]
     held = [out for out, _ in outputs if out]
     assert len(held) <= 1, outputs
     assert all("my study is in use by" in err for out, err in outputs if not out)

@@ -211,7 +211,7 @@ def test_a_full_disk_ends_the_study_and_fails_no_trial(
     trial: Trial, make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
     shown: Any = Shown()
-    allocation: Any = None
+    allocation = Allocation(1, 1, 0.0)
     run = TuneRun(make_plan(STUDY), Machines(), allocation, TrialFolders(TrialStore()), shown, shown)
     full_disk = FullDisk()
     watch = Watcher(run, full_disk, prunes=False, waits=False, attempts=3)
