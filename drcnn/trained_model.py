@@ -12,7 +12,7 @@ from typing import Any
 from drcnn.config import ConfigError
 from drcnn.file_names import is_possible, typed_path
 from drcnn.plain_text import printable
-from drcnn.sealed import DamagedFileError, read_sealed
+from drcnn.sealed import read_sealed
 
 __all__ = ["CHECKPOINT", "PUBLISHED", "TrainedModel", "find_model"]
 
@@ -79,7 +79,7 @@ def _published(path: Path) -> TrainedModel:
     try:
         content = read_sealed(path)
         checkpoint, changes = path.parent / content["checkpoint"], dict(content["changes"])
-    except (OSError, DamagedFileError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); the study's command writes it anew"
         ) from None

@@ -3,15 +3,14 @@
 Around a convolution, its bias, the sum with a residual and the ReLU are passes over whole maps, each about as
 long as a 1x1 convolution itself. oneDNN applies them to values that are still in registers. The compiler of
 PyTorch uses the same operators (``torch.ops.mkldnn``); here they are called without it: no compilation, any
-size of image. Weights are folded with the norm and laid out for the processor once, and again after a change.
+size of image.
 
 Everywhere else (training, GPUs, export, meta tensors) the layers run one after another.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +26,6 @@ ACTIVATIONS: dict[type[nn.Module] | None, tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
 }
-
-
-class _Packed(NamedTuple):
-    """Weights as oneDNN reads them, the bias, and what they were made from."""
-
-    weight: Tensor
-    bias: Tensor | None
-    made_from: tuple[object, ...]
-
-
-_packed: WeakKeyDictionary[nn.Conv2d, _Packed] = WeakKeyDictionary()
 
 
 def conv_norm_act(
@@ -94,7 +82,7 @@ def _fused(
     operators: Any = torch.ops.mkldnn
     dtype = _dtype(maps)
     maps = maps.to(dtype)
-    weight, bias, _ = _weights(conv, norm, dtype, list(maps.shape))
+    weight, bias = _weights(conv, norm, dtype)
     shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
     name, numbers = ACTIVATIONS[None if act is None else type(act)]
     result: Tensor
@@ -117,31 +105,14 @@ def _dtype(maps: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else maps.dtype
 
 
-def _weights(conv: nn.Conv2d, norm: nn.Module | None, dtype: torch.dtype, shape: list[int]) -> _Packed:
-    """The convolution's weights, folded and laid out for maps of about this shape."""
-    tensors = [conv.weight, conv.bias]
-    if norm is not None:
-        assert isinstance(norm, FrozenStatsBatchNorm2d)
-        tensors += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-    made_from = (dtype, *((t.data_ptr(), t._version) for t in tensors if t is not None))
-    known = _packed.get(conv)
-    if known is None or known.made_from != made_from:
-        known = _Packed(*_pack(conv, norm, dtype, shape), made_from)
-        _packed[conv] = known
-    return known
+def _weights(conv: nn.Conv2d, norm: nn.Module | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """The convolution's weights and bias, with the norm in them.
 
-
-@torch.no_grad()
-def _pack(
-    conv: nn.Conv2d, norm: nn.Module | None, dtype: torch.dtype, shape: list[int]
-) -> tuple[Tensor, Tensor | None]:
+    Made at every call: to tell whether weights have changed (fused optimizers do not count it) takes as long.
+    """
     weight, bias = conv.weight, conv.bias
     if isinstance(norm, FrozenStatsBatchNorm2d):
         scale, shift = norm.affine_map()
         weight = weight * scale[:, None, None, None]
         bias = shift if bias is None else shift + scale * bias
-    operators: Any = torch.ops.mkldnn
-    packed: Tensor = operators._reorder_convolution_weight(
-        weight.detach().to(dtype), conv.padding, conv.stride, conv.dilation, conv.groups, shape
-    )
-    return packed, None if bias is None else bias.detach().to(dtype)
+    return weight.to(dtype), None if bias is None else bias.to(dtype)

@@ -260,7 +260,8 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
 
 def _files(folder: Path) -> list[Path]:
     """Return a trial's files: not drafts and locks, whose names begin with a dot, nor what was put aside."""
-    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    listed = folder.iterdir() if folder.is_dir() else ()
+    files = [path for path in listed if path.is_file() and not path.name.startswith(".")]
     return [path for path in files if DAMAGED not in path.name]
 
 

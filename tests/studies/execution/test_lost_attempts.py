@@ -176,13 +176,17 @@ def test_a_node_with_two_faults_gets_no_more_trials(two_nodes: tuple[str, str]) 
         task = ray.remote(num_cpus=1)(where)
         return set(ray.get([task.remote() for _ in range(12)]))
 
+    def are_both_used() -> bool:
+        # A node starts its processes when it likes to.
+        return any(used() == {head, broken} for _ in range(20))
+
     faults = NodeFaults(Allocation(3, 1, 0.0))
-    assert used() == {head, broken}
+    assert are_both_used()
     assert faults.count("one", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})") is None
     assert faults.count("two", "CUDA error", f"RuntimeError: CUDA error (on node h, {head})") is None
     assert faults.count("three", "out of memory", f"\tip: {broken}\nkilled") is None
     assert faults.count("two", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})") is None
-    assert used() == {head, broken}
+    assert are_both_used()
     assert faults.count("four", "killed", f"ActorDiedError\n\tpid: 7\n\tip: {broken}\nworker") == broken
     assert used() == {head}
     assert faults.count("five", "CUDA error", f"RuntimeError: CUDA error (on node h, {head})") is None

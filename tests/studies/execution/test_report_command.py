@@ -13,6 +13,7 @@ import pytest
 from study_helpers import TINY
 
 from drcnn.data.prepare import prepare
+from drcnn.sealed import read_sealed, write_sealed
 from studies.definition.errors import StudyError
 from studies.definition.plan import Plan, Trial
 from studies.definition.request import Request, resolve
@@ -156,8 +157,8 @@ def test_data_that_moved_in_their_store_are_found_where_they_are_here(
     plan.folder.mkdir(parents=True)
     keep_request(plan, Request("nms_sweep", source="voc:s3://bucket/VOC"))
     assert load_request("nms_sweep", plan.output).source == f"voc:{tmp_path}"
-    content = json.loads((plan.folder / "request.json").read_text())
-    (plan.folder / "request.json").write_text(json.dumps(content | {"local_source": "voc:/absent"}))
+    content = read_sealed(plan.folder / "request.json")
+    write_sealed(plan.folder / "request.json", content | {"local_source": "voc:/absent"})
     assert load_request("nms_sweep", plan.output).source == "voc:s3://bucket/VOC"
 
 

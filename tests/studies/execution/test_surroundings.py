@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 from launch_helpers import Launch, results, runs, write_study
 from study_helpers import assignments
@@ -59,6 +60,7 @@ def test_a_locked_record_of_a_search_is_said_in_one_line(
     monkeypatch.setattr("studies.search.optuna_record.LOCK_SECONDS", 0)
     study = write_study(output, SEARCH)
     (output / "mine").mkdir()
+    optuna.storages.RDBStorage(f"sqlite:///{output / 'mine' / 'optuna.db'}").engine.dispose()
     with closing(sqlite3.connect(output / "mine" / "optuna.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert main([study, "--output", str(output), *SETTINGS]) == 2
