@@ -69,7 +69,7 @@ def ready_storage(plan: Plan) -> optuna.storages.RDBStorage:
         StudyError: another process holds it, or it cannot be written.
     """
     loss = "the search goes on with the trials of its space that are in --output"
-    ready_database(_database(plan), _make, _is_whole, loss)
+    ready_database(_database(plan), _make, _is_whole, loss, patience=LOCK_SECONDS)
     return storage(plan)
 
 

@@ -66,7 +66,7 @@ def test_a_locked_record_of_a_search_is_said_in_one_line(
         assert main([study, "--output", str(output), *SETTINGS]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "mine/optuna.db: Optuna's record of the search cannot be used: database is locked" in error
+    assert "mine/optuna.db: another process has held this database for 0 s" in error
 
 
 def test_a_folder_of_runs_in_the_environment_is_refused(
