@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drcnn.detector.norms import FrozenStatsBatchNorm2d, conv_norm
+from drcnn.detector.norms import FrozenStatsBatchNorm2d, conv_norm, folded
 
 __all__ = ["conv_norm_act", "is_fused"]
 
@@ -110,9 +110,8 @@ def _weights(conv: nn.Conv2d, norm: nn.Module | None, dtype: torch.dtype) -> tup
 
     Made at every call: to tell whether weights have changed (fused optimizers do not count it) takes as long.
     """
-    weight, bias = conv.weight, conv.bias
+    weight: Tensor = conv.weight
+    bias: Tensor | None = conv.bias
     if isinstance(norm, FrozenStatsBatchNorm2d):
-        scale, shift = norm.affine_map()
-        weight = weight * scale[:, None, None, None]
-        bias = shift if bias is None else shift + scale * bias
+        weight, bias = folded(conv, norm)
     return weight.to(dtype), None if bias is None else bias.to(dtype)

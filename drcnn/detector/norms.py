@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-__all__ = ["NORM_LAYERS", "FrozenStatsBatchNorm2d", "GlobalBatchNorm2d", "conv_norm"]
+__all__ = ["NORM_LAYERS", "FrozenStatsBatchNorm2d", "GlobalBatchNorm2d", "conv_norm", "folded"]
 
 
 class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
@@ -120,6 +120,13 @@ NORM_LAYERS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+def folded(conv: nn.Conv2d, norm: FrozenStatsBatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the convolution that does what ``conv`` and ``norm`` after it do."""
+    scale, shift = norm.affine_map()
+    bias = shift if conv.bias is None else shift + scale * conv.bias
+    return conv.weight * scale[:, None, None, None], bias
+
+
 def conv_norm(conv: nn.Module, norm: nn.Module, maps: Tensor) -> Tensor:
     """Return ``norm(conv(maps))``; without gradients, frozen statistics are folded into the weights.
 
@@ -129,9 +136,7 @@ def conv_norm(conv: nn.Module, norm: nn.Module, maps: Tensor) -> Tensor:
     if isinstance(conv, nn.Conv2d) and conv.bias is None and isinstance(norm, FrozenStatsBatchNorm2d):
         is_learning = torch.is_grad_enabled() and conv.weight.requires_grad
         if not is_learning:
-            scale, shift = norm.affine_map()
             assert isinstance(conv.padding, tuple)
-            weight = conv.weight * scale[:, None, None, None]
-            return F.conv2d(maps, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+            return F.conv2d(maps, *folded(conv, norm), conv.stride, conv.padding, conv.dilation, conv.groups)
     normalised: Tensor = norm(conv(maps))
     return normalised

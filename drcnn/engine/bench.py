@@ -27,10 +27,10 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.detector.pooling import pool
 from drcnn.detector.rpn import anchors_for, propose
 from drcnn.engine.bench_scenes import brief_weights, scenes
+from drcnn.engine.optimizer import make_optimizer
 from drcnn.engine.precision import autocast
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.torchvision_twin import torchvision_twin
-from drcnn.engine.train import make_optimizer
 
 __all__ = ["BENCHED", "BenchOptions", "bench"]
 

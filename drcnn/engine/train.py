@@ -32,7 +32,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from drcnn.config import Config, TrainingConfig
+from drcnn.config import Config
 from drcnn.data.loader import make_loader
 from drcnn.data.prepare import PreparedData
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
@@ -43,6 +43,7 @@ from drcnn.engine.detections_file import has_detections, write_detections
 from drcnn.engine.divergence import check_every, require_finite, require_finite_weights
 from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.made_by import made_by, merged
+from drcnn.engine.optimizer import make_optimizer
 from drcnn.engine.precision import autocast, require_precision
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate, warmup_steps
@@ -50,7 +51,7 @@ from drcnn.engine.start import require_start, start_from
 from drcnn.engine.workers import from_first, rank, sum_, world_size
 from drcnn.files import waiting_for_space, write_text
 
-__all__ = ["Report", "Say", "Step", "fit", "make_optimizer"]
+__all__ = ["Report", "Say", "Step", "fit"]
 
 Report = Callable[[dict[str, float]], None]
 # Takes a line about what a person may not expect.
@@ -109,20 +110,6 @@ def fit(
         report(metrics)
     if from_first(lambda: not record.read_record(folder).is_finished):
         trial.complete()
-
-
-def make_optimizer(detector: nn.Module, training: TrainingConfig) -> torch.optim.SGD:
-    """Return SGD with momentum and weight decay on everything that is trained (Section IV-A)."""
-    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(
-        trained,
-        lr=training.lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        # On a CPU it halves the time of the update, with identical bits. On a GPU torch's own choice is as
-        # fast, and the fused SGD corrupts its momentum in the steps that fp16's scaler skips.
-        fused=True if trained[0].device.type == "cpu" else None,
-    )
 
 
 class _Trial:

@@ -24,9 +24,9 @@ from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.data.annotations import Annotations
 from drcnn.data.loader import BatchLoader, make_loader
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
+from drcnn.engine.optimizer import make_optimizer
 from drcnn.engine.precision import autocast
 from drcnn.engine.record import read_record
-from drcnn.engine.train import make_optimizer
 from studies.definition.plan import Trial
 
 if TYPE_CHECKING:

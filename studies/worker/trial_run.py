@@ -141,7 +141,7 @@ def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
     assert trial.model is not None
     started = time.perf_counter()
     tables = {split: path for split, path in trial.data.tables.items() if split != "train"}
-    checkpoint = trial.model.folder / "last.safetensors"
+    checkpoint = trial.model.folder / CHECKPOINT
     evaluations = evaluate_checkpoint(checkpoint, trial.config, tables, options)
     judged = evaluations[trial.data.judged]
     trial.folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +161,6 @@ def time_inference(trial: Trial, options: RunOptions) -> None:
     from drcnn.engine.inference import measure_latency
 
     if read_record(trial.folder).latency is None:
-        checkpoint = (trial.model or trial).folder / "last.safetensors"
+        checkpoint = (trial.model or trial).folder / CHECKPOINT
         milliseconds = measure_latency(checkpoint, trial.config, trial.data.judged_table, options)
         write_latency(trial.folder, milliseconds, options.device)

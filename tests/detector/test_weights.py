@@ -14,6 +14,7 @@ import torch
 from drcnn.config import ConfigError
 from drcnn.detector.backbones import Body, build_body
 from drcnn.detector.weights import IMAGENET, load_backbone
+from tests.pickles import Touch
 
 
 @pytest.fixture
@@ -26,16 +27,6 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def resnet18() -> Body:
     return build_body("resnet18", width=1.0, norm="frozen")
-
-
-class Touch:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
-        return Path.touch, (self.path,)
 
 
 def test_what_is_kept_is_loaded(kept: Path) -> None:

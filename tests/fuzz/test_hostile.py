@@ -9,7 +9,6 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from drcnn.report.evaluation import write_evaluation
 from studies.definition.errors import StudyError
 from studies.definition.study_file import parse as parse_study
 from tests.engine.diagnosis_helpers import found
+from tests.pickles import Touch
 
 CLEAR_SCREEN = "\x1b[2J"
 MARKUP = "<script>alert(1)</script>$x^$[a](javascript:b)<img src=x onerror=b>|*c*"
@@ -54,16 +54,6 @@ def png_bomb(side: int) -> bytes:
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     rows = zlib.compress(b"\0" * (3 * side + 1) * 100, 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-class Touch:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
-        return Path.touch, (self.path,)
 
 
 def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.faults import DataFaults, size_fault
-from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.folders import IMAGE_SUFFIXES, distinct_names
-from drcnn.data.formats.voc_xml import VocFile, class_names, parse, read_objects, read_text
+from drcnn.data.formats.voc_xml import VocFile, all_class_names, parse, read_objects, read_text
 from drcnn.data.images import inspect
 
 __all__ = ["VOC_CLASSES", "read_voc"]
@@ -49,7 +48,9 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
         raise DataError(
             f"{first}: no such list (there are: {existing}); set data.train_split and data.val_split"
         )
-    names = sorted(set().union(*(_all_names(folder) for folder in folders)))
+    names = sorted(
+        set().union(*(all_class_names((folder / "Annotations").glob("*.xml")) for folder in folders))
+    )
     classes = VOC_CLASSES if set(names) <= set(VOC_CLASSES) else tuple(names)
     index = {name: label for label, name in enumerate(classes)}
     prefixes = dict(zip(folders, distinct_names(folders), strict=True))
@@ -132,23 +133,6 @@ def _name_and_mark(line: str, images: Collection[str]) -> tuple[str, str]:
     if name not in images and stem in images and f"{dot}{suffix}".lower() in IMAGE_SUFFIXES:
         name = stem
     return name, mark
-
-
-def _all_names(folder: Path) -> set[str]:
-    """The class names of all annotations, also of other splits; unreadable files are skipped here.
-
-    Raises:
-        DataError: a name cannot be shown.
-    """
-    names: set[str] = set()
-    for path in (folder / "Annotations").glob("*.xml"):
-        try:
-            found = class_names(parse(path))
-        except DataError:
-            continue
-        require_class_names(found, str(path))
-        names |= found
-    return names
 
 
 def _read_image(

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import DataFaults
-from drcnn.data.formats.classes import require_class_names
 from drcnn.data.formats.label_pairs import Pair
 from drcnn.data.formats.labelled_images import Objects, read_pairs
-from drcnn.data.formats.voc_xml import class_names, parse, read_objects
+from drcnn.data.formats.voc_xml import all_class_names, parse, read_objects
 
 __all__ = ["find_classes", "read_xml_pairs"]
 
@@ -24,15 +23,7 @@ def find_classes(labels: Iterable[Path]) -> tuple[str, ...]:
     Raises:
         DataError: a name cannot be shown.
     """
-    names: set[str] = set()
-    for path in labels:
-        try:
-            found = class_names(parse(path))
-        except DataError:
-            continue
-        require_class_names(found, str(path))
-        names |= found
-    return tuple(sorted(names))
+    return tuple(sorted(all_class_names(labels)))
 
 
 def read_xml_pairs(pairs: Sequence[Pair], classes: Sequence[str], faults: DataFaults) -> Annotations:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import codecs
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
 from drcnn.data.annotations import DataError
 from drcnn.data.faults import Box, DataFaults, checked_box, looks_normalised
+from drcnn.data.formats.classes import require_class_names
 from drcnn.plain_text import shown
 
-__all__ = ["VocFile", "VocObjects", "class_names", "parse", "read_objects", "read_text"]
+__all__ = ["VocFile", "VocObjects", "all_class_names", "class_names", "parse", "read_objects", "read_text"]
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 DIFFICULT = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
@@ -95,6 +97,23 @@ def parse(path: Path) -> VocFile:
 def class_names(file: VocFile) -> set[str]:
     """Return the names of its objects."""
     return {name for item in file.root.findall("object") if (name := (item.findtext("name") or "").strip())}
+
+
+def all_class_names(paths: Iterable[Path]) -> set[str]:
+    """The names of all classes in these files; damaged files are passed over, whoever reads them names them.
+
+    Raises:
+        DataError: a name cannot be shown.
+    """
+    names: set[str] = set()
+    for path in paths:
+        try:
+            found = class_names(parse(path))
+        except DataError:
+            continue
+        require_class_names(found, str(path))
+        names |= found
+    return names
 
 
 def read_objects(file: VocFile, size: tuple[int, int], warnings: DataFaults) -> VocObjects:
