@@ -27,8 +27,9 @@ TIMES = 20
 TICK = 1.0
 # Seconds that a worker which only waits for a stopped one is killed later: the reason is the stopped one's.
 GRACE = 3
-# Seconds to write stacks.
+# Seconds to write stacks, and those of silence after which they are written: one that was stopped works meanwhile.
 STACKS_SECONDS = 3.0
+STACKS_SILENCE = 0.3
 GIB = 2**30
 
 
@@ -90,11 +91,12 @@ def _kill(pid: int, stacks: int, note: Path, reason: str) -> None:
     texts = []
     ends = time.monotonic() + STACKS_SECONDS
     while (left := ends - time.monotonic()) > 0:
-        if select.select([stacks], [], [], left)[0]:
-            text = os.read(stacks, 65536)
-            if not text:
-                break
-            texts.append(text.decode(errors="replace"))
+        if not select.select([stacks], [], [], min(left, STACKS_SILENCE) if texts else left)[0]:
+            break
+        text = os.read(stacks, 65536)
+        if not text:
+            break
+        texts.append(text.decode(errors="replace"))
     # Before the kill: the reason must be there when the driver asks for it.
     with suppress(OSError):
         _write(note, f"{reason}; its stacks are in {note}\n\n{''.join(texts)}")

@@ -56,7 +56,7 @@ def epochs(output: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [(), GROUP], ids=["one", "group"])
 def test_a_stopped_worker_is_named_and_its_trial_goes_on(output: Path, group: tuple[str, ...]) -> None:
-    launch = Impatient(output, write_study(output, ONE), *group, "--set", *assignments(training__epochs=12))
+    launch = Impatient(output, write_study(output, ONE), *group, "--set", *assignments(training__epochs=30))
     launch.wait_until(lambda: epochs(output) >= 2)
     stopped = list(workers(output).values())[-1]
     os.kill(stopped, signal.SIGSTOP)
@@ -67,7 +67,7 @@ def test_a_stopped_worker_is_named_and_its_trial_goes_on(output: Path, group: tu
     (note,) = output.glob(f"trials/*/killed-0-{1 if group else 0}.txt")
     assert "Current thread" in note.read_text() or "Thread 0x" in note.read_text()
     _, (child,) = runs(output, "mine")
-    assert steps(output, child) == list(range(1, 13))
+    assert steps(output, child) == list(range(1, 31))
 
 
 @pytest.mark.faults
