@@ -35,7 +35,8 @@ from studies.definition.study import GridStudy
 from studies.definition.trial import Inputs
 from studies.execution.progress import Progress
 from studies.execution.report_command import try_report
-from studies.execution.tuning import TuneRun, run_trials
+from studies.execution.trial_watcher import TuneRun
+from studies.execution.tuning import run_trials
 from studies.record.results import ranked, write_results
 from studies.record.tracking.runs import Tracker
 from studies.resources.connection import connect

@@ -174,7 +174,8 @@ class StudyRun:
         with ExitStack() as stack:
             allocation = self._allocation
             for number, remaining in enumerate(self._batches(tracker)):
-                from studies.execution.tuning import TuneRun, run_trials
+                from studies.execution.trial_watcher import TuneRun
+                from studies.execution.tuning import run_trials
                 from studies.resources.connection import connect
 
                 machines = self._request.machines

@@ -4,25 +4,52 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from drcnn.engine.record import Status, read_record, write_failed, write_pruned
 from drcnn.files import DiskFullError, require_space
-from studies.definition.plan import Trial
+from studies.definition.plan import Plan, Trial
+from studies.definition.request import Machines
 from studies.execution.lost_attempts import NodeFaults, reason_of_loss
+from studies.execution.progress import Progress
+from studies.record.tracking.runs import Tracker
+from studies.resources.budget import Budget
+from studies.resources.slots import Allocation
+from studies.transfer.trial_folders import TrialFolders
 
-if TYPE_CHECKING:
-    from studies.execution.tuning import TuneRun
-
-__all__ = ["FullDisk", "Watcher", "missing_space"]
+__all__ = ["FullDisk", "TuneRun", "Watcher", "missing_space"]
 
 logger = logging.getLogger(__name__)
 
 METRIC_FAMILIES = ("val/", "test/", "train/", "perf/")
+
+
+@dataclass(frozen=True)
+class TuneRun:
+    """What one run of Ray Tune works with, and whom it tells.
+
+    Attributes:
+        plan: the study.
+        machines: what the command line says of them.
+        allocation: what each worker gets, and how many trials run at once.
+        folders: where nodes get files and data from.
+        tracker: MLflow.
+        progress: the live table.
+        budget: of the launch, to be told when trials begin and end; none if its time has no limit.
+    """
+
+    plan: Plan
+    machines: Machines
+    allocation: Allocation
+    folders: TrialFolders
+    tracker: Tracker
+    progress: Progress
+    budget: Budget | None = None
 
 
 class FullDisk(tune.Stopper):

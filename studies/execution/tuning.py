@@ -10,7 +10,6 @@ import errno
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +17,24 @@ from ray import tune
 
 from drcnn.engine.record import read_record
 from drcnn.files import DiskFullError
-from studies.definition.plan import Plan, Trial
-from studies.definition.request import Machines
+from studies.definition.plan import Trial
 from studies.definition.study import SearchStudy
 from studies.execution.budgeted import BudgetedTrials
-from studies.execution.progress import Progress
-from studies.execution.trial_watcher import FullDisk, Watcher, missing_space
-from studies.record.tracking.runs import Tracker
-from studies.resources.budget import Budget
+from studies.execution.trial_watcher import FullDisk, TuneRun, Watcher, missing_space
 from studies.resources.slots import HEAD, Allocation
 from studies.search.pruning import make_scheduler
 from studies.search.searcher import StudySearcher
-from studies.transfer.trial_folders import TrialFolders
 from studies.worker.job import Job, WorkerGroup, run_options
 from studies.worker.trial_run import run_trial
 from studies.worker.workers import run_trial_with_workers
 
-__all__ = ["TuneRun", "run_trials"]
+__all__ = ["run_trials"]
 
 logger = logging.getLogger(__name__)
 
 # How often a trial goes on after a fault of the machine, with one worker or several; machines of a spot
 # market are taken away often.
 RETRIES, CLUSTER_RETRIES = 2, 10
-
-
-@dataclass(frozen=True)
-class TuneRun:
-    """What one run of Ray Tune works with, and whom it tells.
-
-    Attributes:
-        plan: the study.
-        machines: what the command line says of them.
-        allocation: what each worker gets, and how many trials run at once.
-        folders: where nodes get files and data from.
-        tracker: MLflow.
-        progress: the live table.
-        budget: of the launch, to be told when trials begin and end; none if its time has no limit.
-    """
-
-    plan: Plan
-    machines: Machines
-    allocation: Allocation
-    folders: TrialFolders
-    tracker: Tracker
-    progress: Progress
-    budget: Budget | None = None
 
 
 def run_trials(

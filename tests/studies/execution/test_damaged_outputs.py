@@ -19,7 +19,7 @@ from drcnn import files
 from drcnn.engine.record import read_record
 from drcnn.engine.run_options import RunOptions
 from studies.definition.plan import Trial
-from studies.execution.tuning import TuneRun
+from studies.execution.trial_watcher import TuneRun
 from studies.resources.slots import Allocation
 from studies.run_study import main
 from studies.worker.faults import failures_recorded

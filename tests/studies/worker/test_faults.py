@@ -25,8 +25,7 @@ from drcnn.engine.errors import TrainingDiverged
 from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Machines
-from studies.execution.trial_watcher import FullDisk, Watcher
-from studies.execution.tuning import TuneRun
+from studies.execution.trial_watcher import FullDisk, TuneRun, Watcher
 from studies.resources.slots import Allocation
 from studies.transfer.store import ObjectStore, TrialStore
 from studies.transfer.trial_folders import TrialFolders
