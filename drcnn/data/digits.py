@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from sklearn.datasets import load_digits
 
 from drcnn.data.annotations import Annotations, DataError, Record
 
@@ -99,6 +98,9 @@ def _make_image(index: int, seed: int, split: str) -> Record:
 
 @lru_cache(maxsize=3)
 def _handwriting(split: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    # scikit-learn takes seconds to import, and only who draws the digits anew needs it.
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     glyphs = (digits.images[HANDWRITING[split]] / 16.0).astype(np.float32)
     # Two empty pixels around, so that interpolated strokes end softly at the border.
