@@ -153,6 +153,9 @@ def _seen(effect: Effect) -> str:
     verdict = effect.verdict
     if effect.is_none_in_paper and verdict != "undecided":
         return f"is about none; here: {verdict.partition(';')[0]}"
+    if verdict == "undecided" and effect.ours.low * effect.ours.high > 0:
+        # Else it would contradict the interval beside it, and a verdict on the same pair alone.
+        return "is undecided here, as p is corrected for all metrics compared"
     return f"is {verdict}" + (" here" if verdict in {"seen", "undecided"} else "")
 
 

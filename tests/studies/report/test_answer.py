@@ -1,0 +1,24 @@
+"""The two sentences that a report begins with."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from drcnn.engine.bootstrap import Difference
+from studies.analysis.paper import Effect
+from studies.report.answer import _seen
+
+
+@pytest.mark.parametrize(
+    ("low", "p_holm", "words"),
+    [
+        (0.007, 0.01, "is seen here"),
+        (0.007, 0.06, "is undecided here, as p is corrected for all metrics compared"),
+        (-0.007, 0.5, "is undecided here"),
+    ],
+)
+def test_an_undecided_change_does_not_contradict_its_interval(low: float, p_holm: float, words: str) -> None:
+    ours = Difference(0.021, low, 0.035, math.nan)
+    assert _seen(Effect("stages=3", "stages=1", "AP", 2.1, ours, p_holm, 0.005)) == words
