@@ -21,6 +21,7 @@ from studies.definition.plan import Trial
 from studies.definition.study import SearchStudy
 from studies.execution.budgeted import BudgetedTrials
 from studies.execution.trial_watcher import FullDisk, TuneRun, Watcher, missing_space
+from studies.execution.tune_losses import make_tune_outlive_losses
 from studies.resources.slots import HEAD, Allocation
 from studies.search.pruning import make_scheduler
 from studies.search.searcher import StudySearcher
@@ -104,6 +105,7 @@ def run_trials(
             verbose=0,
         ),
     )
+    make_tune_outlive_losses()
     try:
         tuner.fit()
     except Exception:

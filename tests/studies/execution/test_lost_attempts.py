@@ -20,6 +20,7 @@ from studies.execution.lost_attempts import NodeFaults, reason_of_loss
 from studies.resources.slots import Allocation
 
 ONE = "title: Mine\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"
+GIB = 2**30
 GROUP = ("--workers-per-trial", "2", "--max-concurrent", "1")
 
 
@@ -133,15 +134,22 @@ def test_a_closed_terminal_ends_a_study_in_order(output: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.slow
 def test_rays_own_memory_monitor_is_told_from_other_kills(output: Path) -> None:
+    """In the middle of a step, where Ray has an error of its own for it, and at the next attempts' starts."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kib = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in lines)}
+    used = 1 - kib["MemAvailable"] / kib["MemTotal"]
     launch = Launch(
         output,
         write_study(output, ONE),
         *("--set", *assignments(training__epochs=5000)),
-        # Less than the machine uses now.
-        RAY_memory_usage_threshold="0.01",
+        RAY_memory_usage_threshold=str(used + 4 * GIB / 1024 / kib["MemTotal"]),
         RAY_memory_monitor_refresh_ms="250",
     )
+    while launch.process.poll() is None and epochs(output) < 2:
+        time.sleep(0.1)
+    taken = b"1" * (5 * GIB)
     status, out, err = launch.end()
+    assert len(taken) == 5 * GIB
     assert status == 1, out + err
     (folder,) = output.glob("trials/*")
     error = read_record(folder).error or ""
