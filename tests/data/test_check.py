@@ -201,7 +201,7 @@ def test_a_split_too_small_to_judge_by_is_said(make_voc: Make, config: Configure
     source = f"voc:{make_voc()}"
     checked = check(config(source=source))
     (warning,) = (each for each in checked.warnings if "too few" in each.kind)
-    assert warning.message.startswith("val: has 2 images; of fewer than 30")
+    assert warning.message.startswith("val: has 2 images; with fewer than 30")
     data = config(source=source)
     prepared = prepare(data, tmp_path / "cache")
     assert "too few to tell settings apart: 1" in prepared.said_at_start(data.source)[-1]
