@@ -79,8 +79,8 @@ def few_to_judge(split: str, table: Annotations) -> list[DataWarning]:
     return [
         DataWarning(
             f"splits of fewer than {FEW_IMAGES} images, too few to tell settings apart",
-            f"{split}: has {images}; with fewer than {FEW_IMAGES}, AP would differ by 5 points or more on other "
-            "images, and settings differ by less",
+            f"{split}: has {images}; with fewer than {FEW_IMAGES}, AP would differ by 5 points or more "
+            "on other images, and settings differ by less",
         )
     ]
 
