@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.checks import unusable, warnings_across_splits, warnings_of_split
+from drcnn.data.checks import few_to_judge, unusable, warnings_across_splits, warnings_of_split
 from drcnn.data.faults import DataFaults
 from drcnn.data.formats.classes import renumbered
 from drcnn.data.formats.sources import open_source, split_names
@@ -50,7 +50,10 @@ def check(data: DataConfig) -> Checked:
             found.messages.append(str(error))
         else:
             count = getattr(data, f"{split}_images")
-            table = table if count is None else table.first(count)
+            if count is None:
+                found.warnings += few_to_judge(split, table)
+            else:  # as small as was asked
+                table = table.first(count)
             try:
                 tables[split] = renumbered(table, tables["train"].classes) if "train" in tables else table
             except DataError as error:

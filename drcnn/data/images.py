@@ -200,7 +200,7 @@ def _explaining(name: str) -> Iterator[None]:
     except DECODE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None and error.errno not in PERMANENT:
             raise
-        raise DataError(f"{name}: {_reason(error)}; replace it or use --on-bad-data skip") from None
+        raise DataError(f"{name}: {_reason(error, name)}; replace it or use --on-bad-data skip") from None
 
 
 def _is_wide(image: Image.Image) -> bool:
@@ -249,10 +249,23 @@ def _require_range(image: Image.Image) -> None:
         raise ValueError("pixels of 32 bits, whose range is not known; expected 8 or 16 bits a channel")
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, name: str) -> str:
     text = str(error)
     if isinstance(error, UnidentifiedImageError):
-        return "not an image file"
+        return f"not an image file{_text_in_place(name)}"
     if "truncated" in text:
         return "the image file is truncated"
     return f"cannot be decoded ({' '.join(text.split()) or type(error).__name__})"
+
+
+def _text_in_place(path: str) -> str:
+    """What a short text file holds that stands where an image should; empty for other files."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(1024).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    if not text or len(text) > 500:
+        return ""
+    shown = text.splitlines()[0][:60]
+    return f" but text, {shown!r}: a link or a pointer of Git LFS, whose file has to be fetched"

@@ -17,7 +17,7 @@ from pathlib import Path
 from drcnn import split_shares
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
-from drcnn.data.checks import unusable, warnings_across_splits, warnings_of_split
+from drcnn.data.checks import few_to_judge, unusable, warnings_across_splits, warnings_of_split
 from drcnn.data.faults import DataFaults
 from drcnn.data.formats.classes import matched
 from drcnn.data.formats.folders import all_files
@@ -114,8 +114,12 @@ def _table(source: Source, name: str, split: str, data: DataConfig, cache: Path)
         return str(path)
     faults = DataFaults(skip=skip)
     table = source.read(name, faults)
-    table = table if count is None else table.first(count)
-    warnings = [*faults.warnings, *warnings_of_split(split, table)]
+    warnings = faults.warnings
+    if count is None:
+        warnings += few_to_judge(split, table)
+    else:
+        table = table.first(count)
+    warnings += warnings_of_split(split, table)
     for file in (path, _checksum_file(path)):
         if file.is_dir():
             put_aside(file)

@@ -22,7 +22,7 @@ from matplotlib.ticker import PercentFormatter
 
 from drcnn.report.blocks import Picture
 
-__all__ = ["MARKERS", "MAX_CURVES", "Theme", "draw", "draw_legend", "in_points"]
+__all__ = ["MARKERS", "MAX_CURVES", "Theme", "draw", "draw_legend", "in_points", "legend_name"]
 
 WIDTH = 5.0  # inches: text stays readable on a telephone
 MARKERS = "os^Dv*PX"
@@ -105,6 +105,11 @@ def _png(height: float, paint: Callable[[Figure, Theme], None], theme: Theme) ->
         # Without matplotlib's version the same results give the same bytes.
         figure.savefig(target, format="png", metadata={"Software": None})
         return target.getvalue()
+
+
+def legend_name(name: str) -> str:
+    """Other people's name for a curve; a legend leaves out what begins with an underscore, so none does."""
+    return f"\u200b{name}" if name.startswith("_") else name  # a blank without width
 
 
 def draw_legend(figure: Figure, axes: Axes, columns: int = 1) -> None:

@@ -11,7 +11,7 @@ from drcnn.engine.diagnosis import RECALLS, Diagnosis
 from drcnn.engine.metrics import mean_of_present
 from drcnn.points import points
 from drcnn.report.blocks import Picture
-from drcnn.report.chart_style import MAX_CURVES, Theme, draw, draw_legend, in_points
+from drcnn.report.chart_style import MAX_CURVES, Theme, draw, draw_legend, in_points, legend_name
 
 __all__ = ["confusion_chart", "precision_recall_chart"]
 
@@ -30,7 +30,7 @@ def precision_recall_chart(diagnosis: Diagnosis) -> Picture:
             assert isinstance(axes, Axes)
             for number, at in enumerate(present):
                 color = f"C{number}" if is_coloured else theme.faint
-                label = _short(diagnosis.classes[at]) if is_coloured else None
+                label = legend_name(_short(diagnosis.classes[at])) if is_coloured else None
                 axes.plot(RECALLS, precision[at], color=color, linewidth=1, label=label)
             mean = precision[present].mean(axis=0)
             axes.plot(RECALLS, mean, color=theme.ink, linewidth=2, linestyle="--", label="mean")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from drcnn.engine.bootstrap import LEVEL
+from drcnn.report.blocks import escape
 from studies.analysis.comparisons import Agreement, Comparison
 from studies.analysis.paper import Effect
 from studies.analysis.replicates import Setting
@@ -35,7 +36,8 @@ def best_claim(comparisons: Sequence[Comparison], settings: Sequence[Setting]) -
     others = "the only other one" if count == 1 else f"each of the {count} others"
     if all(verdict is Verdict.SIGNIFICANT for verdict in verdicts):
         return (
-            f"**{label} is the best setting**: {metric} {mean}{single}, significantly better than {others}."
+            f"**{escape(label)} is the best setting**: {metric} {mean}{single}, "
+            f"significantly better than {others}."
         )
     rivals = []
     if significant := verdicts.count(Verdict.SIGNIFICANT):
@@ -47,7 +49,7 @@ def best_claim(comparisons: Sequence[Comparison], settings: Sequence[Setting]) -
     listed = " and ".join(filter(None, (", ".join(rivals[:-1]), rivals[-1])))
     plural = "s" if count > 1 else ""
     return (
-        f"{label} has the highest {metric}, {mean}{single}, but **no winner can be named**: "
+        f"{escape(label)} has the highest {metric}, {mean}{single}, but **no winner can be named**: "
         f"of {count} other setting{plural} it is {listed}."
     )
 
@@ -105,4 +107,5 @@ def effects_claim(effects: Sequence[Effect]) -> str:
         metrics_of.setdefault(effect.verdict, []).append(effect.metric)
     listed = "; ".join(f"{', '.join(metrics)}: {verdict}" for verdict, metrics in metrics_of.items())
     first = effects[0]
-    return f"The paper's changes from {first.baseline} to {first.label}, metric by metric — {listed}."
+    baseline, best = escape(first.baseline), escape(first.label)
+    return f"The paper's changes from {baseline} to {best}, metric by metric — {listed}."

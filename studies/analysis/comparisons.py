@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from drcnn.engine.bootstrap import Difference, mean_difference
+from drcnn.report.blocks import escape
 from studies.analysis.replicates import Setting
 from studies.analysis.verdicts import Verdict, is_within, verdict
 from studies.definition.metrics import points
@@ -55,19 +56,20 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """The result in plain words."""
+        """The result in plain words, as Markdown."""
         difference, verdict = self.difference, self.verdict
+        label, baseline = escape(self.label), escape(self.baseline)
         equivalent = f"equivalent within ±{100 * self.margin:g} {self.metric}"
         value = f"{points(difference.value, signed=True)} {self.metric} ({self._evidence})"
         if verdict is Verdict.UNDECIDED:
-            return f"Undecided between {self.label} and {self.baseline}: {value}."
+            return f"Undecided between {label} and {baseline}: {value}."
         if verdict is Verdict.EQUIVALENT:
-            return f"{self.label} and {self.baseline} are {equivalent}: {value}."
+            return f"{label} and {baseline} are {equivalent}: {value}."
         word = "better" if difference.value > 0 else "worse"
         is_small = is_within(difference, self.margin)
         small = f", below the margin of {100 * self.margin:g}," if is_small else ""
         size = f"{points(abs(difference.value))} {self.metric}{small}"
-        return f"{self.label} is significantly {word} than {self.baseline} by {size} ({self._evidence})."
+        return f"{label} is significantly {word} than {baseline} by {size} ({self._evidence})."
 
     @property
     def _evidence(self) -> str:

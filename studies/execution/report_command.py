@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from drcnn.report.blocks import escape
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request, resolve
@@ -72,7 +73,7 @@ def try_results(console: Console, plan: Plan, trials: Sequence[Trial], confirmin
 
 def try_description(plan: Plan, trials: Sequence[Trial], sentences: Sequence[str]) -> str:
     """What describes a launch's run in MLflow, as Markdown: title, sentences, and table if it can be made."""
-    parts = [plan.study.title, *sentences]
+    parts: list[str] = [escape(plan.study.title), *sentences]
     with suppress(Exception):
         from studies.report.facts import gather_facts
         from studies.report.result_tables import settings_table

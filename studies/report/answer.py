@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from drcnn.engine.bootstrap import Difference
-from drcnn.report.blocks import duration
+from drcnn.report.blocks import duration, escape
 from studies.analysis.comparisons import Comparison
 from studies.analysis.paper import Effect, PaperComparison, effects_of_best
 from studies.analysis.replicates import Replicate
@@ -46,7 +46,7 @@ def _not_comparable(facts: ReportFacts) -> str:
     """Why the finished settings are not compared."""
     members = [member for setting in facts.compared for member in setting.replicates]
     if len(facts.compared) == 1:
-        return f"Only {facts.compared[0].label} was trained: **there is nothing to compare it with**."
+        return f"Only {escape(facts.compared[0].label)} was trained: **there is nothing to compare it with**."
     if any(member.is_finished and member.resampled is None for member in members):
         return "**Nothing can be said about settings**: detections or images are not there to compare."
     if any(len(setting.replicates) > 1 for setting in facts.compared):
@@ -72,7 +72,7 @@ def _listed(facts: ReportFacts, compared: Sequence[Comparison]) -> str:
     what = "confirmed" if facts.is_confirmed else "other"
     return (
         f"Of {len(compared)} {what} settings, **{_counted(better)} significantly better** in {facts.metric} "
-        f"than {facts.baseline.label} and **{_counted(worse)} significantly worse**; "
+        f"than {escape(facts.baseline.label)} and **{_counted(worse)} significantly worse**; "
         f"{_counted(equivalent)} equivalent to it within ±{facts.plan.margin:g}, "
         f"{_counted(undecided)} undecided."
     )
@@ -81,7 +81,8 @@ def _listed(facts: ReportFacts, compared: Sequence[Comparison]) -> str:
 def _counted(comparisons: Sequence[Comparison]) -> str:
     """How many, which if they are few, and the verb."""
     named = ", ".join(
-        f"{comparison.label} {points(comparison.difference.value, signed=True)}" for comparison in comparisons
+        f"{escape(comparison.label)} {points(comparison.difference.value, signed=True)}"
+        for comparison in comparisons
     )
     count = len(comparisons)
     which = f" ({named})" if 0 < count <= MAX_NAMED else ""
@@ -125,7 +126,7 @@ def _papers(facts: ReportFacts) -> str:
         return "The paper has no figures of these settings."
     table = facts.tables[0]
     metric = facts.metric if all(facts.metric in row.figures for row, _ in table.rows) else "AP"
-    best = " and ".join(setting.label for _, setting in table.best)
+    best = " and ".join(escape(setting.label) for _, setting in table.best)
     if facts.plan.profile == "laptop" and facts.plan.study.laptop:
         best += " (here as its substitute for a laptop)"
     value = f"{table.best[0][0].figures[metric]:.1f}"
@@ -143,7 +144,7 @@ def _change(table: PaperComparison, metric: str, margin: float) -> str:
     effect = next((effect for effect in changes if effect.metric == metric), None)
     if effect is None:
         return ""
-    change = f"; its change from {effect.baseline}, {effect.paper:+.1f},"
+    change = f"; its change from {escape(effect.baseline)}, {effect.paper:+.1f},"
     if not effect.is_claim:
         return f"{change} is {points(effect.ours.value, signed=True)} here, in single runs"
     return f"{change} **{_seen(effect)}** ({_interval(effect.ours)})"

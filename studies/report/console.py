@@ -9,8 +9,6 @@ from rich.console import Console
 
 __all__ = ["StudyConsole", "say_phase"]
 
-FILE_WIDTH = 160  # columns of a file or pipe, which has no width of its own
-
 
 def say_phase(words: str) -> None:
     """Say what a launch does now, before its table appears, where somebody watches."""
@@ -19,10 +17,10 @@ def say_phase(words: str) -> None:
 
 
 class StudyConsole(Console):
-    """A console as wide as the terminal; prints nothing more when nobody reads on, as after ``| head``."""
+    """A console as wide as the terminal, as ``$COLUMNS`` says, or of 80 columns.
 
-    def __init__(self) -> None:
-        super().__init__(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    It prints nothing more when nobody reads on, as after ``| head``.
+    """
 
     def on_broken_pipe(self) -> None:
         """Go on in silence; rich would end the process."""

@@ -15,14 +15,13 @@ from drcnn.plain_text import printable
 from drcnn.report.blocks import Table, escape
 from drcnn.sealed import read_sealed
 from drcnn.trained_model import PUBLISHED
-from studies.analysis import claims
 from studies.analysis.power import known_spread, measured_spread, sentence
 from studies.analysis.replicates import group_by_setting
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.record.launch_request import as_typed
 from studies.record.tracking.addresses import ui_command
-from studies.report.facts import ReportFacts, gather_facts
+from studies.report.facts import gather_facts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table
 
@@ -32,7 +31,7 @@ __all__ = ["next_steps", "outcome_lines", "print_answer", "print_power", "print_
 def print_results(
     console: Console, plan: Plan, trials: Sequence[Trial], confirming: Sequence[Trial] = ()
 ) -> None:
-    """Print every trial's last figures, the means over seeds, and what a search's confirmation shows.
+    """Print every trial's last figures, the means over seeds, and those of a search's confirmation.
 
     Args:
         console: where to print.
@@ -45,14 +44,13 @@ def print_results(
     if any(len(setting.replicates) > 1 for setting in facts.settings):
         _print_table(console, settings_table(facts.settings, facts.tables, is_short=True))
     if facts.tables:
-        _print_words(console, "paper_notes.md.j2", facts)
+        console.print(Markdown(render_markdown("paper_notes.md.j2", facts=facts)))
     if isinstance(plan.study, SearchStudy) and facts.best_trials:
         _print_table(console, best_trials_table(facts))
     if confirming:
         facts = gather_facts(plan, [*trials, *confirming])
         console.print("Confirmed with seeds that the search did not use:", highlight=False)
         _print_table(console, settings_table(facts.confirming, facts.tables, is_short=True))
-        _print_words(console, "confirmation.md.j2", facts)
 
 
 def print_power(plan: Plan, trials: Sequence[Trial], planned: Sequence[Trial]) -> None:
@@ -133,7 +131,3 @@ def next_steps(plan: Plan, tracking_uri: str, trials_link: str, report_line: str
 
 def _print_table(console: Console, table: Table) -> None:
     console.print(table.fitted(console.width).to_rich())
-
-
-def _print_words(console: Console, template: str, facts: ReportFacts) -> None:
-    console.print(Markdown(render_markdown(template, facts=facts, claims=claims)))

@@ -99,7 +99,11 @@ class Budget:
         done = f"Budget of {budget_text(self.seconds)}: {complete} of {planned} trials"
         if not self._begun and self.refused:
             enough = budget_text(60 * math.ceil(min(self.refused) / 60))
-            return f"{done}; none could begin, as the shortest might end after {enough} only: give more"
+            return (
+                f"{done}; none could begin, as the shortest, with what has to follow it, might end after "
+                f"{enough} only: give more, or fewer epochs or images (--set training.epochs=N "
+                "data.train_images=N)"
+            )
         return f"{done}; the same command goes on with the others ({self.accuracy})"
 
     def _expected(self, trial_id: str) -> float:

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -54,7 +55,7 @@ def connect(machines: Machines) -> Iterator[Allocation]:
     A Ray that the caller has started is used and kept.
 
     Raises:
-        StudyError: there is no such cluster, or not even one trial fits.
+        StudyError: a local Ray does not start, there is no such cluster, or not even one trial fits.
     """
     if ray.is_initialized():
         yield allocate(machines, node_shapes())
@@ -90,15 +91,22 @@ def _start(machines: Machines, quiet: Mapping[str, Any]) -> None:
     port = _free_port()
     os.environ["RAY_GCS_SERVER_PORT"] = str(port)
     address = {"RAY_ADDRESS": f"{get_node_ip_address()}:{port}"}  # type: ignore[no-untyped-call]
-    ray.init(
-        address="local",
-        # Ray Train's cleaner asks the dashboard which trials are alive; Tune alone does not need it.
-        include_dashboard=machines.workers > 1,
-        object_store_memory=200 << 20,
-        # Without an address the cleaner would ask the wrong Ray if two run on this machine.
-        runtime_env={"env_vars": address} if machines.workers > 1 else None,
-        **quiet,
-    )
+    try:
+        ray.init(
+            address="local",
+            # Ray Train's cleaner asks the dashboard which trials are alive; Tune alone does not need it.
+            include_dashboard=machines.workers > 1,
+            object_store_memory=200 << 20,
+            # Without an address the cleaner would ask the wrong Ray if two run on this machine.
+            runtime_env={"env_vars": address} if machines.workers > 1 else None,
+            **quiet,
+        )
+    except Exception as error:  # what it raises when its processes are too slow has no other type
+        raise StudyError(
+            f"Ray could not be started on this machine: {one_line(error)} It has to start within a minute or "
+            "so: run the same command again when the machine is less busy; if that does not help, the reason "
+            f"is in {os.environ.get('RAY_TMPDIR', tempfile.gettempdir())}/ray/session_latest/logs"
+        ) from error
 
 
 def _join(address: str, quiet: Mapping[str, Any]) -> None:

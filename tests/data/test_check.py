@@ -13,7 +13,7 @@ from PIL import Image
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.check import Checked, check
-from drcnn.data.checks import unusable, warnings_across_splits, warnings_of_split
+from drcnn.data.checks import few_to_judge, unusable, warnings_across_splits, warnings_of_split
 from drcnn.data.prepare import prepare
 from drcnn.data.summary import counts_by_class
 from drcnn.data.warnings import DataWarning, count_warnings, in_one_line
@@ -195,6 +195,26 @@ def test_a_run_knows_the_warnings_of_a_cached_table(
     assert dict(first.warnings)["images of train in val too"] == 2
     assert prepare(data, tmp_path / "cache").warnings == first.warnings
     assert first.warnings == count_warnings(check(data).warnings)
+
+
+def test_a_split_too_small_to_judge_by_is_said(make_voc: Make, config: Configure, tmp_path: Path) -> None:
+    source = f"voc:{make_voc()}"
+    checked = check(config(source=source))
+    (warning,) = (each for each in checked.warnings if "too few" in each.kind)
+    assert warning.message.startswith("val: has 2 images; with fewer than 30")
+    data = config(source=source)
+    prepared = prepare(data, tmp_path / "cache")
+    assert "too few to tell settings apart: 1" in prepared.said_at_start(data.source)[-1]
+    # What was asked to be small is.
+    assert "too few" not in str(check(config(source=source, val_images=2)).warnings)
+
+
+def test_thirty_images_are_enough_to_judge_by() -> None:
+    images = {str(number): [CAT] for number in range(30)}
+    assert few_to_judge("val", table(images)) == []
+    images.popitem()
+    assert few_to_judge("train", table(images)) == []
+    assert len(few_to_judge("test", table(images))) == 1
 
 
 def test_warnings_fit_in_one_line() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,17 @@ def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
     with (tmp_path / "a.jpg").open("ab") as file:
         file.write(bytes(5000))
     assert inspect(str(tmp_path / "a.jpg")).size == (5, 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["../../store/im001.jpg", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"],
+)
+def test_a_pointer_in_the_place_of_an_image_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.jpg").write_text(text)
+    said = re.escape(f"not an image file but text, {text.splitlines()[0]!r}: a link or a pointer of Git LFS")
+    with pytest.raises(DataError, match=rf"a\.jpg: {said}.*; replace it or use --on-bad-data skip"):
+        inspect(str(tmp_path / "a.jpg"))
 
 
 def test_other_bad_files_are_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -79,6 +79,7 @@ def test_a_narrow_terminal_loses_brackets_first_then_columns_but_never_names_and
     )
 
 
+@settings(deadline=None)
 @given(st.text())
 @pytest.mark.parametrize("place", ["{}", "see {} there", "- {}", "a table\n\n| a |\n| :-- |\n| {} |"])
 def test_any_text_is_shown_letter_by_letter(place: str, text: str) -> None:
@@ -91,6 +92,7 @@ def test_any_text_is_shown_letter_by_letter(place: str, text: str) -> None:
     assert expected.replace("−", "-") in shown.replace("−", "-")
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab \\`*_[]()<>!&;#+-=.1|~:/", min_size=1))
 def test_no_markup_of_others_gets_through(text: str) -> None:
     shown = as_page(escape(text)).partition("<main>")[2].partition("</main>")[0]

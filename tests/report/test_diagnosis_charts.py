@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 
 from drcnn.engine.diagnosis import RECALLS, Diagnosis
+from drcnn.report import diagnosis_charts
+from drcnn.report.chart_style import LIGHT
 from drcnn.report.diagnosis_charts import confusion_chart, precision_recall_chart
 from drcnn.report.diagnosis_tables import classes_table, errors_table
 
@@ -41,6 +47,20 @@ def test_of_many_classes_those_with_errors_are_drawn() -> None:
 
 def test_classes_without_objects_have_no_curve() -> None:
     assert "28 classes" in precision_recall_chart(diagnosis()).alt
+
+
+def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    figure = Figure()
+    monkeypatch.setattr(diagnosis_charts, "draw", lambda *_: _[-1](figure, LIGHT))
+    whole = diagnosis()
+    few = {iou: rows[2:4] for iou, rows in whole.precision.items()}
+    precision_recall_chart(
+        replace(whole, classes=("_cell", "_child0"), objects=whole.objects[2:4], precision=few)
+    )
+    (legend,) = figure.legends
+    assert [text.get_text().strip("\u200b") for text in legend.get_texts()] == ["_cell", "_child0", "mean"]
 
 
 def test_the_lowest_ap_comes_first_and_unknown_ones_last() -> None:

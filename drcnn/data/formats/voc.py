@@ -148,7 +148,14 @@ def _read_image(
         if name not in images:
             missing = folder / "JPEGImages" / f"{name}.jpg"
             raise DataError(f"{missing}: no such image file; restore it or use --on-bad-data skip")
-        file = parse(folder / "Annotations" / f"{name}.xml")
+        annotation = folder / "Annotations" / f"{name}.xml"
+        if not annotation.exists():
+            # Its objects are not known: as an image without any it would make every detection in it wrong.
+            raise DataError(
+                f"{annotation}: no such file, though the list names its image; restore it, write one without "
+                "objects if the image has none, or use --on-bad-data skip"
+            )
+        file = parse(annotation)
         path = _choose_image(images[name], file)
         image = inspect(str(path), decode_all=faults.skip)
     except DataError as error:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 
+from drcnn.report.blocks import escape
 from studies.definition.plan import Plan, Trial
 from studies.record import provenance
 from studies.record.tracking.runs import Tracker
@@ -29,7 +30,7 @@ def open_launch(tracker: Tracker, plan: Plan, trials: Sequence[Trial], *, fresh:
     tracker.open(
         hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16],
         f"{plan.name} {time.strftime('%Y-%m-%d %H:%M')}",
-        plan.study.title,
+        escape(plan.study.title),
         fresh=fresh,
         tags=provenance.tags() | {"drcnn.data_fingerprint": trials[0].data.fingerprint},
         texts=provenance.texts(plan),

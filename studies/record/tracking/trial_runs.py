@@ -16,6 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from PIL.Image import Image
 
 from drcnn.engine.record import LATENCY, Status, read_record
+from drcnn.report.blocks import escape
 from studies.definition.plan import Trial
 from studies.record.tracking.datasets import dataset_inputs
 from studies.record.tracking.delivery import is_passing, why
@@ -127,7 +128,7 @@ class TrialRuns:
             self._client.log_metric(run_id, LATENCY, record.latency, now(), record.epoch)
         tags = [RunTag(STATUS, record.status)]
         if record.error:
-            tags.append(RunTag(MLFLOW_RUN_NOTE, record.error[:5000]))
+            tags.append(RunTag(MLFLOW_RUN_NOTE, escape(record.error)[:5000]))
         self._client.log_batch(run_id, tags=tags)
         self._client.set_terminated(run_id, "FINISHED" if record.is_done else "FAILED")
 

@@ -56,6 +56,19 @@ def test_an_image_without_objects_is_kept(make_voc: MakeVoc) -> None:
     assert [len(made.boxes(row)) for row in range(2)] == [1, 0]
 
 
+def test_a_listed_image_without_annotation_is_named_and_no_image_without_objects(make_voc: MakeVoc) -> None:
+    folder = make_voc({"a": [DOG], "b": [DOG], "c": [DOG]})
+    for name in "bc":
+        (folder / "Annotations" / f"{name}.xml").unlink()
+    with pytest.raises(DataError, match=r"b\.xml: no such file, though the list names its image; restore it"):
+        read(folder)
+    made = read(folder, skip=True)
+    assert made.ids == ("a",)
+    assert [message.partition(": ")[0] for message in made.skipped] == [
+        str(folder / "Annotations" / f"{name}.xml") for name in "bc"
+    ]
+
+
 def test_folders_of_one_name_are_told_apart(make_voc: MakeVoc, tmp_path: Path) -> None:
     folders = [make_voc(name=f"{project}/VOC2007") for project in ("a", "b")]
     assert read(*folders).ids == (

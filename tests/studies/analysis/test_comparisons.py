@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,6 +167,13 @@ def test_a_significant_difference_may_be_too_small_to_matter() -> None:
     small = compared(Difference(0.002, 0.001, 0.003, 0.001), 0.001, 1)
     assert small.verdict is Verdict.SIGNIFICANT
     assert small.sentence.startswith("a is significantly better than b by 0.2 AP, below the margin of 0.5, (")
+
+
+def test_names_of_settings_are_no_markup() -> None:
+    made = replace(
+        compared(Difference(0.02, 0.01, 0.03, 0.001), 0.001, 1), label="a_<b>", baseline="[x](y) *z*"
+    )
+    assert made.sentence.startswith(r"a\_&lt;b> is significantly better than \[x\](y) \*z\* by ")
 
 
 def test_probability_that_the_first_is_above() -> None:
