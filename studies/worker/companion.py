@@ -27,7 +27,8 @@ TIMES = 20
 TICK = 1.0
 # Seconds that a worker which only waits for a stopped one is killed later: the reason is the stopped one's.
 GRACE = 3
-# Seconds to write stacks, and those of silence after which they are written: one that was stopped works meanwhile.
+# Seconds to write stacks, and those of silence after which they are written: one that was stopped works
+# meanwhile.
 STACKS_SECONDS = 3.0
 STACKS_SILENCE = 0.3
 GIB = 2**30
@@ -88,7 +89,7 @@ def _kill(pid: int, stacks: int, note: Path, reason: str) -> None:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGUSR2)
             os.kill(process, signal.SIGCONT)  # else a stopped one cannot write its stack
-    texts = []
+    texts: list[str] = []
     ends = time.monotonic() + STACKS_SECONDS
     while (left := ends - time.monotonic()) > 0:
         if not select.select([stacks], [], [], min(left, STACKS_SILENCE) if texts else left)[0]:
