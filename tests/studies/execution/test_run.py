@@ -138,8 +138,6 @@ def test_a_search_keeps_its_number_of_trials_and_starts_again_when_asked(output:
     assert status == 0, err
     assert "3 trained, 0 reused, 0 failed" in out
     assert len(results(output)) == 3
-    status, out, err = Launch(output, *command).end()
-    assert "0 trained, 3 reused, 0 failed" in out
     status, out, err = Launch(output, *command, "--fresh").end()
     assert status == 0, err
     assert "3 trained, 0 reused, 0 failed" in out
