@@ -100,6 +100,7 @@ class ObjectStore(TrialStore):
         for info in self._list(folder):
             if names is None or info.base_name in names:
                 with_retries(partial(self._store.delete_file, info.path))
+                self._synced.pop(folder / info.base_name, None)
 
     def archive(self, folder: Path, destination: Path) -> None:  # noqa: D102
         for info in self._list(folder):

@@ -154,9 +154,10 @@ def _ready_server(url: URL, uri: str, output: Path) -> None:
                         "then run the same command again"
                     )
                 time.sleep(0.5)
-            SqlAlchemyStore(uri, artifacts_of(uri, output))  # type: ignore[no-untyped-call]
-    except MlflowException as error:
-        raise StudyError(f"{shown}: MLflow cannot use it: {why(error)}") from None
+            try:
+                SqlAlchemyStore(uri, artifacts_of(uri, output))  # type: ignore[no-untyped-call]
+            except (MlflowException, SQLAlchemyError) as error:
+                raise StudyError(f"{shown}: MLflow cannot use it: {why(error)}") from None
     except SQLAlchemyError as error:
         raise StudyError(f"{shown}: the database cannot be reached: {why(error)}") from None
     finally:

@@ -220,6 +220,11 @@ def test_a_trial_is_archived_within_the_store(uri: str, tmp_path: Path) -> None:
     node.store.upload(node.trial)
     archived = tmp_path / "a" / "trials" / "old" / "one"
     node.store.archive(node.trial, archived)
+    # What is here still is stored again.
+    node.store.upload(node.trial)
+    node.store.download(node.trial)
+    assert node.files() == {"last.safetensors": "epoch 1"}
+    node.store.archive(node.trial, archived)
     node.store.download(node.trial)
     assert node.files() == {}
     node.store.download(archived)
