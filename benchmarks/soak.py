@@ -117,13 +117,14 @@ def soak(trials: int, seed: int, workers: int, output: Path, *, has_server: bool
         if server is not None:
             stack.callback(server.stop)
         choice = random.Random(seed)
+        works = KINDS["worker" if workers > 1 else "actor"]
         while statuses["0"] == 0:
             if statuses.total() == 5 * trials:
                 raise RuntimeError(f"not complete after {statuses.total()} launches; see {disturbed}")
             if server is not None:
                 server.start()
             launch = _launch(disturbed, workers, server, statuses.total())
-            statuses[str(_disturb(launch, choice, kills, seen, server))] += 1
+            statuses[str(_disturb(launch, choice, kills, seen, server, works=works))] += 1
         found = differences(calm, disturbed, trials, server.uri if server else default_uri(disturbed))
     minutes = (time.monotonic() - began) / 60
     return Figures(
@@ -179,10 +180,13 @@ def _disturb(
     kills: Counter[str],
     seen: set[Process],
     server: _Server | None,
+    *,
+    works: str,
 ) -> int:
     """Kill a process of a launch every now and then, until it ends; return its exit status.
 
-    Counts in ``kills`` by kind, and adds to ``seen`` what it has started.
+    Counts in ``kills`` by kind, and adds to ``seen`` what it has started. A process whose command line holds
+    ``works`` works on a trial.
     """
     # On a slow machine a launch may take longer than that to begin a trial: most are left to begin one.
     may_begin = choice.random() < WHILE_IT_BEGINS
@@ -193,7 +197,7 @@ def _disturb(
             server.start()
         processes = descendants(launch.pid)
         seen.update(processes)
-        if not may_begin and any(KINDS["actor"] in process.command for process in processes):
+        if not may_begin and any(works in process.command for process in processes):
             may_begin, due = True, time.monotonic() + choice.uniform(SOONEST, LATEST)
         if not may_begin or time.monotonic() < due:
             continue
