@@ -15,7 +15,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.mlflow_service import Server
 from benchmarks.processes import Process, descendants, end
 from benchmarks.soak_differences import EPOCHS, NAME, differences
 from studies.record.tracking.addresses import default_uri
@@ -113,9 +113,11 @@ def soak(trials: int, seed: int, workers: int, output: Path, *, has_server: bool
     seen: set[Process] = set()
     with ExitStack() as stack:
         stack.callback(lambda: end(seen))
-        server = _Server(disturbed) if has_server else None
+        server = Server(disturbed) if has_server else None
         if server is not None:
             stack.callback(server.stop)
+            server.start()
+            server.wait()
         choice = random.Random(seed)
         works = KINDS["worker" if workers > 1 else "actor"]
         while statuses["0"] == 0:
@@ -132,40 +134,7 @@ def soak(trials: int, seed: int, workers: int, output: Path, *, has_server: bool
     )
 
 
-class _Server:
-    """MLflow's server, started again wherever it was killed, as a service is."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{port}"
-        store, files = f"sqlite:///{folder}/server.db", folder / "artifacts"
-        self._command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        self._command += [
-            "--backend-store-uri",
-            store,
-            "--artifacts-destination",
-            str(files),
-            "--workers",
-            "1",
-        ]
-        self._log = folder / "server.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            return
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            end([*descendants(self.process.pid), *filter(None, [Process.of(self.process.pid)])])
-            self.process.wait()
-
-
-def _launch(output: Path, workers: int, server: _Server | None, number: int) -> subprocess.Popen[bytes]:
+def _launch(output: Path, workers: int, server: Server | None, number: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(ROOT / "studies" / "run_study.py"), str(output / f"{NAME}.yaml")]
     command += ["--output", str(output), "--workers-per-trial", str(workers)]
     command += ["--tracking-uri", server.uri] if server is not None else []
@@ -179,7 +148,7 @@ def _disturb(
     choice: random.Random,
     kills: Counter[str],
     seen: set[Process],
-    server: _Server | None,
+    server: Server | None,
     *,
     works: str,
 ) -> int:
