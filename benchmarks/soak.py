@@ -12,36 +12,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mlflow import MlflowClient
-
+from benchmarks.mlflow_service import Server
 from benchmarks.processes import Process, descendants, end
-from drcnn.engine.record import read_record
+from benchmarks.soak_differences import EPOCHS, NAME, differences
 from studies.record.tracking.addresses import default_uri
 
-__all__ = ["Figures", "differences", "soak"]
+__all__ = ["Figures", "soak"]
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds from one kill to the next.
 SOONEST, LATEST = 15.0, 30.0
 # The share of launches that are disturbed before a trial's process is there, too.
 WHILE_IT_BEGINS = 0.2
-EPOCHS = 3
-NAME = "soak"
 # As small as a trial can be: seconds an epoch.
 SETTINGS = {
     "training.epochs": EPOCHS,
@@ -119,17 +113,20 @@ def soak(trials: int, seed: int, workers: int, output: Path, *, has_server: bool
     seen: set[Process] = set()
     with ExitStack() as stack:
         stack.callback(lambda: end(seen))
-        server = _Server(disturbed) if has_server else None
+        server = Server(disturbed) if has_server else None
         if server is not None:
             stack.callback(server.stop)
+            server.start()
+            server.wait()
         choice = random.Random(seed)
+        works = KINDS["worker" if workers > 1 else "actor"]
         while statuses["0"] == 0:
             if statuses.total() == 5 * trials:
                 raise RuntimeError(f"not complete after {statuses.total()} launches; see {disturbed}")
             if server is not None:
                 server.start()
             launch = _launch(disturbed, workers, server, statuses.total())
-            statuses[str(_disturb(launch, choice, kills, seen, server))] += 1
+            statuses[str(_disturb(launch, choice, kills, seen, server, works=works))] += 1
         found = differences(calm, disturbed, trials, server.uri if server else default_uri(disturbed))
     minutes = (time.monotonic() - began) / 60
     return Figures(
@@ -137,40 +134,7 @@ def soak(trials: int, seed: int, workers: int, output: Path, *, has_server: bool
     )
 
 
-class _Server:
-    """MLflow's server, started again wherever it was killed, as a service is."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{port}"
-        store, files = f"sqlite:///{folder}/server.db", folder / "artifacts"
-        self._command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        self._command += [
-            "--backend-store-uri",
-            store,
-            "--artifacts-destination",
-            str(files),
-            "--workers",
-            "1",
-        ]
-        self._log = folder / "server.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            return
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            end([*descendants(self.process.pid), *filter(None, [Process.of(self.process.pid)])])
-            self.process.wait()
-
-
-def _launch(output: Path, workers: int, server: _Server | None, number: int) -> subprocess.Popen[bytes]:
+def _launch(output: Path, workers: int, server: Server | None, number: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(ROOT / "studies" / "run_study.py"), str(output / f"{NAME}.yaml")]
     command += ["--output", str(output), "--workers-per-trial", str(workers)]
     command += ["--tracking-uri", server.uri] if server is not None else []
@@ -184,11 +148,14 @@ def _disturb(
     choice: random.Random,
     kills: Counter[str],
     seen: set[Process],
-    server: _Server | None,
+    server: Server | None,
+    *,
+    works: str,
 ) -> int:
     """Kill a process of a launch every now and then, until it ends; return its exit status.
 
-    Counts in ``kills`` by kind, and adds to ``seen`` what it has started.
+    Counts in ``kills`` by kind, and adds to ``seen`` what it has started. A process whose command line holds
+    ``works`` works on a trial.
     """
     # On a slow machine a launch may take longer than that to begin a trial: most are left to begin one.
     may_begin = choice.random() < WHILE_IT_BEGINS
@@ -199,7 +166,7 @@ def _disturb(
             server.start()
         processes = descendants(launch.pid)
         seen.update(processes)
-        if not may_begin and any(KINDS["actor"] in process.command for process in processes):
+        if not may_begin and any(works in process.command for process in processes):
             may_begin, due = True, time.monotonic() + choice.uniform(SOONEST, LATEST)
         if not may_begin or time.monotonic() < due:
             continue
@@ -215,68 +182,6 @@ def _disturb(
         due = time.monotonic() + choice.uniform(SOONEST, LATEST)
     # The next launch begins at once, as a person's would, whatever this one has left running.
     return launch.wait()
-
-
-def differences(calm: Path, disturbed: Path, trials: int, uri: str) -> Iterator[str]:
-    """Yield what is wrong with a study that was disturbed, a line each.
-
-    Args:
-        calm: output folder of the study that was not; ``disturbed`` of the other.
-        trials: of the study.
-        uri: of the disturbed study's MLflow.
-    """
-    before = {folder.name: read_record(folder) for folder in calm.glob("trials/*")}
-    after = {folder.name: read_record(folder) for folder in disturbed.glob("trials/*")}
-    if not len(before) == len(after) == trials or set(before) != set(after):
-        yield f"{len(before)} and {len(after)} trials, expected {trials} and the same ones"
-    for name in sorted(set(before) & set(after)):
-        if not after[name].is_finished:
-            yield f"{name}: {after[name].status}: {after[name].error}"
-            continue
-        pairs = zip(before[name].history, after[name].history, strict=False)
-        if len(before[name].history) != len(after[name].history):
-            yield f"{name}: {len(after[name].history)} epochs, expected {len(before[name].history)}"
-        for one, other in pairs:
-            yield from (f"{name}: epoch {one['epoch']:g}: {line}" for line in _unequal(one, other))
-    yield from _differences_of_mlflow({name: found.metrics for name, found in after.items()}, uri)
-
-
-def _unequal(one: Mapping[str, float], other: Mapping[str, float]) -> Iterator[str]:
-    """Metrics that are not equal bit by bit; times are none of them."""
-    for key in sorted({*one, *other}):
-        if key.startswith("perf/"):
-            continue
-        a, b = one.get(key, math.inf), other.get(key, math.inf)
-        if a != b and not (math.isnan(a) and math.isnan(b)):
-            yield f"{key} is {b!r}, expected {a!r}"
-
-
-def _differences_of_mlflow(trials: Mapping[str, Mapping[str, float]], uri: str) -> Iterator[str]:
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(NAME)
-    if experiment is None:
-        yield f"MLflow has no experiment {NAME}"
-        return
-    runs = client.search_runs([experiment.experiment_id], max_results=10_000)
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    for run in runs:
-        if run.info.status != "FINISHED":
-            yield f"MLflow's run {run.info.run_name} is {run.info.status}"
-    if len(runs) - len(children) != 1:
-        yield f"MLflow has {len(runs) - len(children)} parent runs, expected 1"
-    names = Counter(run.data.tags.get("drcnn.trial_id", "") for run in children)
-    for name in sorted({*names, *trials}):
-        if names[name] != 1 or name not in trials:
-            yield f"MLflow has {names[name]} runs of trial {name}, expected {int(name in trials)}"
-    for run in children:
-        name = run.data.tags.get("drcnn.trial_id", "")
-        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
-        if sorted(steps) != list(range(1, EPOCHS + 1)):
-            yield f"MLflow's run {run.info.run_name} has the epochs {steps}"
-        own = trials.get(name, {})
-        shown = {key: value for key, value in run.data.metrics.items() if key in own}
-        last = {key: own[key] for key in shown}
-        yield from (f"MLflow's run {run.info.run_name}: {line}" for line in _unequal(last, shown))
 
 
 def main() -> int:

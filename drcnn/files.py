@@ -6,12 +6,13 @@ import errno
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
     "DAMAGED",
+    "SECONDS",
     "DiskFullError",
     "put_aside",
     "replacing",
@@ -41,6 +42,8 @@ class DiskFullError(OSError):
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; then replace ``path`` by it, or delete it after an error.
 
+    A folder in the place of ``path`` is put aside.
+
     Raises:
         DiskFullError: in place of what the writer raised when the disk, or the user's share of it, was full.
 
@@ -54,6 +57,8 @@ def replacing(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield draft
+        if path.is_dir():
+            put_aside(path)
         # In the same folder: only there is the file system's replace atomic.
         draft.replace(path)
     except Exception as error:
@@ -107,12 +112,26 @@ def require_space(folder: Path) -> None:
     probe.unlink()
 
 
-def put_aside(path: Path) -> Path:
-    """Rename a damaged file, or the folder in a file's place, to ``<name>.damaged``; return the new path."""
-    aside = path.with_name(f"{path.name}{DAMAGED}")
-    if aside.is_dir() or (path.is_dir() and aside.exists()):
-        aside = aside.with_name(f"{aside.name}-{uuid.uuid4().hex[:8]}")
-    return path.replace(aside)
+def put_aside(path: Path, companions: Sequence[str] = ()) -> Path:
+    """Rename a damaged file, or the folder in a file's place, to ``<name>.damaged``; return the new path.
+
+    What was put aside earlier stays: the next one is ``<name>.damaged-2``.
+
+    Args:
+        path: of the file.
+        companions: endings of the names of files beside it that belong to it, and go with it.
+    """
+    name = f"{path.name}{DAMAGED}"
+    aside, number = path.with_name(name), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{name}-{number}")
+    path.rename(aside)
+    for ending in companions:
+        companion = path.with_name(path.name + ending)
+        if companion.exists():
+            companion.rename(aside.with_name(aside.name + ending))
+    return aside
 
 
 def _tells_of_a_full_disk(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from drcnn.files import put_aside, write_text
+from drcnn.files import write_text
 
 __all__ = ["DamagedFileError", "read_sealed", "write_sealed"]
 
@@ -24,7 +24,7 @@ class DamagedFileError(ValueError):
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a file by a JSON object with its checksum; a folder in its place is put aside.
+    """Replace a file by a JSON object with its checksum.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -33,8 +33,6 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     {'epoch': 3}
     """
     plain = json.loads(json.dumps(content))
-    if path.is_dir():
-        put_aside(path)
     write_text(path, json.dumps({**plain, SEAL: _checksum(plain)}, indent=1) + "\n")
 
 

@@ -77,10 +77,18 @@ def fail_to_write(path: Path) -> None:
         raise ValueError("mine")
 
 
-def test_what_is_put_aside_replaces_no_folder(tmp_path: Path) -> None:
+def test_what_is_put_aside_replaces_nothing(tmp_path: Path) -> None:
     for kind in ("file", "folder", "file", "folder"):
         path = tmp_path / "a"
         path.mkdir() if kind == "folder" else path.write_text("x")
         assert put_aside(path).exists()
         assert not path.exists()
-    assert len(list(tmp_path.iterdir())) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"a.damaged", *(f"a.damaged-{n}" for n in (2, 3, 4))}
+
+
+def test_a_folder_in_the_place_of_a_file_is_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    (path / "inside").mkdir(parents=True)
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert (tmp_path / "a.damaged" / "inside").is_dir()

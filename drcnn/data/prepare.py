@@ -23,8 +23,8 @@ from drcnn.data.formats.classes import matched
 from drcnn.data.formats.folders import all_files
 from drcnn.data.formats.sources import Source, open_source, split_names
 from drcnn.data.prepared import PreparedData
+from drcnn.data.table_checksum import checksum_file, matches_checksum, write_checksum
 from drcnn.data.warnings import count_warnings, total
-from drcnn.files import put_aside, write_text
 
 __all__ = ["PreparedData", "prepare", "prepare_judged"]
 
@@ -110,39 +110,19 @@ def _table(source: Source, name: str, split: str, data: DataConfig, cache: Path)
     ]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     path = cache.absolute() / f"{source.settings[0]}-{name}-{key}.arrow"
-    if _is_whole(path):
+    if matches_checksum(path, checksum_file(path)):
         return str(path)
     faults = DataFaults(skip=skip)
     table = source.read(name, faults)
-    warnings = faults.warnings
+    warnings = list(faults.warnings)
     if count is None:
         warnings += few_to_judge(split, table)
     else:
         table = table.first(count)
     warnings += warnings_of_split(split, table)
-    for file in (path, _checksum_file(path)):
-        if file.is_dir():
-            put_aside(file)
     table.with_warnings(count_warnings(warnings)).save(path)
-    write_text(_checksum_file(path), f"{_checksum(path)}  {path.name}\n")
+    write_checksum(path)
     return str(path)
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a table is there as it was saved; one that a kill left without its checksum is made again."""
-    try:
-        return _checksum_file(path).read_text(encoding="utf-8").split()[:1] == [_checksum(path)]
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _checksum_file(table: Path) -> Path:
-    return table.with_name(f"{table.name}.sha256")
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _described(source: Source, tables: dict[str, Annotations]) -> str:

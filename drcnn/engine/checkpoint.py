@@ -134,9 +134,10 @@ def recover(folder: Path) -> list[str]:
 
 def remove_spares(folder: Path) -> None:
     """Delete what ``save`` and ``recover`` keep beside the checkpoint of a trial that has now finished."""
-    for name in (PREVIOUS, f"{PREVIOUS}{DAMAGED}", f"{CHECKPOINT}{DAMAGED}"):
-        if (folder / name).is_file():
-            (folder / name).unlink()
+    for pattern in (PREVIOUS, f"{PREVIOUS}{DAMAGED}*", f"{CHECKPOINT}{DAMAGED}*"):
+        for path in folder.glob(pattern):
+            if path.is_file():
+                path.unlink()
 
 
 def read_state(path: Path) -> TrainingState:

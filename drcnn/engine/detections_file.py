@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from drcnn.files import put_aside, replacing
+from drcnn.files import replacing
 from drcnn.sealed import DamagedFileError
 
 __all__ = ["DETECTIONS", "has_detections", "read_detections", "write_detections"]
@@ -27,8 +27,6 @@ def write_detections(folder: Path, detections: pa.Table) -> None:
         DiskFullError: there is no space for them.
     """
     path = folder / DETECTIONS
-    if path.is_dir():
-        put_aside(path)
     with replacing(path) as draft:
         pq.write_table(detections, draft, write_page_checksum=True)
 

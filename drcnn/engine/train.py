@@ -69,6 +69,7 @@ def fit(
     options: RunOptions = RunOptions(),  # noqa: B008 - frozen
     say: Say = lambda line: None,
     step: Step = lambda epoch, step, steps: None,
+    waits: Say | None = None,
 ) -> None:
     """Train one trial, or finish one that was interrupted.
 
@@ -81,9 +82,10 @@ def fit(
         report: called on every worker after each epoch, with the same metrics, once that epoch's checkpoint
             (and after the last epoch ``result.json``) is on disk. A metric's name begins with its split.
         options: how to run.
-        say: called on the first worker with what it starts from, a checkpoint that was damaged, a full disk
-            that is waited for, and a warm-up that was shortened.
+        say: called on the first worker with what it starts from, a checkpoint that was damaged, and a warm-up
+            that was shortened.
         step: called on the first worker after each step.
+        waits: called on the first worker when a disk is full and is waited for; ``say`` unless given.
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
@@ -103,7 +105,7 @@ def fit(
     if not (folder / "last.safetensors").exists():
         require_start(config)
     folder.mkdir(parents=True, exist_ok=True)
-    trial = _Trial(config, data, folder, options, say, step)
+    trial = _Trial(config, data, folder, options, say, step, waits or say)
     trial.state.notes += notes
     while trial.state.epoch < config.training.epochs:
         metrics = trial.run_epoch()
@@ -116,10 +118,17 @@ class _Trial:
     """A running trial: detector, optimiser, data and state."""
 
     def __init__(
-        self, config: Config, data: PreparedData, folder: Path, options: RunOptions, say: Say, step: Step
+        self,
+        config: Config,
+        data: PreparedData,
+        folder: Path,
+        options: RunOptions,
+        say: Say,
+        step: Step,
+        waits: Say,
     ) -> None:
         self.config, self.data, self.folder, self.options = config, data, folder, options
-        self.say, self.tell_step = say, step
+        self.say, self.tell_step, self.waits = say, step, waits
         self.device = torch.device(options.device)
         self.last = folder / "last.safetensors"
         # The random start depends on the seed only, and leaves the caller's generator unchanged.
@@ -260,7 +269,7 @@ class _Trial:
             if split == self.data.judged:
                 self.state.per_class = metrics.per_class
                 if rank() == 0:
-                    waiting_for_space(partial(write_detections, self.folder, detections), self.say)
+                    waiting_for_space(partial(write_detections, self.folder, detections), self.waits)
         return figures
 
     def complete(self) -> None:
@@ -268,15 +277,17 @@ class _Trial:
         if from_first(lambda: not has_detections(self.folder)):
             self._evaluate(self.state.epoch)
         if rank() == 0:
-            waiting_for_space(self.write_result, self.say)
+            waiting_for_space(self.write_result, self.waits)
 
     def _save(self) -> None:
         is_last = self.state.epoch == self.config.training.epochs
         # Nothing goes on from the last epoch: its file is the trained model.
         optimizer = None if is_last else self.optimizer
-        waiting_for_space(partial(checkpoint.save, self.last, self.detector, self.state, optimizer), self.say)
+        waiting_for_space(
+            partial(checkpoint.save, self.last, self.detector, self.state, optimizer), self.waits
+        )
         if is_last:
-            waiting_for_space(self.write_result, self.say)
+            waiting_for_space(self.write_result, self.waits)
 
     def write_result(self) -> None:
         """Write ``result.json``, which marks the trial as finished."""

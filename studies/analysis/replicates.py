@@ -22,7 +22,7 @@ from drcnn.engine.average_precision import METRICS, score_split
 from drcnn.engine.bootstrap import Resampled, resample
 from drcnn.engine.detections_file import DETECTIONS, read_detections
 from drcnn.engine.record import TrialRecord, read_record
-from drcnn.files import put_aside, replacing
+from drcnn.files import replacing
 from drcnn.sealed import DamagedFileError
 from studies.definition.labels import labels
 from studies.definition.metrics import key_of
@@ -156,8 +156,6 @@ def _stamp(detections: Path, annotations: Annotations, protocol: str) -> str:
 
 
 def _save(path: Path, stamp: str, resampled: Resampled) -> None:
-    if path.is_dir():
-        put_aside(path)
     with replacing(path) as draft, draft.open("wb") as file:
         np.savez(
             file,

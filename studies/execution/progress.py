@@ -105,9 +105,13 @@ class Progress:
             self._rows[trial.id] = row
         row.status, row.metrics = status, dict(metrics)
         if self._live is None:
-            # As on a full disk: what is shown is no reason to end what is trained.
-            with suppress(OSError):
-                self._console.print(_line(row, why), markup=False, highlight=False, soft_wrap=True)
+            self.say(_line(row, why))
+
+    def say(self, line: str) -> None:
+        """Print a line, above the table."""
+        # As on a full disk: what is shown is no reason to end what is trained.
+        with suppress(OSError):
+            self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def _table(self) -> rich.table.Table:
         ended = sum(row.status.is_terminal for row in self._rows.values())

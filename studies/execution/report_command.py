@@ -24,8 +24,9 @@ from studies.record.output_folder import prepared_inputs
 from studies.report.console import StudyConsole
 from studies.search.confirmation import confirming_trials
 from studies.transfer.datasets import download_datasets, localise
-from studies.transfer.store import TrialStore, open_store
+from studies.transfer.store import open_store
 from studies.transfer.trial_folders import TrialFolders
+from studies.transfer.trial_store import TrialStore
 
 __all__ = ["report", "try_answer", "try_description", "try_report", "try_results"]
 

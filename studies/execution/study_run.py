@@ -5,7 +5,6 @@ Everything here may be killed at any time; the same request goes on with what is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -26,11 +25,11 @@ from studies.record import provenance
 from studies.record.completion import is_complete, to_time, without_unused_seeds
 from studies.record.other_commits import note_on_other_commits
 from studies.record.other_identities import note_on_other_identities
-from studies.record.output_folder import archive
 from studies.record.results import publish_best, write_results
 from studies.record.tracking.addresses import default_uri
 from studies.report.console import say_phase
 from studies.search.confirmation import confirming_count, confirming_trials
+from studies.transfer.archive import archive_study, keep_list
 from studies.transfer.trial_folders import TrialFolders, mended
 
 if TYPE_CHECKING:
@@ -127,26 +126,18 @@ class StudyRun:
         self._folders.collect_ended(self._all(), ended)
         if self._search is not None:
             self._open_search(ended)
+        kept = ""
         if self._request.fresh:
-            self._archive()
+            kept = archive_study(self._plan, self._all(), self._folders.store)
         lines = mended(self._all(), self._folders)
         if self._search is not None and (self._request.fresh or lines):
             self._open_search(ended)
+        keep_list(self._plan, self._all(), self._folders.store)
         left = self._incomplete()
         others = note_on_other_identities(self._plan.output, left)
-        notes = (*lines, others, note_on_other_commits(left, provenance.commit()))
+        notes = (kept, *lines, others, note_on_other_commits(left, provenance.commit()))
         for line in filter(None, notes):
             self._console.out(line, highlight=False)
-
-    def _archive(self) -> None:
-        stamp = f"old-{time.strftime('%Y%m%d-%H%M%S')}"
-        destination = self._plan.output / "trials" / stamp
-        archive([trial.folder for trial in self._all()], destination)
-        for folder in (trial.folder for trial in self._all()):
-            self._folders.store.archive(folder, destination / folder.name)
-        self._folders.store.archive(self._plan.folder, self._plan.folder / stamp)
-        names = ("optuna.db", "results.parquet")
-        archive([self._plan.folder / name for name in names], self._plan.folder / stamp)
 
     def _open_search(self, ended: set[Path]) -> None:
         from studies.search.optuna_record import search_key
@@ -225,6 +216,7 @@ class StudyRun:
                 yield self._searcher
             self._trials = self._searcher.trials()
             self._confirming = listed = self._confirming_trials()
+            keep_list(self._plan, listed, self._folders.store)
             self._note_complete(listed, tracker)
         for evaluates in (False, True):
             remaining = [trial for trial in listed if trial.is_evaluation == evaluates]

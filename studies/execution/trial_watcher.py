@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from drcnn.engine.record import Status, read_record, write_failed, write_pruned
-from drcnn.files import DiskFullError, require_space
+from drcnn.files import SECONDS, DiskFullError, require_space
 from studies.definition.plan import Plan, Trial
 from studies.definition.request import Machines
 from studies.execution.lost_attempts import NodeFaults, reason_of_loss
@@ -21,11 +23,14 @@ from studies.record.tracking.runs import Tracker
 from studies.resources.budget import Budget
 from studies.resources.slots import Allocation
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.space_note import take_space_note
 
 __all__ = ["FullDisk", "TuneRun", "Watcher", "missing_space"]
 
 logger = logging.getLogger(__name__)
 
+# Between two looks for trials that wait for space.
+LOOK_SECONDS = 2.0
 METRIC_FAMILIES = ("val/", "test/", "train/", "perf/")
 
 
@@ -84,14 +89,31 @@ class Watcher(tune.Callback):
         self._run, self._full_disk = run, full_disk
         self._prunes, self._waits, self._attempts = prunes, waits, attempts
         self._node_faults = NodeFaults(run.allocation)
+        self._said_full, self._look_again = False, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune saves its callbacks to restore them; we never restore, and connections cannot be saved.
         return {}
 
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Some time has passed: say once if a trial waits for space."""
+        if self._said_full or time.monotonic() < self._look_again:
+            return
+        self._look_again = time.monotonic() + LOOK_SECONDS
+        for ours in (trial.config["trial"] for trial in trials if trial.status == TuneTrial.RUNNING):
+            if take_space_note(ours.folder):
+                free = shutil.disk_usage(ours.folder).free / 1e6
+                self._run.progress.say(
+                    f"no space left in {ours.folder} ({free:,.1f} MB are free): {ours.name} waits for space, "
+                    f"{SECONDS / 60:.0f} minutes at most; free space there"
+                )
+                self._said_full = True
+                return
+
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """An attempt of a trial begins."""
         ours: Trial = trial.config["trial"]
+        take_space_note(ours.folder)  # of an earlier launch
         self._run.tracker.start(ours)
         if self._run.budget is not None:
             self._run.budget.begin(ours.id)

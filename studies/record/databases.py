@@ -16,9 +16,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from drcnn.files import put_aside
 from studies.definition.errors import StudyError, one_line
 
-__all__ = ["PATIENCE", "put_aside", "ready_database"]
+__all__ = ["PATIENCE", "ready_database"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def ready_database(
         with FileLock(path.with_name(f".{path.name}.lock")):
             fault = _fault(path, is_whole, patience)
             if fault:
-                aside = put_aside(path)
+                aside = put_aside(path, COMPANIONS)
                 logger.warning("%s %s: it was put aside as %s; %s", path, fault, aside.name, loss)
             if not path.exists():
                 _make(path, make)
@@ -62,22 +63,6 @@ def ready_database(
         raise StudyError(
             f"{path}: a database cannot be made there: {one_line(error)}; give a folder that can be written"
         ) from None
-
-
-def put_aside(path: Path) -> Path:
-    """Rename a damaged database, or what else lies in its place; returns its new path."""
-    name = f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
-    aside = path.with_name(name)
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{name}-{number}")
-    path.rename(aside)
-    for ending in COMPANIONS:
-        companion = path.with_name(path.name + ending)
-        if companion.exists():
-            companion.rename(aside.with_name(aside.name + ending))
-    return aside
 
 
 def _make(path: Path, make: Callable[[Path], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from studies.definition.plan import Plan
 from studies.definition.trial import Inputs
 from studies.record.holder import Holder
 
-__all__ = ["archive", "prepared_inputs", "removed_after_bad_input", "study_lock"]
+__all__ = ["prepared_inputs", "removed_after_bad_input", "study_lock"]
 
 # In the folder of prepared data, held by every launch that works there.
 IN_USE = ".in_use"
@@ -121,11 +121,3 @@ def study_lock(plan: Plan) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def archive(paths: Sequence[Path], folder: Path) -> None:
-    """Move those of these that exist into a folder."""
-    for path in paths:
-        if path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            path.rename(folder / path.name)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from drcnn.engine.record import read_record
-from drcnn.files import put_aside, replacing
+from drcnn.files import replacing
 from drcnn.identity import EVALUATION
 from drcnn.sealed import write_sealed
 from drcnn.trained_model import CHECKPOINT, PUBLISHED
@@ -66,8 +66,6 @@ def write_results(path: Path, trials: Sequence[Trial]) -> Path:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        put_aside(path)
     with replacing(path) as draft:
         pq.write_table(table, draft)
     return path

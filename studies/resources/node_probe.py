@@ -22,8 +22,8 @@ from drcnn.data.prepare import PreparedData
 from studies.definition.errors import one_line
 from studies.record.provenance import installed_versions
 from studies.transfer.datasets import RemoteFolder, check_datasets
-from studies.transfer.store import TrialStore
 from studies.transfer.trial_folders import unreadable_image
+from studies.transfer.trial_store import TrialStore
 
 __all__ = ["NodeReport", "NodeRequirements", "probe_node"]
 
@@ -155,7 +155,7 @@ def _check_data(requirements: NodeRequirements, report: NodeReport) -> None:
     # Only checked: to download everything may take long, and the first trial on the node does.
     check_datasets(requirements.datasets)
     for path in requirements.data.tables.values():
-        requirements.store.download_file(Path(path))
+        requirements.store.download_table(Path(path))
     if all(dataset.folder.exists() for dataset in requirements.datasets):
         fault = unreadable_image(requirements.data)
         if fault is not None:

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.config import Config, ConfigError
 from drcnn.engine.record import read_record
+from drcnn.files import DAMAGED
 from studies.definition.errors import StudyError, one_line
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
@@ -146,7 +147,7 @@ def lost_points(plan: Plan) -> list[dict[str, Any]]:
     """
     study = plan.study
     assert isinstance(study, SearchStudy)
-    if not any(plan.folder.glob(f"{_database(plan).name}.damaged-*")):
+    if not any(plan.folder.glob(f"{_database(plan).name}{DAMAGED}*")):
         return []
     points = []
     files = plan.output.glob("trials/*/config.yaml")

@@ -25,6 +25,7 @@ from studies.definition.plan import Plan, Trial
 from studies.definition.settings import Space
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
+from studies.record.study_trials import note_trials
 from studies.search.optuna_record import TRIAL_ID, distinct_trials, lost_points, ready_storage, trial_of
 
 __all__ = ["StudySearcher"]
@@ -98,6 +99,7 @@ class StudySearcher(Searcher):
                 self._optuna.tell(asked, state=TrialState.FAIL)
                 continue
             asked.set_user_attr(TRIAL_ID, trial.id)
+            note_trials(self._plan.folder, [trial])
             record = read_record(trial.folder)
             if trial.id in taken:
                 self._optuna.tell(asked, state=TrialState.FAIL)
@@ -189,10 +191,12 @@ class StudySearcher(Searcher):
             trial = self._to_ask_again(optuna_trial, done)
             if trial is not None:
                 unfinished[trial.id] = optuna_trial.params
-        if not optuna_trials:
-            points = [dict(point) for point in self._study.first]
-            unfinished = {trial_of(self._plan, point).id: point for point in points}
         waiting = [_enqueued_params(trial) for trial in optuna_trials if trial.state == TrialState.WAITING]
+        asked = self._ids(*TrialState)
+        # All at first; of a record that was made again, those that no trial was begun of.
+        for point in map(dict, self._study.first):
+            if (own_id := trial_of(self._plan, point).id) not in asked:
+                unfinished.setdefault(own_id, point)
         for params in unfinished.values():
             if params not in waiting:
                 self._optuna.enqueue_trial(params)

@@ -1,4 +1,4 @@
-"""Where trial folders are stored so that every node finds them: in a shared OUTPUT, or in an object store.
+"""An object store, where trial folders are stored so that every node finds them.
 
 The training loop writes a trial's folder and reads it again, on whichever node it runs. With an object store
 (``--storage s3://bucket/prefix``) the stored copy is the one that counts: a node downloads a trial's folder
@@ -10,24 +10,26 @@ repeated while the store does not answer.
 from __future__ import annotations
 
 import hashlib
-import os
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs
 
+from drcnn.data.table_checksum import checksum_file, matches_checksum
 from drcnn.engine.record import OUTCOME_FILES
 from drcnn.files import DAMAGED, replacing, write_text
 from studies.definition.errors import StudyError, one_line
+from studies.record.output_identity import IDENTITY, output_identity
 from studies.record.tracking.addresses import redacted
 from studies.transfer.claims import claimed
 from studies.transfer.retry import with_retries
+from studies.transfer.trial_store import TrialStore
 
-__all__ = ["NOTES", "ObjectStore", "TrialStore", "open_store", "open_uri"]
+__all__ = ["NOTES", "ObjectStore", "open_store", "open_uri"]
 
 LOCAL = fs.LocalFileSystem()
 # What tells why a process was killed begins so; it stays where it was written until it is uploaded.
@@ -39,65 +41,8 @@ MARK = ".storage"
 TRIAL = "[0-9a-f]" * 16
 
 
-class TrialStore:
-    """Stores the files of OUTPUT for all nodes; cheap to send to other processes.
-
-    This class is for an OUTPUT that all nodes share: there is nothing to copy.
-    """
-
-    def download(self, folder: Path, *, weights: bool = True) -> None:
-        """Make a folder here equal to the stored one; folders inside it are left alone.
-
-        Args:
-            folder: of a trial or a study.
-            weights: whether checkpoints too; else those that are here are left alone.
-        """
-        if folder.exists():
-            # NFS may answer from its cache for seconds; listing the folder makes it ask the server.
-            os.listdir(folder)
-
-    def upload(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Upload the files of a folder that have changed; with ``names``, only these files."""
-
-    def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Delete the files of a folder from the store; with ``names``, only these files."""
-
-    def archive(self, folder: Path, destination: Path) -> None:
-        """Move the stored files of a folder to another folder of the store."""
-
-    def claim(self, folder: Path, what: str, *, waits: bool) -> AbstractContextManager[None]:
-        """Keep other machines out of a stored folder; where OUTPUT is shared, its locks do.
-
-        Args:
-            folder: of a trial or a study.
-            what: it is, for messages.
-            waits: until nobody else works there; else it is an error.
-
-        Raises:
-            StudyError: another process works there.
-            OSError: the store cannot be reached, or not be written.
-        """
-        return nullcontext()
-
-    def adopt(self) -> None:
-        """Upload the trials that OUTPUT has from before it was used with this store; called by the driver."""
-
-    def download_file(self, path: Path) -> None:
-        """Download a file that never changes, unless it is here."""
-
-    def upload_file(self, path: Path) -> None:
-        """Upload a file that never changes, unless it is stored."""
-
-    def ended_trials(self) -> set[Path]:
-        """Return the folders of all stored trials that finished, failed or were pruned."""
-        return set()
-
-    def check_access(self) -> None:
-        """Write, read and delete a small file.
-
-        Raises:
-            OSError: one of these does not work.
-        """
+class _DamagedTableError(Exception):
+    """A table does not match its checksum."""
 
 
 class ObjectStore(TrialStore):
@@ -155,6 +100,7 @@ class ObjectStore(TrialStore):
         for info in self._list(folder):
             if names is None or info.base_name in names:
                 with_retries(partial(self._store.delete_file, info.path))
+                self._synced.pop(folder / info.base_name, None)
 
     def archive(self, folder: Path, destination: Path) -> None:  # noqa: D102
         for info in self._list(folder):
@@ -162,10 +108,20 @@ class ObjectStore(TrialStore):
             with_retries(partial(self._store.copy_file, info.path, self._key(destination / info.base_name)))
         self.delete(folder)
 
+    def read_of_studies(self, name: str) -> dict[str, str]:  # noqa: D102
+        selector = fs.FileSelector(self._root, allow_not_found=True)
+        infos = with_retries(lambda: self._store.get_file_info(selector))
+        keys = {info.base_name: self._key(self._output / info.base_name / name) for info in infos}
+        found = with_retries(lambda: self._store.get_file_info([*keys.values()]))
+        stored = [study for study, info in zip(keys, found, strict=True) if info.is_file]
+        texts = {study: with_retries(partial(self._read, keys[study])) for study in stored}
+        return {study: text.decode(errors="replace") for study, text in texts.items()}
+
     def claim(self, folder: Path, what: str, *, waits: bool) -> AbstractContextManager[None]:  # noqa: D102
         return claimed(self._store, self._key(folder), what, waits=waits)
 
     def adopt(self) -> None:  # noqa: D102
+        self._share_identity()
         mark = self._output / MARK
         # A hash, since the address may hold a key.
         digest = hashlib.sha256(self._uri.encode()).hexdigest()
@@ -178,14 +134,36 @@ class ObjectStore(TrialStore):
                 self.upload(folder)
         write_text(mark, digest)
 
-    def download_file(self, path: Path) -> None:  # noqa: D102
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._download(path)
+    def _share_identity(self) -> None:
+        identity = self._output / IDENTITY
+        if self._has(identity):
+            if not identity.exists():
+                self._download(identity)
+        else:
+            output_identity(self._output)
+            self._upload(identity)
 
-    def upload_file(self, path: Path) -> None:  # noqa: D102
-        if not with_retries(lambda: self._store.get_file_info(self._key(path))).is_file:
-            self._upload(path)
+    def download_table(self, path: Path) -> None:  # noqa: D102
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(2):
+            with suppress(_DamagedTableError), replacing(path) as draft:
+                self._download(checksum_file(path))
+                self._copy_here(path, draft)
+                # Before it gets its name: whoever finds it there takes it as it is.
+                if not matches_checksum(draft, checksum_file(path)):
+                    raise _DamagedTableError
+                return
+        raise OSError(
+            f"{self._key(path)} in the store does not match its checksum, {checksum_file(path).name}; delete "
+            "both there and run the same command again, which uploads them anew"
+        )
+
+    def upload_table(self, path: Path) -> None:  # noqa: D102
+        for file in (checksum_file(path), path):
+            if not self._has(file):
+                self._upload(file)
 
     def ended_trials(self) -> set[Path]:  # noqa: D102
         selector = fs.FileSelector(f"{self._root}/trials", recursive=True, allow_not_found=True)
@@ -214,8 +192,14 @@ class ObjectStore(TrialStore):
 
     def _download(self, path: Path) -> None:
         with replacing(path) as draft:
-            with_retries(partial(fs.copy_files, self._key(path), str(draft), self._store, LOCAL))
+            self._copy_here(path, draft)
         self._synced[path] = _stamp(path)
+
+    def _copy_here(self, path: Path, target: Path) -> None:
+        with_retries(partial(fs.copy_files, self._key(path), str(target), self._store, LOCAL))
+
+    def _has(self, path: Path) -> bool:
+        return bool(with_retries(lambda: self._store.get_file_info(self._key(path))).is_file)
 
     def _upload(self, path: Path) -> None:
         # Before copying: a file that changes meanwhile is uploaded again.

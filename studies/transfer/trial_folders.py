@@ -20,13 +20,14 @@ from drcnn.config import Config, ConfigError
 from drcnn.data.annotations import Annotations
 from drcnn.engine.detections_file import DETECTIONS, has_detections
 from drcnn.engine.record import OUTCOME_FILES, read_record, reopen, write_failed
-from drcnn.files import put_aside, write_text
+from drcnn.files import write_text
 from drcnn.identity import effective_settings
 from drcnn.trained_model import CHECKPOINT
 from studies.definition.plan import Trial
 from studies.record.provenance import installed_versions
 from studies.transfer.datasets import RemoteFolder, download_datasets
-from studies.transfer.store import NOTES, TrialStore
+from studies.transfer.store import NOTES
+from studies.transfer.trial_store import TrialStore
 
 if TYPE_CHECKING:
     from drcnn.data.prepare import PreparedData
@@ -71,13 +72,14 @@ class TrialFolders:
         download_datasets(self.datasets)
         for table in _tables(trial):
             try:
-                self.store.download_file(table)
-                table.stat()
+                self.store.download_table(table)
             except OSError as error:
+                raise OSError(f"{node} cannot get {table}: {error}") from None
+            if not table.exists():
                 raise OSError(
-                    f"{node} cannot get {table}: {error}; --output must be a folder "
-                    "that all nodes share, unless --storage is given"
-                ) from None
+                    f"{node} has no {table}: --output must be a folder that all nodes share, unless "
+                    "--storage is given"
+                )
         fault = unreadable_image(trial.data)
         if fault is not None:
             raise OSError(f"{node} {fault}")
@@ -108,7 +110,7 @@ class TrialFolders:
     def offer(self, trials: Sequence[Trial]) -> None:
         """Upload the trials' prepared tables, for every node; called by the driver."""
         for table in {path for trial in trials for path in _tables(trial)}:
-            self.store.upload_file(table)
+            self.store.upload_table(table)
 
     def collect(self, trial: Trial) -> None:
         """Download what a node has left of a trial, but for its weights; called by the driver."""
@@ -152,8 +154,6 @@ def mended(trials: Sequence[Trial], folders: TrialFolders) -> list[str]:
         settings = trial.folder / "config.yaml"
         if not _holds(settings, trial):
             lines.append(f"{settings} is damaged or missing: written anew")
-            if settings.is_dir():
-                put_aside(settings)
             write_text(settings, trial.config.to_yaml())
             folders.store.upload(trial.folder, [settings.name])
         if record.is_finished and not has_detections(trial.folder):

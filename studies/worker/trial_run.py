@@ -7,7 +7,6 @@ either way. Only metrics go through Ray: an epoch's checkpoint is in the folder 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -27,12 +26,11 @@ from studies.definition.plan import Trial
 from studies.transfer.trial_folders import TrialFolders
 from studies.worker.faults import failures_recorded, wait_before_attempt
 from studies.worker.job import Job
+from studies.worker.space_note import SpaceNote
 from studies.worker.step_note import StepNote
 from studies.worker.watch import Watch
 
 __all__ = ["evaluate", "run_trial", "time_inference", "work_watched"]
-
-logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, float]], None]
 
@@ -72,8 +70,14 @@ def _with_whole_detector(trial: Trial, job: Job, attempt: int, work: Callable[[]
             # An object store may have it whole; else it is trained.
             job.folders.store.download(trained.folder)
             with Watch(trained.folder, attempt, 0, job.patience) as watch:
-                options = replace(job.options, beat=watch.beat)
-                fit(trained.config, trained.data, trained.folder, report=lambda _: None, options=options)
+                fit(
+                    trained.config,
+                    trained.data,
+                    trained.folder,
+                    report=lambda _: None,
+                    options=replace(job.options, beat=watch.beat),
+                    waits=SpaceNote(trial.folder),
+                )
             job.folders.upload(trained)
         work()
 
@@ -111,7 +115,8 @@ def _train_or_evaluate(trial: Trial, folders: TrialFolders, options: RunOptions,
         return
     if trial.model is None:
         step = StepNote(trial.folder)
-        fit(trial.config, trial.data, trial.folder, report=report, options=options, step=step)
+        waits = SpaceNote(trial.folder)
+        fit(trial.config, trial.data, trial.folder, report=report, options=options, step=step, waits=waits)
         return
     trained = read_record(trial.model.folder)
     if not trained.is_finished:
@@ -145,7 +150,7 @@ def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
     evaluations = evaluate_checkpoint(checkpoint, trial.config, tables, options)
     judged = evaluations[trial.data.judged]
     trial.folder.mkdir(parents=True, exist_ok=True)
-    waiting_for_space(partial(write_detections, trial.folder, judged.detections), logger.warning)
+    waiting_for_space(partial(write_detections, trial.folder, judged.detections), SpaceNote(trial.folder))
     write_text(trial.folder / "config.yaml", trial.config.to_yaml())
     seconds = time.perf_counter() - started
     metrics = {"epoch": float(judged.epoch), "perf/eval_seconds": seconds}

@@ -80,10 +80,10 @@ def test_a_head_that_is_cut_off_without_a_word_is_gone_too(tmp_path: Path) -> No
         home = hosts["node"].files / "root"
         programs(home, "/root")
         ip = hosts["head"].ip
-        watch = hosts["node"].start(f"PATH=/root:$PATH bash {shlex.quote(str(SCRIPT))} {ip} 15")
-        time.sleep(20)
+        watch = hosts["node"].start(f"PATH=/root:$PATH bash {shlex.quote(str(SCRIPT))} {ip} 12")
+        time.sleep(14)
         assert watch.poll() is None
         hosts["head"].unplug()
         text, _ = watch.communicate(timeout=120)
-        assert f"{ip} has not answered for 15 s" in text
+        assert f"{ip} has not answered for 12 s" in text
         assert (home / "shut_down").read_text() == "-h now\n"

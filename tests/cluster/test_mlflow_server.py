@@ -262,3 +262,26 @@ def test_a_server_killed_in_between_costs_nothing_in_the_end(server: Server, tmp
     tracker.finish(second)
     tracker.close("FINISHED", trials, first, [], "Outage")
     Kept(server, "outage", output).check(0.5, tmp_path)
+
+
+READY = """
+import sys
+from pathlib import Path
+from studies.record.tracking.store import _quieten, _ready
+_quieten()
+_ready(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.faults
+def test_two_launches_at_once_make_the_tables_of_a_fresh_database_once(
+    server: Server, tmp_path: Path
+) -> None:
+    with closing(psycopg2.connect(host=str(server.folder), dbname="mlflow", user=OWNER)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("CREATE DATABASE fresh")
+    uri = f"postgresql+psycopg2://{OWNER}@/fresh?host={server.folder}"
+    command = [sys.executable, "-c", READY, uri, str(tmp_path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(process.communicate()[1][-2000:], process.returncode) for process in both] == [("", 0)] * 2
+    assert [found.name for found in MlflowClient(uri).search_experiments()] == ["Default"]

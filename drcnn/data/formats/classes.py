@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drcnn.data.annotations import Annotations, DataError
+from drcnn.data.table_checksum import checksum_file, matches_checksum, write_checksum
 from drcnn.plain_text import UNPRINTABLE, shown
 
 __all__ = ["concatenated", "matched", "renumbered", "require_class_names"]
@@ -31,7 +32,9 @@ def matched(path: str, classes: Sequence[str]) -> str:
         return path
     key = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()[:8]
     target = Path(path).with_name(f"{Path(path).stem}-{key}.arrow")
-    renumbered(table, classes).save(target)
+    if not matches_checksum(target, checksum_file(target)):
+        renumbered(table, classes).save(target)
+        write_checksum(target)
     return str(target)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
-__all__ = ["OUTPUT", "OwnRuns", "opened_experiment"]
+__all__ = ["OUTPUT", "OUTPUT_ID", "OwnRuns", "opened_experiment"]
 
-# A tag of every run: the absolute output folder.
-OUTPUT = "drcnn.output"
+# Tags of runs: the absolute output folder; and on a store that others may use too, its identity.
+OUTPUT, OUTPUT_ID = "drcnn.output", "drcnn.output_id"
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,23 @@ class OwnRuns:
     Attributes:
         client: of the tracking store.
         experiment_id: of the study.
-        places: the folder's paths, now and before it was moved.
+        tags: of every run of this folder; by the last it is known.
     """
 
     client: MlflowClient
     experiment_id: str
-    places: Collection[str]
+    tags: Mapping[str, str]
 
     def search(self, condition: str) -> list[Run]:
         """Those that a condition of MLflow's search holds for, newest first."""
         runs: list[Run] = []
+        tag, value = list(self.tags.items())[-1]
         token = None
         while True:
             page = self.client.search_runs(
                 [self.experiment_id], condition, order_by=["attributes.start_time DESC"], page_token=token
             )
-            runs.extend(run for run in page if run.data.tags.get(OUTPUT) in self.places)
+            runs.extend(run for run in page if run.data.tags.get(tag) == value)
             token = page.token
             if not token:
                 return runs

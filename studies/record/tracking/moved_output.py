@@ -1,7 +1,5 @@
 """Lets MLflow's record follow an output folder that was moved.
 
-Runs of a shared server are known as an output's by its path; the folder itself remembers the paths it had.
-
 MLflow keeps absolute addresses of artifacts, and its clients cannot change them: this does, in the tables of
 ``OUTPUT/mlflow.db``. A folder that was copied has a database of its own, so that the original stays as it is.
 """
@@ -13,13 +11,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from drcnn.files import replacing
 from studies.record.tracking.addresses import artifacts_of, default_uri
 
-__all__ = ["follow_move", "known_places"]
-
-# In OUTPUT: every absolute path that it had, the newest last.
-PLACES = ".places"
+__all__ = ["follow_move"]
 
 # The columns that hold addresses of artifacts.
 ADDRESSES = {
@@ -29,22 +23,6 @@ ADDRESSES = {
     "model_versions": ("source", "storage_location"),
 }
 TIMEOUT = 20  # seconds, as MLflow waits for a lock
-
-
-def known_places(output: Path) -> list[str]:
-    """Every path that an absolute output folder had, its own last; of a copy, only its own."""
-    file, place = output / PLACES, str(output)
-    try:
-        places = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except FileNotFoundError:
-        places = []
-    if places and places[-1] != place and Path(places[-1], PLACES).exists():
-        places = []
-    if places[-1:] != [place]:
-        places = [*(each for each in places if each != place), place]
-        with replacing(file) as draft:
-            draft.write_text("\n".join(places) + "\n", encoding="utf-8", errors="surrogateescape")
-    return places
 
 
 def follow_move(output: Path, tag: str) -> None:

@@ -11,7 +11,7 @@ Shared tracking servers are only ever read and written through ``MlflowClient``;
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -27,7 +27,7 @@ from studies.definition.plan import Trial
 from studies.record.databases import PATIENCE
 from studies.record.tracking.addresses import redacted, trials_link
 from studies.record.tracking.delivery import Delivery, is_passing, is_store_fault, why
-from studies.record.tracking.experiments import OUTPUT, OwnRuns, opened_experiment
+from studies.record.tracking.experiments import OUTPUT, OUTPUT_ID, OwnRuns, opened_experiment
 from studies.record.tracking.trial_fields import best_metrics
 from studies.record.tracking.trial_runs import TrialRuns
 
@@ -47,9 +47,10 @@ class Tracker:
         uri: of the tracking store.
         artifacts: where to keep artifacts (``file:///...``); none leaves it to the tracking server.
         experiment: the study's name.
-        output: absolute folder of the studies; runs left RUNNING by a killed launch are known by it.
+        output: absolute folder of the studies.
         draw: sample pictures of a finished trial, by file name.
-        earlier: paths that ``output`` had before it was moved.
+        identity: by which the runs of ``output`` are known, such as those that a killed launch left RUNNING;
+            none if the store is the folder's own, where its path is enough.
         patience: seconds to wait for the store when a launch begins and when it ends.
     """
 
@@ -60,14 +61,15 @@ class Tracker:
         experiment: str,
         output: Path,
         draw: Callable[[Trial], Mapping[str, Image]] = lambda trial: {},
-        earlier: Collection[str] = (),
+        identity: str = "",
         patience: float = PATIENCE,
     ) -> None:
         self._client = MlflowClient(tracking_uri=uri)
         location = f"{artifacts}/{quote(experiment)}" if artifacts else None
         self.experiment_id = opened_experiment(self._client, experiment, location).experiment_id
-        self._found = OwnRuns(self._client, self.experiment_id, {str(output), *earlier})
-        self._uri, self._output, self._draw = uri, str(output), draw
+        tags = {OUTPUT: str(output)} | ({OUTPUT_ID: identity} if identity else {})
+        self._found = OwnRuns(self._client, self.experiment_id, tags)
+        self._uri, self._draw = uri, draw
         self._study, self._patience = output / experiment, patience
         self._delivery = Delivery(redacted(uri))
         self._parent = ""
@@ -104,7 +106,7 @@ class Tracker:
         """
         own_tags = {
             LAUNCH_KEY: key,
-            OUTPUT: self._output,
+            **self._found.tags,
             MLFLOW_RUN_NOTE: note,
             MLFLOW_SOURCE_NAME: "studies/run_study.py",
         }
@@ -117,7 +119,7 @@ class Tracker:
                 run = found or self._client.create_run(self.experiment_id, tags=own_tags, run_name=name)
                 self._parent = run.info.run_id
             self._client.update_run(self._parent, status="RUNNING")
-            self._runs = TrialRuns(self._client, self._found, self._parent, self._output, self._draw)
+            self._runs = TrialRuns(self._client, self._found, self._parent, self._draw)
             self._describe(tags, texts)
 
         if problem := self._delivery.persist(begin, self._patience):

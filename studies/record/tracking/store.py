@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,17 +15,18 @@ from alembic.script import ScriptDirectory
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from PIL.Image import Image
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from studies.definition.errors import StudyError
 from studies.definition.plan import Plan, Trial
-from studies.record.databases import ready_database
+from studies.record.databases import PATIENCE, ready_database
+from studies.record.output_identity import output_identity
 from studies.record.tracking.addresses import artifacts_of, default_uri, is_server, redacted, sqlite_uri
 from studies.record.tracking.delivery import is_store_fault, why
 from studies.record.tracking.experiments import OUTPUT
-from studies.record.tracking.moved_output import follow_move, known_places
+from studies.record.tracking.moved_output import follow_move
 from studies.record.tracking.runs import Tracker
 
 __all__ = ["open_tracker"]
@@ -40,6 +42,12 @@ REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT
 # How long a database server may take to answer at first, for the drivers that know this option.
 CONNECT_SECONDS = 10
 WITH_TIMEOUT = {"psycopg2", "psycopg", "pymysql", "mysqldb"}
+# Take a lock that no other program would take, in the words of each server; 0 or false if another has it.
+LOCKS = {
+    "postgresql": f"SELECT pg_try_advisory_lock({int.from_bytes(b'drcnn', 'big')})",
+    "mysql": "SELECT GET_LOCK('drcnn', 0)",
+    "mariadb": "SELECT GET_LOCK('drcnn', 0)",
+}
 
 
 def open_tracker(uri: str, plan: Plan, draw: Callable[[Trial], Mapping[str, Image]]) -> Tracker:
@@ -66,8 +74,8 @@ def open_tracker(uri: str, plan: Plan, draw: Callable[[Trial], Mapping[str, Imag
     try:
         if is_own:
             follow_move(plan.output, OUTPUT)
-        places = known_places(plan.output)
-        return Tracker(uri, artifacts_of(uri, plan.output), plan.name, plan.output, draw, places)
+        identity = "" if is_own else output_identity(plan.output)
+        return Tracker(uri, artifacts_of(uri, plan.output), plan.name, plan.output, draw, identity)
     except Exception as error:
         if not is_store_fault(error):
             raise
@@ -103,7 +111,7 @@ def _ready(uri: str, output: Path) -> None:
         # Its end would be taken for the host, and shown in errors.
         raise StudyError(f"--tracking-uri {redacted(uri)}: write an @ in a name or password as %40")
     if url.get_backend_name() != "sqlite":
-        _check_connection(url)
+        _ready_server(url, uri, output)
         return
     if not url.database or url.database == ":memory:":
         raise StudyError(f"--tracking-uri {uri}: names no file; expected sqlite:////FOLDER/mlflow.db")
@@ -127,14 +135,36 @@ def _is_whole(database: sqlite3.Connection) -> bool:
     return database.execute("SELECT 1 FROM runs").fetchone() is not None
 
 
-def _check_connection(url: URL) -> None:
+def _ready_server(url: URL, uri: str, output: Path) -> None:
+    """Make the tables of a database server where they are not there, one launch at a time.
+
+    Two that made them at once would both fail. MLflow takes all steps or none, where the server can.
+    """
+    shown = f"--tracking-uri {redacted(uri)}"
     options = {"connect_timeout": CONNECT_SECONDS} if url.get_driver_name() in WITH_TIMEOUT else {}
-    engine = create_engine(url, connect_args=options)
+    engine = create_engine(url, connect_args=options, isolation_level="AUTOCOMMIT")
     try:
-        engine.connect().close()
+        # The lock ends with the connection, also when this process is killed.
+        with engine.connect() as connection:
+            ends = time.monotonic() + PATIENCE
+            while not _locked(connection):
+                if time.monotonic() > ends:
+                    raise StudyError(
+                        f"{shown}: another launch has been making the tables for {PATIENCE:.0f} s; end it, "
+                        "then run the same command again"
+                    )
+                time.sleep(0.5)
+            try:
+                SqlAlchemyStore(uri, artifacts_of(uri, output))  # type: ignore[no-untyped-call]
+            except (MlflowException, SQLAlchemyError) as error:
+                raise StudyError(f"{shown}: MLflow cannot use it: {why(error)}") from None
     except SQLAlchemyError as error:
-        raise StudyError(
-            f"--tracking-uri {redacted(str(url))}: the database cannot be reached: {why(error)}"
-        ) from None
+        raise StudyError(f"{shown}: the database cannot be reached: {why(error)}") from None
     finally:
         engine.dispose()
+
+
+def _locked(connection: Connection) -> bool:
+    """Take the server's own lock of our name; true where it has none that we know."""
+    statement = LOCKS.get(connection.dialect.name)
+    return statement is None or bool(connection.execute(text(statement)).scalar())

@@ -20,7 +20,7 @@ from drcnn.report.blocks import escape
 from studies.definition.plan import Trial
 from studies.record.tracking.datasets import dataset_inputs
 from studies.record.tracking.delivery import is_passing, why
-from studies.record.tracking.experiments import OUTPUT, OwnRuns
+from studies.record.tracking.experiments import OwnRuns
 from studies.record.tracking.trial_fields import distinct_name, epoch_metrics, now, params
 
 __all__ = ["BEST", "TrialRuns"]
@@ -46,7 +46,6 @@ class TrialRuns:
         client: of the tracking store.
         runs: those of the study's experiment that are this output's.
         parent: id of the launch's run.
-        output: absolute folder of the studies.
         draw: sample pictures of a finished trial, by file name.
     """
 
@@ -55,11 +54,10 @@ class TrialRuns:
         client: MlflowClient,
         runs: OwnRuns,
         parent: str,
-        output: str,
         draw: Callable[[Trial], Mapping[str, Image]],
     ) -> None:
         self._client, self._found, self._parent = client, runs, parent
-        self._output, self._draw = output, draw
+        self._draw = draw
         # By trial id: the run, and the epochs that were logged.
         self._runs: dict[str, str] = {}
         self._steps: dict[str, set[int]] = {}
@@ -149,7 +147,7 @@ class TrialRuns:
             if trial.id in self._runs:
                 return self._runs[trial.id]
         self._asked.add(trial.id)
-        tags = {MLFLOW_PARENT_RUN_ID: self._parent, OUTPUT: self._output}
+        tags = {MLFLOW_PARENT_RUN_ID: self._parent, **self._found.tags}
         own_tags = {TRIAL_ID: trial.id, NAME: trial.name}
         name = distinct_name(trial, self._names)
         run = self._client.create_run(self._found.experiment_id, tags=tags | own_tags, run_name=name)

@@ -20,8 +20,8 @@ from studies.resources.slots import Allocation
 from studies.resources.throughput import Estimate
 from studies.run_study import main
 from studies.search.searcher import StudySearcher
-from studies.transfer.store import TrialStore
 from studies.transfer.trial_folders import TrialFolders
+from studies.transfer.trial_store import TrialStore
 
 GRID = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.85]}\n"
 EVALUATE = """\

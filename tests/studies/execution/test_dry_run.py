@@ -19,8 +19,8 @@ from studies.execution.dry_run import print_preview
 from studies.resources.throughput import ImageTime, estimate_remaining
 from studies.search.optuna_record import search_key
 from studies.search.searcher import StudySearcher
-from studies.transfer.store import TrialStore
 from studies.transfer.trial_folders import TrialFolders
+from studies.transfer.trial_store import TrialStore
 
 GRID = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.75, 0.8, 0.85]}\n"
 SEARCH = """\

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.processes import Process, descendants, end
-from benchmarks.soak import differences, soak
+from benchmarks.soak import soak
+from benchmarks.soak_differences import differences
 from studies.record.tracking.addresses import default_uri
 
 

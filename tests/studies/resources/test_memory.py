@@ -21,8 +21,8 @@ from studies.resources import memory
 from studies.resources.memory import MemoryCheck, check_memory
 from studies.resources.slots import Allocation
 from studies.resources.throughput import largest_batch
-from studies.transfer.store import TrialStore
 from studies.transfer.trial_folders import TrialFolders
+from studies.transfer.trial_store import TrialStore
 
 STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8], detector.stages: [1, 3]}\n"
 

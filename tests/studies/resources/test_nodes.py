@@ -17,7 +17,8 @@ from studies.definition.errors import StudyError
 from studies.resources.network import interface_of
 from studies.resources.node_probe import NodeReport, NodeRequirements, probe_node
 from studies.resources.nodes import check_nodes, node_faults
-from studies.transfer.store import ObjectStore, TrialStore
+from studies.transfer.store import ObjectStore
+from studies.transfer.trial_store import TrialStore
 
 
 @pytest.fixture

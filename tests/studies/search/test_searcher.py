@@ -153,12 +153,34 @@ def test_a_damaged_record_is_made_again_from_the_trials(
         database.write_bytes(content)
 
     again = StudySearcher(plan, "key")
-    assert "put aside as optuna.db.damaged-" in caplog.text
+    assert "put aside as optuna.db.damaged" in caplog.text
     assert {trial.id for trial in again.trials()} == {first.id, second.id, running.id}
     assert states(plan) == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"]
     assert [trial.value for trial in optuna_study(plan).get_trials()[:2]] == [0.4, 0.4]
     assert again.remaining() == 2
     assert ask(again, "d").id == running.id
+
+
+@pytest.mark.faults
+def test_a_record_that_is_made_again_asks_the_first_points_that_have_not_run(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    points = [{"detector.nms_reg": value, "detector.stages": 2} for value in (0.7, 0.8, 0.9)]
+    plan = make_plan(
+        "\n".join(f"first: {points}" if "first" in line else line for line in SEARCH.split("\n"))
+    )
+    search = StudySearcher(plan, "key")
+    done = ask(search, "a")
+    finish(done.folder, [0.1, 0.4])
+    (done.folder / "config.yaml").write_text(done.config.to_yaml())
+    search.on_trial_complete("a", {"val/AP": 0.4})
+    (plan.folder / "optuna.db").write_bytes(b"")
+    StudySearcher(plan, "key")
+    again = StudySearcher(plan, "key")
+    assert states(plan) == ["COMPLETE", "WAITING", "WAITING"]
+    asked = [ask(again, tune_id).varied["detector.nms_reg"] for tune_id in "bc"]
+    assert asked == [0.8, 0.9]
+    assert again.remaining() == 1
 
 
 def test_a_new_search_does_not_begin_with_what_others_trained(

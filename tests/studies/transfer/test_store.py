@@ -6,12 +6,16 @@ import pickle
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from drcnn.data.annotations import DataError
+from drcnn.data.table_checksum import write_checksum
 from studies.definition.errors import StudyError
 from studies.transfer.datasets import check_datasets, download_datasets, localise
 from studies.transfer.retry import with_retries
-from studies.transfer.store import ObjectStore, TrialStore, open_store
+from studies.transfer.store import ObjectStore, open_store
+from studies.transfer.trial_store import TrialStore
+from tests.damage import flip_bit
 
 
 class Node:
@@ -92,19 +96,61 @@ def test_an_outcome_is_known_elsewhere_until_it_is_deleted(uri: str, tmp_path: P
     assert one.files() == {}
 
 
-def test_tables_are_downloaded_once(uri: str, tmp_path: Path) -> None:
+def test_a_store_that_works_is_found_to(uri: str, tmp_path: Path) -> None:
+    Node(uri, tmp_path / "a").store.check_access()
+
+
+def test_a_prepared_table_is_stored_once(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
-    one.store.check_access()
-    (tmp_path / "a/data").mkdir()
-    (tmp_path / "a/data/table").write_text("rows")
-    one.store.upload_file(tmp_path / "a/data/table")
-    two.store.download_file(tmp_path / "b/data/table")
-    assert (tmp_path / "b/data/table").read_text() == "rows"
-    (tmp_path / "b/data/table").write_text("mine")
-    two.store.download_file(tmp_path / "b/data/table")
-    assert (tmp_path / "b/data/table").read_text() == "mine"
+    table, fetched = tmp_path / "a/data/table", tmp_path / "b/data/table"
+    save_table(table, "rows")
+    one.store.upload_table(table)
+    two.store.download_table(fetched)
+    assert fetched.read_text() == "rows"
+    fetched.write_text("mine")
+    two.store.download_table(fetched)
+    assert fetched.read_text() == "mine"
     with pytest.raises(OSError, match="absent"):
-        two.store.download_file(tmp_path / "b/data/absent")
+        two.store.download_table(tmp_path / "b/data/absent")
+
+
+def test_a_table_that_came_damaged_is_fetched_again_once(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
+    table, fetched = tmp_path / "a/data/table", tmp_path / "b/data/table"
+    save_table(table, "rows")
+    one.store.upload_table(table)
+    copy, copies = fs.copy_files, []
+
+    def copy_badly(source: str, target: str, *stores: fs.FileSystem) -> None:
+        copy(source, target, *stores)
+        if source.endswith("table"):
+            copies.append(source)
+            if len(copies) == 1:
+                flip_bit(Path(target))
+
+    monkeypatch.setattr(fs, "copy_files", copy_badly)
+    two.store.download_table(fetched)
+    assert fetched.read_text() == "rows"
+    assert len(copies) == 2
+
+
+def test_a_table_that_is_stored_damaged_is_named(uri: str, tmp_path: Path) -> None:
+    one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
+    table = tmp_path / "a/data/table"
+    save_table(table, "rows")
+    flip_bit(table)
+    one.store.upload_table(table)
+    with pytest.raises(OSError, match=r"data/table in the store does not match .*table.sha256; delete both"):
+        two.store.download_table(tmp_path / "b/data/table")
+    assert [path.name for path in (tmp_path / "b/data").iterdir()] == ["table.sha256"]
+
+
+def save_table(path: Path, text: str) -> None:
+    path.parent.mkdir()
+    path.write_text(text)
+    write_checksum(path)
 
 
 def test_a_store_that_cannot_be_written_says_so(bucket: str, tmp_path: Path) -> None:
@@ -173,6 +219,11 @@ def test_a_trial_is_archived_within_the_store(uri: str, tmp_path: Path) -> None:
     node.write(last_safetensors="epoch 1")
     node.store.upload(node.trial)
     archived = tmp_path / "a" / "trials" / "old" / "one"
+    node.store.archive(node.trial, archived)
+    # What is here still is stored again.
+    node.store.upload(node.trial)
+    node.store.download(node.trial)
+    assert node.files() == {"last.safetensors": "epoch 1"}
     node.store.archive(node.trial, archived)
     node.store.download(node.trial)
     assert node.files() == {}

@@ -27,9 +27,11 @@ from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Machines
 from studies.execution.trial_watcher import FullDisk, TuneRun, Watcher
 from studies.resources.slots import Allocation
-from studies.transfer.store import ObjectStore, TrialStore
+from studies.transfer.store import ObjectStore
 from studies.transfer.trial_folders import TrialFolders
+from studies.transfer.trial_store import TrialStore
 from studies.worker.faults import failures_recorded, wait_before_attempt
+from studies.worker.space_note import SpaceNote
 
 STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8]}\n"
 
@@ -224,3 +226,25 @@ def test_a_full_disk_ends_the_study_and_fails_no_trial(
     assert shown.said == [("failed", "no space left in /data")]
     watch.on_trial_complete(1, [], ended)
     assert not read_record(trial.folder).is_terminal
+
+
+def test_that_trials_wait_for_space_is_said_once(
+    trial: Trial, make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studies.execution.trial_watcher.LOOK_SECONDS", 0.0)
+    lines: list[str] = []
+    shown: Any = SimpleNamespace(say=lines.append)
+    run = TuneRun(
+        make_plan(STUDY), Machines(), Allocation(1, 1, 0.0), TrialFolders(TrialStore()), shown, shown
+    )
+    watch = Watcher(run, FullDisk(), prunes=False, waits=False, attempts=3)
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    running: Any = SimpleNamespace(config={"trial": trial}, status="RUNNING")
+    watch.on_step_end(1, [running])
+    assert not lines
+    for _ in range(2):
+        SpaceNote(trial.folder)("no space left")
+        watch.on_step_end(1, [running])
+    (line,) = lines
+    assert line.startswith(f"no space left in {trial.folder} (")
+    assert f"{trial.name} waits for space, 5 minutes at most" in line

@@ -20,8 +20,8 @@ from studies.definition.overrides import Overrides
 from studies.definition.plan import Plan, Trial, expand, trained_models
 from studies.definition.study_file import parse
 from studies.definition.trial import Inputs
-from studies.transfer.store import TrialStore
 from studies.transfer.trial_folders import TrialFolders
+from studies.transfer.trial_store import TrialStore
 from studies.worker.job import Job, WorkerGroup
 from studies.worker.trial_run import evaluate, run_trial, time_inference
 
