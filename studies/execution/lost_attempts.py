@@ -27,6 +27,7 @@ MOST_FAULTS = 2
 ADDRESS = re.compile(r"^\s*ip: ([\w.:]+)$|\(on node \S+, ([\w.:]+)\)", re.MULTILINE)
 PROCESS = re.compile(r"^\s*pid: (\d+)$", re.MULTILINE)
 EXIT = re.compile(r"Worker exit detail: (.*?)(?:\.\s|\.?$)", re.MULTILINE)
+TAKEN = re.compile(r"node \S+ is taken away: .+")
 LOW_MEMORY = re.compile(r"(Memory on the node .*? was [\d.]+\w+ ?/ ?[\d.]+\w+)", re.DOTALL)
 RESERVED = "left-alone-"
 TOLD_WITHIN = 3.0  # seconds
@@ -41,6 +42,8 @@ def reason_of_loss(folder: Path, attempt: int, text: str) -> str:
         text: what Ray says of it.
     """
     known = reason_of_kill(folder, attempt)
+    if known is None and (taken := TAKEN.search(text)) is not None:
+        known = taken[0]
     if known is not None:
         return known
     if "low on memory" in text or "memory monitor" in text:

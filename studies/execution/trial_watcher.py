@@ -103,9 +103,11 @@ class Watcher(tune.Callback):
         """An attempt was lost, and another follows."""
         ours: Trial = trial.config["trial"]
         reason = self._reason(trial)
-        attempt = trial.config["attempt"] = trial.config.get("attempt", 0) + 1
+        trial.config["attempt"] = trial.config.get("attempt", 0) + 1
+        # Tune does not count those that a node takes with it when it is taken away.
+        failures = trial.config["failures"] = trial.num_failures
         if not read_record(ours.folder).is_terminal:
-            why = f"{reason}; tried again ({attempt + 1} of {self._attempts})"
+            why = f"{reason}; tried again ({failures + 1} of {self._attempts})"
             self._run.progress.show(ours, Status.PENDING, read_record(ours.folder).metrics, why)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -116,8 +118,8 @@ class Watcher(tune.Callback):
         self._full_disk.message = self._full_disk.message or message
         problem = message or self._collect(ours)
         if not message:
-            attempt = trial.config.get("attempt", 0) + 1
-            times = f" (attempt {attempt} of {self._attempts})" if attempt > 1 else ""
+            failures = trial.num_failures
+            times = f" (attempt {failures} of {self._attempts})" if failures > 1 else ""
             write_failed(ours.folder, f"{self._reason(trial)}{times}")
         self._settle(ours, problem)
 
