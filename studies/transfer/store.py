@@ -59,6 +59,10 @@ class TrialStore:
     def upload(self, folder: Path, names: Sequence[str] | None = None) -> None:
         """Upload the files of a folder that have changed; with ``names``, only these files."""
 
+    def has_copy(self, path: Path) -> bool:
+        """Whether a file is stored elsewhere than here."""
+        return False
+
     def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:
         """Delete the files of a folder from the store; with ``names``, only these files."""
 
@@ -151,6 +155,9 @@ class ObjectStore(TrialStore):
             if is_wanted and self._synced.get(path) != _stamp(path):
                 self._upload(path)
 
+    def has_copy(self, path: Path) -> bool:  # noqa: D102
+        return bool(with_retries(lambda: self._store.get_file_info(self._key(path))).is_file)
+
     def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
         for info in self._list(folder):
             if names is None or info.base_name in names:
@@ -184,7 +191,7 @@ class ObjectStore(TrialStore):
             self._download(path)
 
     def upload_file(self, path: Path) -> None:  # noqa: D102
-        if not with_retries(lambda: self._store.get_file_info(self._key(path))).is_file:
+        if not self.has_copy(path):
             self._upload(path)
 
     def ended_trials(self) -> set[Path]:  # noqa: D102

@@ -52,6 +52,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
             with failures_recorded(trial, job.folders):
                 _with_whole_detector(trial, job, attempt, lambda: time_inference(trial, job.options))
         job.folders.upload(trial)
+        job.folders.drop_weights(trial)
 
 
 def _with_whole_detector(trial: Trial, job: Job, attempt: int, work: Callable[[], None]) -> None:

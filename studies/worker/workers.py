@@ -148,6 +148,8 @@ def _work(config: Mapping[str, Any]) -> None:
         return
     with failures_recorded(trial, job.folders):
         work_watched(trial, job, config["attempt"], ray.train.report)
+        if ray.train.get_context().get_local_rank() == 0:
+            job.folders.drop_weights(trial)
     error = read_record(trial.folder).error
     if error is not None:
         # The others may wait for this worker's gradients: the group has to end.
