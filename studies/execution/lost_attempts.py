@@ -16,6 +16,7 @@ import ray
 from ray.util import get_node_ip_address
 from ray.util.placement_group import placement_group, placement_group_table
 
+from studies.resources.nodes import UNFIT
 from studies.resources.slots import Allocation
 from studies.worker.watch import reason_of_kill
 
@@ -80,7 +81,8 @@ def _told_late(folder: Path, attempt: int, text: str) -> str | None:
 class NodeFaults:
     """Counts faults of machines by node, and keeps all slots of a node with two of them from further trials.
 
-    The slots are reserved until the launch leaves Ray. The last node that is left is never reserved.
+    One that the examination by its first trial finds unfit gets no second. The slots are reserved until the
+    launch leaves Ray. The last node that is left is never reserved.
 
     Args:
         allocation: what a slot is.
@@ -108,6 +110,9 @@ class NodeFaults:
         address = _address(text)
         if address is None or reason.startswith("out of memory"):
             return None  # too large a trial is too large elsewhere
+        if UNFIT in text:
+            self._faults[address] += MOST_FAULTS
+            return address if self._faults[address] == MOST_FAULTS and self._reserve(address) else None
         if self._first.setdefault(trial_id, address) != address:
             return None
         self._faults[address] += 1

@@ -46,7 +46,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
     wait_before_attempt(config.get("failures", 0))
     with job.folders.locked(trial):
         with failures_recorded(trial, job.folders):
-            job.folders.prepare_node(trial)
+            job.prepare_node(trial)
             _with_whole_detector(trial, job, attempt, lambda: work_watched(trial, job, attempt, tune.report))
         if job.measures_latency and read_record(trial.folder).is_finished:
             with failures_recorded(trial, job.folders):
