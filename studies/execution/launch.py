@@ -65,7 +65,7 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
             download_datasets(datasets)
             overrides = resolve(replace(request, source=source))[1]
         folders = TrialFolders(open_store(request.storage, output), datasets)
-        plan = Plan(name, overrides, output, inputs, request.margin)
+        plan = Plan(name, overrides, output, inputs, request.margin, request.price)
         is_search = isinstance(plan.study, SearchStudy)
         say_phase("reading the data")
         trials = search_points(plan) if is_search else expand(plan, request.listed_seeds)

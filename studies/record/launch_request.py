@@ -73,6 +73,7 @@ def load_request(study: str, output: Path) -> Request:
         **{name: content[name] for name in KEPT},
         # Earlier versions had none.
         margin=content.get("margin", MARGIN),
+        price=content.get("price"),
         output=output,
         # Launches of earlier versions had none.
         budget=content.get("budget"),
@@ -95,6 +96,7 @@ def launch_command(plan: Plan) -> str:
     words += ["--seeds", str(request["seeds"])] if request["seeds"] else []
     words += ["--budget", budget_text(request["budget"])] if request.get("budget") else []
     words += ["--margin", f"{request['margin']:g}"] if request.get("margin", MARGIN) != MARGIN else []
+    words += ["--price", f"{request['price']:g}"] if request.get("price") else []
     words += ["--workers-per-trial", str(request["workers"])] if request["workers"] > 1 else []
     words += ["--on-bad-data", "skip"] if request["on_bad_data"] == "skip" else []
     words += ["--smoke"] if request["smoke"] else []
