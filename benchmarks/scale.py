@@ -248,7 +248,7 @@ def _text(found: Figures) -> str:
         f"memory, MiB:              {before} before, {first} at the first trial's end, "
         f"{last} at the last's, {most} at most",
         f"MLflow, ms:               {calls}; {found.mlflow_share:.0%} of the time",
-        f"disk of the head, MiB:    {found.head_mib[0]:.1f} without weights, of {found.checkpoint_mb} MB each, "
+        f"disk of the head, MiB:    {found.head_mib[0]:.1f} without weights ({found.checkpoint_mb} MB each), "
         f"{found.head_mib[1]:.1f} with the best trial's",
     ]
     launches = {"first launch": found.whole, "all finished": found.again, "half finished": found.half}

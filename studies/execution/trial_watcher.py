@@ -14,6 +14,7 @@ from drcnn.engine.record import Status, read_record, write_failed, write_pruned
 from drcnn.files import DiskFullError, require_space
 from studies.definition.plan import Trial
 from studies.execution.lost_attempts import NodeFaults, reason_of_loss
+from studies.resources.refused_nodes import RefusedNodes
 
 if TYPE_CHECKING:
     from studies.execution.tuning import TuneRun
@@ -57,10 +58,16 @@ class Watcher(tune.Callback):
         self._run, self._full_disk = run, full_disk
         self._prunes, self._waits, self._attempts = prunes, waits, attempts
         self._node_faults = NodeFaults(run.allocation)
+        self._refused = RefusedNodes() if run.machines.is_cluster else None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune saves its callbacks to restore them; we never restore, and connections cannot be saved.
         return {}
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Tune has looked around, as it does all the time, also while trials wait for nodes."""
+        if self._refused is not None and (line := self._refused.line()):
+            logger.warning(line)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """An attempt of a trial begins."""

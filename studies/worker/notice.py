@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import Self
 
 import ray
-from ray._private.state import state
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import RayActorError, RayError
 
 __all__ = ["NodeTakenAway", "Notice"]
 
 # Seconds between two questions. Google gives 30 seconds in all.
 PERIOD = 3.0
+TIMEOUT = 10.0
 
 
 class NodeTakenAway(RayActorError):
@@ -32,16 +33,23 @@ class NodeTakenAway(RayActorError):
 class Notice:
     """Asks Ray in the background whether this node is being drained; a context.
 
+    Args:
+        is_cluster: whether nodes come and go; else nothing is asked.
+
     Of a group of workers, each asks for its own node. Ray Train's own answer
     (``ray.train.get_preemption_info``, 2.60) is the first worker's, a barrier over all workers at every
     question, and not there in Tune's actors; it reads the same table of Ray.
     """
 
-    def __enter__(self) -> Self:
+    def __init__(self, *, is_cluster: bool) -> None:
+        self._is_cluster = is_cluster
         self._is_given, self._ends = threading.Event(), threading.Event()
-        if ray.is_initialized():
-            node = ray.get_runtime_context().get_node_id()
-            threading.Thread(target=self._ask, args=(node,), name="notice", daemon=True).start()
+
+    def __enter__(self) -> Self:
+        if self._is_cluster:
+            context = ray.get_runtime_context()
+            asked = (context.gcs_address, context.get_node_id())
+            threading.Thread(target=self._ask, args=asked, name="notice", daemon=True).start()
         return self
 
     def __exit__(
@@ -53,10 +61,13 @@ class Notice:
         """Whether this node has notice to go."""
         return self._is_given.is_set()
 
-    def _ask(self, node: str) -> None:
+    def _ask(self, head: str, node: str) -> None:
+        client = None
         while not self._ends.wait(PERIOD):
             try:
-                drained = state.get_draining_nodes()
+                # Of its own: that of ray.nodes() ends the whole process where the head does not answer.
+                client = client or GcsClient(address=head)
+                drained = client.get_draining_nodes(timeout=TIMEOUT)
             except (RayError, RuntimeError, OSError):
                 continue  # the head does not answer: nothing is lost but the warning
             if node in drained:

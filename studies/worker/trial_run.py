@@ -96,7 +96,8 @@ def work_watched(trial: Trial, job: Job, attempt: int, report: Report) -> None:
     """
     from drcnn.engine.workers import from_first, rank
 
-    with Watch(trial.folder, attempt, rank(), job.patience) as watch, Notice() as notice:
+    notice = Notice(is_cluster=job.examination is not None)
+    with Watch(trial.folder, attempt, rank(), job.patience) as watch, notice:
 
         def upload() -> None:
             with watch.paused():

@@ -35,12 +35,12 @@ def test_only_this_nodes_drain_is_notice(
             raise ray.exceptions.RpcError("the head does not answer")
         return nodes
 
-    context = SimpleNamespace(get_node_id=lambda: "here")
-    here = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
-    monkeypatch.setattr(notice, "ray", here)
-    monkeypatch.setattr(notice, "state", SimpleNamespace(get_draining_nodes=draining))
+    context = SimpleNamespace(get_node_id=lambda: "here", gcs_address="head:6379")
+    monkeypatch.setattr(notice, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    head = SimpleNamespace(get_draining_nodes=lambda timeout: draining())
+    monkeypatch.setattr(notice, "GcsClient", lambda address: head)
     monkeypatch.setattr(notice, "PERIOD", 0.01)
-    with Notice() as heard:
+    with Notice(is_cluster=True) as heard:
         limit = time.monotonic() + 20
         while len(asked) < 3 and not heard.is_given():
             assert time.monotonic() < limit
