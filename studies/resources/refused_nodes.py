@@ -65,8 +65,8 @@ def refusal(status: ClusterStatus, since: float) -> str:
     times = f"{len(failed)} times, last" if len(failed) > 1 else "once,"
     return (
         f"no node of type {last.ray_node_type_name} was to be had, {times} at {when}: the cloud refused it. "
-        "Ray goes on asking, and the trials wait. Why: 'ray monitor' with the cluster's file (NoOfferLeft has "
-        "each answer); what to do: more offers, another zone, or machines on demand (cluster/trouble.md)"
+        "Ray goes on asking, and the trials wait. Why: 'ray monitor' with the cluster's file (NoOfferLeft "
+        "has each answer); what to do: more offers, another zone, or machines on demand (cluster/trouble.md)"
     )
 
 
