@@ -225,6 +225,9 @@ class TrainingConfig(Section):
     init: str = Field(
         "none", description="start from a whole detector: a checkpoint's path, or 'coco' (torchvision's)"
     )
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="also save within an epoch, this often; none: after each epoch only"
+    )
 
     @model_validator(mode="after")
     def _milestones_are_reached(self) -> Self:

@@ -32,8 +32,8 @@ INFERENCE = (
 # ... and those of its evaluation.
 EVALUATION = (*INFERENCE, "evaluation.metric", "evaluation.amp")
 
-# They decide which images are read, and the content of those is known. Or, ``every``, only how often
-# somebody looks.
+# They decide which images are read, and the content of those is known. Or only how often somebody looks
+# (``every``), or how often training is saved.
 WITHOUT_EFFECT = (
     "data.source",
     "data.train_split",
@@ -44,6 +44,7 @@ WITHOUT_EFFECT = (
     "data.val_images",
     "data.test_images",
     "data.on_bad_data",
+    "training.checkpoint_minutes",
     "evaluation.every",
 )
 

@@ -87,8 +87,12 @@ LAPTOP_PHOTOS: dict[str, Any] = {
     "training.clip_norm": 10.0,
 }
 
+# An epoch on COCO takes hours on one GPU, and spot machines are taken away.
+PAPER_EXECUTION = {"training.checkpoint_minutes": 15.0}
+
 # The detector and the image size are the defaults of Config.
 PAPER_VOC: dict[str, Any] = {
+    **PAPER_EXECUTION,
     "data.train_split": "trainval",
     "data.val_split": None,
     "data.test_split": "test",
@@ -97,6 +101,7 @@ PAPER_VOC: dict[str, Any] = {
 }
 
 PAPER_COCO: dict[str, Any] = {
+    **PAPER_EXECUTION,
     # The labels of COCO's own test split are not published.
     "data.val_split": None,
     "data.test_split": "val",

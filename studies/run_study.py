@@ -81,7 +81,7 @@ def _print_catalogue(profile: str) -> None:
 def _report(options: argparse.Namespace) -> int:
     from studies.execution.report_command import report
 
-    return report(options.study, options.output, options.storage, options.margin)
+    return report(options.study, options.output, options.storage, options.margin, options.price)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -154,7 +154,7 @@ def _study_parser() -> _Parser:
         help="begin nothing that cannot end within this time (2h, 90m, 1h30m, 45s); without --seeds, as many "
         "replicates as fit, at most 10",
     )
-    _add_margin_option(parser, f"default: {Request.margin:g}")
+    _add_report_options(parser, f"default: {Request.margin:g}")
     _add_machine_options(parser)
     _add_place_options(parser)
     parser.add_argument(
@@ -214,12 +214,18 @@ def _add_place_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_margin_option(parser: argparse.ArgumentParser, default: str) -> None:
+def _add_report_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--margin",
         type=_margin,
         metavar="POINTS",
         help=f"settings that differ by less than so many AP points are equivalent ({default})",
+    )
+    parser.add_argument(
+        "--price",
+        type=_price,
+        metavar="DOLLARS",
+        help="of a GPU for an hour: the report tells what the measured GPU hours cost",
     )
 
 
@@ -236,7 +242,7 @@ def _report_parser() -> _Parser:
     parser.add_argument(
         "--storage", metavar="URI", help="the launch's object store; what is missing here is downloaded"
     )
-    _add_margin_option(parser, "default: the launch's")
+    _add_report_options(parser, "default: the launch's")
     return parser
 
 
@@ -268,6 +274,16 @@ def _margin(text: str) -> float:
         value = 0.0
     if not 0 < value < 100:
         raise argparse.ArgumentTypeError(f"expected AP points above 0 and below 100, got {text!r}")
+    return value
+
+
+def _price(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"expected dollars a GPU hour, such as 1.42, got {text!r}")
     return value
 
 

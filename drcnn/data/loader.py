@@ -47,7 +47,8 @@ class BatchLoader:
         self.rows = rows
 
     def __len__(self) -> int:
-        return len(self._loader)
+        """How many batches the whole epoch has, those before ``first`` included."""
+        return len(self._plans)
 
     def largest(self) -> tuple[int, Callable[[], Batch]]:
         """Return the pixels of the batch that has the most, and a function that loads it here."""
@@ -86,6 +87,7 @@ def make_loader(
     epoch: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    first: int = 0,
     num_workers: int = 0,
     pin_memory: bool = False,
     beat: Beat = lambda has_batch: None,
@@ -105,6 +107,7 @@ def make_loader(
         seed: with ``epoch``, determines order, sizes and flips.
         epoch: of the training.
         rank: of this worker among ``world_size``.
+        first: the batch to begin with, counted from 0.
         num_workers: processes that decode; 0 decodes in this one.
         pin_memory: use page-locked memory, from which a GPU copies faster.
         beat: told of every batch, and of the end.
@@ -135,7 +138,7 @@ def make_loader(
     )
     loader: DataLoader[Any] = DataLoader(
         images,
-        sampler=plans,
+        sampler=plans[first:],
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_unchanged,

@@ -48,6 +48,9 @@ class TrainingState:
         config: as YAML.
         classes: names of the K foreground classes.
         epoch: the last finished epoch, 1-based; 0 before the first.
+        step: how many steps of the epoch after that are done; 0 where it has not been begun.
+        sums: of each worker, its losses added up over these steps.
+        seconds: that these steps took.
         history: the metrics of each finished epoch.
         per_class: AP of each class when the split that the trial is judged by was last evaluated.
         made_by: with what the epochs so far were trained (``drcnn.engine.made_by``).
@@ -60,6 +63,9 @@ class TrainingState:
     config: str
     classes: list[str]
     epoch: int = 0
+    step: int = 0
+    sums: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     per_class: dict[str, float] = field(default_factory=dict)
     made_by: dict[str, str] = field(default_factory=dict)
@@ -126,7 +132,9 @@ def recover(folder: Path) -> list[str]:
         (folder / "result.json").unlink()
     if previous.exists():
         previous.replace(last)
-        lines.append(f"training goes on from the checkpoint of epoch {read_state(last).epoch}")
+        state = read_state(last)
+        within = f", step {state.step} of the next" if state.step else ""
+        lines.append(f"training goes on from the checkpoint of epoch {state.epoch}{within}")
     elif lines or (folder / f"{CHECKPOINT}{DAMAGED}").exists():
         lines.append(f"{last} was damaged; training starts anew")
     return lines

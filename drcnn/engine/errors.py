@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "DamagedCheckpointError", "TrainingDiverged", "lacks_host_memory"]
+__all__ = [
+    "CheckpointError",
+    "DamagedCheckpointError",
+    "TrainingDiverged",
+    "TrainingInterrupted",
+    "lacks_host_memory",
+]
 
 # Torch's allocator and oneDNN raise plain RuntimeErrors.
 HOST_MEMORY_WORDS = ("DefaultCPUAllocator", "could not create a primitive", "could not create a memory")
@@ -18,6 +24,10 @@ class DamagedCheckpointError(CheckpointError):
 
 class TrainingDiverged(RuntimeError):
     """The loss became infinite or NaN; the message says which one, in which epoch and step."""
+
+
+class TrainingInterrupted(RuntimeError):
+    """A machine has notice to go; the message says up to which epoch and step the training is saved."""
 
 
 def lacks_host_memory(error: Exception) -> bool:

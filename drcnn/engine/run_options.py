@@ -15,6 +15,11 @@ def _unheard(has_batch: bool) -> None:
     """Nobody watches."""
 
 
+def _stays() -> bool:
+    """Nobody takes this machine away."""
+    return False
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """How a trial runs. Never part of its identity: results do not depend on it.
@@ -26,6 +31,7 @@ class RunOptions:
         gpu_share: of the GPU's memory, the part that this process may take; other trials have the rest.
         commit: of the code, to be recorded with the result; empty if it is not known.
         beat: told of every batch (True) and of the end of an epoch's or an evaluation's (False).
+        leaves: asked every few steps whether this machine has notice to go: then training is saved and ends.
     """
 
     device: str = "cpu"
@@ -34,6 +40,7 @@ class RunOptions:
     gpu_share: float = 1.0
     commit: str = ""
     beat: Callable[[bool], None] = field(default=_unheard, compare=False, repr=False)
+    leaves: Callable[[], bool] = field(default=_stays, compare=False, repr=False)
 
     @property
     def gpus(self) -> float:

@@ -6,15 +6,16 @@ unless the classes are the same, and heads that the other detector does not have
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, fasterrcnn_resnet50_fpn
 
 from drcnn.config import Config, ConfigError, DetectorConfig
-from drcnn.detector.detector import DecoupledRCNN
+from drcnn.detector.detector import DecoupledRCNN, build_detector
 from drcnn.detector.weights import download, require_weights
 from drcnn.engine.checkpoint import read_model, read_state
 from drcnn.engine.errors import CheckpointError
@@ -22,7 +23,7 @@ from drcnn.engine.torchvision_twin import from_torchvision
 from drcnn.presets import STARTS
 from drcnn.variants import VARIANTS
 
-__all__ = ["ARCHITECTURE", "coco_state", "require_start", "start_from"]
+__all__ = ["ARCHITECTURE", "coco_state", "first_detector", "require_start", "start_from"]
 
 # What backbone, pyramid and RPN are made of.
 ARCHITECTURE = ("backbone", "backbone_width", "norm", "fpn_channels")
@@ -62,6 +63,35 @@ def require_start(config: Config) -> None:
             f"training.init = {init!r}: its detector is another one; give --set {recipe}, "
             "or 'drcnn train --from', which takes over its settings"
         )
+
+
+def first_detector(
+    config: Config, classes: Sequence[str], say: Callable[[str], None], *, resumes: bool
+) -> DecoupledRCNN:
+    """Build the detector that a trial begins with, on the CPU.
+
+    Its random start depends on the seed only, and leaves the caller's generator unchanged.
+
+    Args:
+        config: the trial.
+        classes: names of the K classes.
+        say: takes lines about what is taken from a whole detector, and what not.
+        resumes: whether a checkpoint's weights follow.
+
+    Raises:
+        ConfigError, CheckpointError, OSError: as ``start_from`` does.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        # A checkpoint holds all weights, as does a whole detector to start from: neither needs the
+        # pretrained ones.
+        init = "none" if resumes else config.training.init
+        pretrained = not resumes and init == "none"
+        detector = build_detector(config.detector, len(classes), pretrained=pretrained)
+        if init != "none":
+            for line in start_from(detector, init, classes):
+                say(line)
+    return detector
 
 
 def start_from(detector: DecoupledRCNN, init: str, classes: Sequence[str]) -> list[str]:

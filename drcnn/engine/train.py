@@ -5,23 +5,23 @@
 The folder of a trial then holds::
 
     config.yaml          the whole configuration
-    last.safetensors     model, momentum and history after the last epoch; training resumes from here. Of a
-                         finished trial it is the trained model, without momentum
+    last.safetensors     model, momentum and history after the last epoch, or within one (every
+                         ``training.checkpoint_minutes``); training resumes from here. Of a finished trial it
+                         is the trained model, without momentum
     detections.parquet   its detections on the split that it is judged by: test, or val if there is no test
     result.json          written last: the trial is finished
 
-Until the trial has finished, the checkpoint of the epoch before lies beside the last one. It is used if the
-last is damaged, as its checksum tells; if both are, training starts anew.
+Until the trial has finished, the checkpoint before the last one lies beside it. It is used if the last is
+damaged, as its checksum tells; if both are, training starts anew.
 
 The validation split is evaluated every ``evaluation.every`` epochs, the test split once, after the last one.
 
-Started again on the same folder, it resumes after the last finished epoch: on a CPU with identical results,
-on a GPU up to its atomic additions, whose order is random.
+Started again on the same folder, it resumes where it was last saved: on a CPU with identical results, on a
+GPU up to its atomic additions, whose order is random.
 """
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 from functools import partial
@@ -30,25 +30,27 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from drcnn.config import Config
 from drcnn.data.loader import make_loader
 from drcnn.data.prepare import PreparedData
-from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
+from drcnn.detector.detector import move_detector
 from drcnn.engine import checkpoint, record
 from drcnn.engine.checkpoint import TrainingState
 from drcnn.engine.data_content import data_content, refuse_changed_data
 from drcnn.engine.detections_file import has_detections, write_detections
 from drcnn.engine.divergence import check_every, require_finite, require_finite_weights
+from drcnn.engine.errors import TrainingInterrupted
 from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.made_by import made_by, merged
 from drcnn.engine.optimizer import make_optimizer
+from drcnn.engine.partial_epoch import PartialEpoch, SaveTimes
+from drcnn.engine.performance import performance, reset_peak_memory
 from drcnn.engine.precision import autocast, require_precision
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate, warmup_steps
-from drcnn.engine.start import require_start, start_from
-from drcnn.engine.workers import from_first, rank, sum_, world_size
+from drcnn.engine.start import first_detector, require_start
+from drcnn.engine.workers import distributed, from_first, rank, world_size
 from drcnn.files import waiting_for_space, write_text
 
 __all__ = ["Report", "Say", "Step", "fit"]
@@ -70,6 +72,7 @@ def fit(
     say: Say = lambda line: None,
     step: Step = lambda epoch, step, steps: None,
     waits: Say | None = None,
+    saved: Callable[[], None] = lambda: None,
 ) -> None:
     """Train one trial, or finish one that was interrupted.
 
@@ -86,8 +89,10 @@ def fit(
             that was shortened.
         step: called on the first worker after each step.
         waits: called on the first worker when a disk is full and is waited for; ``say`` unless given.
+        saved: called on every worker when a checkpoint within an epoch is on disk.
 
     Raises:
+        TrainingInterrupted: ``options.leaves`` said so on a worker; all is saved.
         TrainingDiverged: the loss is no longer finite.
         DataError: an image cannot be read, or the folder holds a run on data that changed since.
         ConfigError: what it starts from does not fit, or fp16 is asked for without a GPU.
@@ -105,7 +110,7 @@ def fit(
     if not (folder / "last.safetensors").exists():
         require_start(config)
     folder.mkdir(parents=True, exist_ok=True)
-    trial = _Trial(config, data, folder, options, say, step, waits or say)
+    trial = _Trial(config, data, folder, options, say, step, waits or say, saved)
     trial.state.notes += notes
     while trial.state.epoch < config.training.epochs:
         metrics = trial.run_epoch()
@@ -126,30 +131,20 @@ class _Trial:
         say: Say,
         step: Step,
         waits: Say,
+        saved: Callable[[], None],
     ) -> None:
         self.config, self.data, self.folder, self.options = config, data, folder, options
-        self.say, self.tell_step, self.waits = say, step, waits
+        self.say, self.tell_step, self.waits, self.tell_saved = say, step, waits, saved
         self.device = torch.device(options.device)
         self.last = folder / "last.safetensors"
-        # The random start depends on the seed only, and leaves the caller's generator unchanged.
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            # The last checkpoint holds all weights, as does a whole detector to start from: neither needs
-            # the pretrained ones.
-            init = "none" if self.last.exists() else config.training.init
-            pretrained = not self.last.exists() and init == "none"
-            detector = build_detector(config.detector, len(data.classes), pretrained=pretrained)
-            if init != "none":
-                for line in start_from(detector, init, data.classes):
-                    say(line)
+        detector = first_detector(config, data.classes, say, resumes=self.last.exists())
         self.detector = move_detector(detector, self.device)
-        if self.device.type == "cuda":
-            # Forget the peak of an earlier trial in this process. CUDA is initialised by now.
-            torch.cuda.reset_peak_memory_stats(self.device)
+        reset_peak_memory(self.device)
         self.optimizer = make_optimizer(self.detector, config.training)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.training.amp == "fp16")
         self.state = self._resume()
-        self.model = self._distribute(self.detector)
+        self.times = SaveTimes(config.training.checkpoint_minutes, options.leaves, self.device)
+        self.model = distributed(self.detector, self.device)
 
     def _resume(self) -> TrainingState:
         if not self.last.exists():
@@ -162,48 +157,32 @@ class _Trial:
             self.scaler.load_state_dict(state.scaler)
         return state
 
-    def _distribute(self, detector: DecoupledRCNN) -> nn.Module:
-        if world_size() == 1:
-            return detector
-        # Every head runs in every step, if need be on empty input, so no parameter is unused.
-        return DistributedDataParallel(
-            detector,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-        )
-
     def run_epoch(self) -> dict[str, float]:
         """Train, evaluate and save one epoch; return its metrics."""
         epoch = self.state.epoch + 1
-        started = time.perf_counter()
-        losses, images, rate = self._train(epoch)
+        losses, images, rate, seconds = self._train(epoch)
         trained = time.perf_counter()
         figures = self._evaluate(epoch)
-        evaluated = time.perf_counter()
+        eval_seconds = time.perf_counter() - trained
         metrics = {
             "epoch": float(epoch),
             **figures,
             **losses,
             "train/lr": rate,
-            "perf/images_per_s": images / (trained - started),
-            "perf/epoch_seconds": trained - started,
-            "perf/eval_seconds": evaluated - trained,
-            "perf/peak_memory_gib": self._peak_memory(),
-            "perf/workers": float(world_size()),
-            "perf/gpus": world_size() * self.options.gpus,
+            **performance(images, seconds, eval_seconds, self.options),
         }
-        self.state.made_by = merged(self.state.made_by, made_by(self.options))
         self.state.epoch = epoch
+        self.state.step, self.state.sums, self.state.seconds = 0, [], 0.0
         self.state.history.append(metrics)
-        self.state.scaler = self.scaler.state_dict()
-        if rank() == 0:
-            self._save()
-        if world_size() > 1:
-            dist.barrier()
+        self._save()
         return metrics
 
-    def _train(self, epoch: int) -> tuple[dict[str, float], int, float]:
-        """Train one epoch; return means over its steps, the number of images, and the last learning rate."""
+    def _train(self, epoch: int) -> tuple[dict[str, float], int, float, float]:
+        """Train an epoch, or what is left of it.
+
+        Returns:
+            Means over its steps, the number of images, the last learning rate, and seconds.
+        """
         training = self.config.training
         loader = make_loader(
             self.data.train,
@@ -214,34 +193,36 @@ class _Trial:
             epoch=epoch,
             rank=rank(),
             world_size=world_size(),
+            first=self.state.step,
             num_workers=self.options.loader_workers,
             pin_memory=self.device.type == "cuda",
             beat=self.options.beat,
         )
-        if epoch == 1 and (warmup := warmup_steps(training, len(loader))) < training.warmup_iterations:
-            steps = training.epochs * len(loader)
-            self.say(f"warm-up: {warmup} of {steps} steps, a third, instead of {training.warmup_iterations}")
+        steps, partial_epoch = len(loader), PartialEpoch(self.state, self.device)
+        if epoch == 1 and (warmup := warmup_steps(training, steps)) < training.warmup_iterations:
+            whole = training.epochs * steps
+            self.say(f"warm-up: {warmup} of {whole} steps, a third, instead of {training.warmup_iterations}")
         self.model.train()
-        sums: dict[str, Tensor] = {}
         steps_unchecked = check_every(self.device)
-        for number, batch in enumerate(loader):
-            rate = learning_rate(training, (epoch - 1) * len(loader) + number, len(loader))
+        rate = learning_rate(training, epoch * steps - 1, steps)
+        for number, batch in enumerate(loader, start=self.state.step):
+            rate = learning_rate(training, (epoch - 1) * steps + number, steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             with autocast(self.device, training.amp):
                 losses = self.model(batch.to(self.device))
                 losses["loss"] = torch.stack(list(losses.values())).sum()
             self._step(losses["loss"])
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value.detach()
-            if number % steps_unchecked == 0 or number == len(loader) - 1:
-                require_finite(sums, epoch, number + 1)
-            self.tell_step(epoch, number + 1, len(loader))
+            partial_epoch.add(losses | self.detector.heads.take_unfilled())
+            is_checked = number % steps_unchecked == 0 or number == steps - 1
+            if is_checked:
+                require_finite(partial_epoch.sums, epoch, number + 1)
+            self.tell_step(epoch, number + 1, steps)
+            if is_checked:
+                self._save_within(epoch, partial_epoch, number + 1, steps)
         require_finite_weights(self.detector, epoch)
-        sums |= self.detector.heads.take_unfilled()  # added up over the steps, like the losses
-        totals = sum_(torch.stack(list(sums.values()))) / (len(loader) * world_size())
-        means = dict(zip((f"train/{name}" for name in sums), totals.tolist(), strict=True))
-        return means, len(loader) * training.batch_size, rate
+        means = {f"train/{name}": value for name, value in partial_epoch.means(steps).items()}
+        return means, steps * training.batch_size, rate, partial_epoch.seconds()
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -279,15 +260,33 @@ class _Trial:
         if rank() == 0:
             waiting_for_space(self.write_result, self.waits)
 
+    def _save_within(self, epoch: int, partial_epoch: PartialEpoch, step: int, steps: int) -> None:
+        """Save within an epoch if it is time, and end if a machine has notice to go."""
+        is_due, ends = self.times.ask()
+        if not is_due:
+            return
+        require_finite_weights(self.detector, epoch)
+        partial_epoch.note(self.state, step)
+        self._save()
+        self.tell_saved()
+        if ends:
+            raise TrainingInterrupted(f"saved in epoch {epoch} at step {step} of {steps}")
+
     def _save(self) -> None:
-        is_last = self.state.epoch == self.config.training.epochs
-        # Nothing goes on from the last epoch: its file is the trained model.
-        optimizer = None if is_last else self.optimizer
-        waiting_for_space(
-            partial(checkpoint.save, self.last, self.detector, self.state, optimizer), self.waits
-        )
-        if is_last:
-            waiting_for_space(self.write_result, self.waits)
+        """Write the checkpoint, on the first worker; the others wait."""
+        self.state.made_by = merged(self.state.made_by, made_by(self.options))
+        self.state.scaler = self.scaler.state_dict()
+        if rank() == 0:
+            is_last = self.state.epoch == self.config.training.epochs
+            # Nothing goes on from the last epoch: its file is the trained model.
+            optimizer = None if is_last else self.optimizer
+            save = partial(checkpoint.save, self.last, self.detector, self.state, optimizer)
+            waiting_for_space(save, self.waits)
+            if is_last:
+                waiting_for_space(self.write_result, self.waits)
+        if world_size() > 1:
+            dist.barrier()
+        self.times.saved()
 
     def write_result(self) -> None:
         """Write ``result.json``, which marks the trial as finished."""
@@ -297,9 +296,3 @@ class _Trial:
             self.folder, state.history, state.per_class, seconds, state.made_by, notes=state.notes
         )
         checkpoint.remove_spares(self.folder)
-
-    def _peak_memory(self) -> float:
-        """GiB: on a GPU the peak of this trial's tensors, on a CPU that of the whole process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

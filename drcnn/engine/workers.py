@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar, cast
 
+import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["from_first", "gather", "rank", "sum_", "world_size"]
+__all__ = ["distributed", "from_first", "gather", "rank", "sum_", "world_size"]
 
 T = TypeVar("T")
 
@@ -24,6 +26,16 @@ def rank() -> int:
 def world_size() -> int:
     """How many workers the trial has."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def distributed(detector: nn.Module, device: torch.device) -> nn.Module:
+    """Return a module whose gradients are the mean over the workers; alone it is the detector itself."""
+    if world_size() == 1:
+        return detector
+    # Every head runs in every step, if need be on empty input, so no parameter is unused.
+    return DistributedDataParallel(
+        detector, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+    )
 
 
 def sum_(values: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class Plan:
         output: absolute folder of all studies.
         inputs: the data and weights that trials read.
         margin: AP points within which two settings are equivalent.
+        price: dollars a GPU hour, for the report; none if nobody said.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Plan:
     output: Path
     inputs: Inputs
     margin: float = MARGIN
+    price: float | None = None
 
     @property
     def study(self) -> Study:

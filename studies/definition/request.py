@@ -58,6 +58,7 @@ class Request:
     seeds: int | None = None
     budget: float | None = None
     margin: float = MARGIN
+    price: float | None = None
     on_bad_data: str = "fail"
     workers: int = 1
     gpus_per_worker: float | None = None

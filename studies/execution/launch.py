@@ -24,7 +24,7 @@ from studies.definition.plan import Plan, Trial, expand, search_points, trained_
 from studies.definition.request import Request, resolve
 from studies.definition.study import SearchStudy
 from studies.execution.study_run import StudyRun
-from studies.record.launch_request import keep_request, was_launched
+from studies.record.launch_request import REQUEST, keep_request, was_launched
 from studies.record.output_folder import prepared_inputs, removed_after_bad_input, study_lock
 from studies.record.tracking.addresses import redacted
 from studies.report.console import StudyConsole, say_phase
@@ -65,7 +65,7 @@ def execute(request: Request, name: str, overrides: Overrides) -> int:
             download_datasets(datasets)
             overrides = resolve(replace(request, source=source))[1]
         folders = TrialFolders(open_store(request.storage, output), datasets)
-        plan = Plan(name, overrides, output, inputs, request.margin)
+        plan = Plan(name, overrides, output, inputs, request.margin, request.price)
         is_search = isinstance(plan.study, SearchStudy)
         say_phase("reading the data")
         trials = search_points(plan) if is_search else expand(plan, request.listed_seeds)
@@ -91,7 +91,7 @@ def _run(
     with (
         study_lock(plan),
         _store_claimed(plan, folders),
-        _cluster(request, folders, trials, console) as allocation,
+        _cluster(plan, request, folders, trials, console) as allocation,
     ):
         _adopt(plan, folders)
         keep_request(plan, request)
@@ -147,7 +147,7 @@ def _search_record(plan: Plan) -> AbstractContextManager[None]:
 
 @contextmanager
 def _cluster(
-    request: Request, folders: TrialFolders, trials: Sequence[Trial], console: Console
+    plan: Plan, request: Request, folders: TrialFolders, trials: Sequence[Trial], console: Console
 ) -> Iterator[Allocation | None]:
     """Join the cluster that is asked for and check its nodes; a local Ray starts when it is needed."""
     if not request.machines.is_cluster:
@@ -155,7 +155,7 @@ def _cluster(
         return
     from studies.resources.connection import connect
     from studies.resources.node_probe import NodeRequirements
-    from studies.resources.nodes import check_nodes
+    from studies.resources.nodes import Examination, check_nodes
 
     configs = [trial.config for trial in trials]
     starts = {c.detector.weights if c.training.init == "none" else c.training.init for c in configs}
@@ -171,8 +171,11 @@ def _cluster(
             trials[0].data,
             tuple(map(Path, sorted(weights))),
         )
-        check_nodes(requirements, console)
-        yield allocation
+        known = check_nodes(requirements, console)
+        if requirements.token:
+            # There as soon as trials are, and as long.
+            requirements = replace(requirements, token=f"{plan.folder.name}/{REQUEST}")
+        yield replace(allocation, examination=Examination(requirements, known, folders.versions))
 
 
 def _check_local_gpus(request: Request) -> None:

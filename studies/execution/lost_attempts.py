@@ -16,6 +16,7 @@ import ray
 from ray.util import get_node_ip_address
 from ray.util.placement_group import placement_group, placement_group_table
 
+from studies.resources.nodes import UNFIT
 from studies.resources.slots import Allocation
 from studies.worker.watch import reason_of_kill
 
@@ -27,6 +28,7 @@ MOST_FAULTS = 2
 ADDRESS = re.compile(r"^\s*ip: ([\w.:]+)$|\(on node \S+, ([\w.:]+)\)", re.MULTILINE)
 PROCESS = re.compile(r"^\s*pid: (\d+)$", re.MULTILINE)
 EXIT = re.compile(r"Worker exit detail: (.*?)(?:\.\s|\.?$)", re.MULTILINE)
+TAKEN = re.compile(r"node \S+ is taken away: .+")
 LOW_MEMORY = re.compile(r"(Memory on the node .*? was [\d.]+\w+ ?/ ?[\d.]+\w+)", re.DOTALL)
 RESERVED = "left-alone-"
 TOLD_WITHIN = 3.0  # seconds
@@ -41,6 +43,8 @@ def reason_of_loss(folder: Path, attempt: int, text: str) -> str:
         text: what Ray says of it.
     """
     known = reason_of_kill(folder, attempt)
+    if known is None and (taken := TAKEN.search(text)) is not None:
+        known = taken[0]
     if known is not None:
         return known
     if "low on memory" in text or "memory monitor" in text:
@@ -77,7 +81,8 @@ def _told_late(folder: Path, attempt: int, text: str) -> str | None:
 class NodeFaults:
     """Counts faults of machines by node, and keeps all slots of a node with two of them from further trials.
 
-    The slots are reserved until the launch leaves Ray. The last node that is left is never reserved.
+    One that the examination by its first trial finds unfit gets no second. The slots are reserved until the
+    launch leaves Ray. The last node that is left is never reserved.
 
     Args:
         allocation: what a slot is.
@@ -105,6 +110,9 @@ class NodeFaults:
         address = _address(text)
         if address is None or reason.startswith("out of memory"):
             return None  # too large a trial is too large elsewhere
+        if UNFIT in text:
+            self._faults[address] += MOST_FAULTS
+            return address if self._faults[address] == MOST_FAULTS and self._reserve(address) else None
         if self._first.setdefault(trial_id, address) != address:
             return None
         self._faults[address] += 1

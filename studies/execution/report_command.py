@@ -86,7 +86,13 @@ def try_description(plan: Plan, trials: Sequence[Trial], sentences: Sequence[str
     return "\n\n".join(parts)
 
 
-def report(study: str, output: Path, storage: str | None = None, margin: float | None = None) -> int:
+def report(
+    study: str,
+    output: Path,
+    storage: str | None = None,
+    margin: float | None = None,
+    price: float | None = None,
+) -> int:
     """Write the report of a study that was launched in this output folder.
 
     Args:
@@ -94,6 +100,7 @@ def report(study: str, output: Path, storage: str | None = None, margin: float |
         output: the folder of the launch.
         storage: the store of the launch; what is not here of the study and its trials is downloaded from it.
         margin: AP points within which two settings are equivalent; none takes the launch's.
+        price: dollars a GPU hour, likewise.
 
     Returns:
         0 if it was written, 1 if not.
@@ -112,7 +119,8 @@ def report(study: str, output: Path, storage: str | None = None, margin: float |
             source, datasets = localise(request.source, output / "data")
             download_datasets(datasets)
             margin = request.margin if margin is None else margin
-            plan = Plan(*resolve(replace(request, source=source)), output, inputs, margin)
+            price = request.price if price is None else price
+            plan = Plan(*resolve(replace(request, source=source)), output, inputs, margin, price)
             trials = _trials(plan, request, TrialFolders(store))
             files, line = try_report(plan, trials)
             sentences = try_answer(plan, trials)

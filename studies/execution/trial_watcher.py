@@ -21,6 +21,7 @@ from studies.execution.lost_attempts import NodeFaults, reason_of_loss
 from studies.execution.progress import Progress
 from studies.record.tracking.runs import Tracker
 from studies.resources.budget import Budget
+from studies.resources.refused_nodes import RefusedNodes
 from studies.resources.slots import Allocation
 from studies.transfer.trial_folders import TrialFolders
 from studies.worker.space_note import take_space_note
@@ -90,17 +91,24 @@ class Watcher(tune.Callback):
         self._prunes, self._waits, self._attempts = prunes, waits, attempts
         self._node_faults = NodeFaults(run.allocation)
         self._said_full, self._look_again = False, 0.0
+        self._refused = RefusedNodes() if run.machines.is_cluster else None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune saves its callbacks to restore them; we never restore, and connections cannot be saved.
         return {}
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Some time has passed: say once if a trial waits for space."""
-        if self._said_full or time.monotonic() < self._look_again:
-            return
-        self._look_again = time.monotonic() + LOOK_SECONDS
-        for ours in (trial.config["trial"] for trial in trials if trial.status == TuneTrial.RUNNING):
+        """Tune has looked around, as it does all the time, also while trials wait for nodes or for space."""
+        if self._refused is not None and (line := self._refused.line()):
+            logger.warning(line)
+        if not self._said_full and time.monotonic() >= self._look_again:
+            self._look_again = time.monotonic() + LOOK_SECONDS
+            self._say_once_if_full(
+                [trial.config["trial"] for trial in trials if trial.status == TuneTrial.RUNNING]
+            )
+
+    def _say_once_if_full(self, running: list[Trial]) -> None:
+        for ours in running:
             if take_space_note(ours.folder):
                 free = shutil.disk_usage(ours.folder).free / 1e6
                 self._run.progress.say(
@@ -152,9 +160,11 @@ class Watcher(tune.Callback):
         """An attempt was lost, and another follows."""
         ours: Trial = trial.config["trial"]
         reason = self._reason(trial)
-        attempt = trial.config["attempt"] = trial.config.get("attempt", 0) + 1
+        trial.config["attempt"] = trial.config.get("attempt", 0) + 1
+        # Tune does not count those that a node takes with it when it is taken away.
+        failures = trial.config["failures"] = trial.num_failures
         if not read_record(ours.folder).is_terminal:
-            why = f"{reason}; tried again ({attempt + 1} of {self._attempts})"
+            why = f"{reason}; tried again ({failures + 1} of {self._attempts})"
             self._run.progress.show(ours, Status.PENDING, read_record(ours.folder).metrics, why)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -165,8 +175,8 @@ class Watcher(tune.Callback):
         self._full_disk.message = self._full_disk.message or message
         problem = message or self._collect(ours)
         if not message:
-            attempt = trial.config.get("attempt", 0) + 1
-            times = f" (attempt {attempt} of {self._attempts})" if attempt > 1 else ""
+            failures = trial.num_failures
+            times = f" (attempt {failures} of {self._attempts})" if failures > 1 else ""
             write_failed(ours.folder, f"{self._reason(trial)}{times}")
         self._settle(ours, problem)
 

@@ -128,6 +128,7 @@ def _job(run: TuneRun, storage: Path, *, measures_latency: bool) -> Job:
             run.machines.workers, allocation.cpus, allocation.gpus, str(storage / "train"), allocation.packs
         ),
         measures_latency=measures_latency,
+        examination=allocation.examination,
     )
 
 

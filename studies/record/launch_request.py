@@ -14,9 +14,17 @@ from studies.definition.metrics import MARGIN
 from studies.definition.plan import Plan
 from studies.definition.request import Request, budget_text
 
-__all__ = ["as_typed", "keep_request", "launch_command", "load_request", "mark_downloaded", "was_launched"]
+__all__ = [
+    "REQUEST",
+    "as_typed",
+    "keep_request",
+    "launch_command",
+    "load_request",
+    "mark_downloaded",
+    "was_launched",
+]
 
-FILE = "request.json"
+REQUEST = "request.json"
 # In a study's folder that a report has downloaded: the store's may be newer. Stores ignore dot files.
 DOWNLOADED = ".downloaded"
 KEPT = ("study", "profile", "seeds", "on_bad_data", "smoke")
@@ -32,13 +40,13 @@ def keep_request(plan: Plan, request: Request) -> None:
         content["study"] = str(Path(request.study).resolve())
     # Where the data lie on this machine: a report finds them there when their store has changed or is away.
     content["local_source"] = plan.base.data.source
-    write_sealed(plan.folder / FILE, content)
+    write_sealed(plan.folder / REQUEST, content)
     (plan.folder / DOWNLOADED).unlink(missing_ok=True)
 
 
 def was_launched(folder: Path) -> bool:
     """Whether the study whose folder this is was launched here, so that the store knows nothing newer."""
-    return (folder / FILE).exists() and not (folder / DOWNLOADED).exists()
+    return (folder / REQUEST).exists() and not (folder / DOWNLOADED).exists()
 
 
 def mark_downloaded(folder: Path) -> None:
@@ -59,12 +67,13 @@ def load_request(study: str, output: Path) -> Request:
     except DamagedFileError as error:
         raise StudyError(f"{error}; give the study's command again, which writes it anew") from None
     except OSError:
-        known = ", ".join(sorted(path.parent.name for path in output.glob(f"*/{FILE}"))) or "none"
+        known = ", ".join(sorted(path.parent.name for path in output.glob(f"*/{REQUEST}"))) or "none"
         raise StudyError(f"{output} holds no launch of {study}; it holds: {known}") from None
     return Request(
         **{name: content[name] for name in KEPT},
         # Earlier versions had none.
         margin=content.get("margin", MARGIN),
+        price=content.get("price"),
         output=output,
         # Launches of earlier versions had none.
         budget=content.get("budget"),
@@ -87,6 +96,7 @@ def launch_command(plan: Plan) -> str:
     words += ["--seeds", str(request["seeds"])] if request["seeds"] else []
     words += ["--budget", budget_text(request["budget"])] if request.get("budget") else []
     words += ["--margin", f"{request['margin']:g}"] if request.get("margin", MARGIN) != MARGIN else []
+    words += ["--price", f"{request['price']:g}"] if request.get("price") else []
     words += ["--workers-per-trial", str(request["workers"])] if request["workers"] > 1 else []
     words += ["--on-bad-data", "skip"] if request["on_bad_data"] == "skip" else []
     words += ["--smoke"] if request["smoke"] else []
@@ -106,7 +116,7 @@ def _source(content: dict[str, Any]) -> str:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    content = read_sealed(folder / FILE)
+    content = read_sealed(folder / REQUEST)
     if missing := [name for name in (*KEPT, "source", "assignments") if name not in content]:
-        raise DamagedFileError(f"{folder / FILE} is damaged: it has no {', '.join(missing)}")
+        raise DamagedFileError(f"{folder / REQUEST} is damaged: it has no {', '.join(missing)}")
     return content

@@ -106,7 +106,7 @@ def _sections(facts: ReportFacts) -> dict[str, object]:
         "curves": _curves(facts),
         "search": _search(facts) if isinstance(plan.study, SearchStudy) else None,
         "diagnosis": diagnosis_section(facts),
-        "cost": result_tables.cost_table([*facts.models, *facts.replicates]),
+        "cost": result_tables.cost_table([*facts.models, *facts.replicates], plan.price),
         "deviations": deviations(plan, data, facts.tables[0].data if facts.tables else ""),
         "origin": origin(plan, facts.replicates),
     }

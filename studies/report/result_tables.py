@@ -242,8 +242,14 @@ def best_trials_table(facts: ReportFacts) -> Table:
     return Table(caption, columns, rows, words=("id",)).without_empty_columns()
 
 
-def cost_table(replicates: Sequence[Replicate]) -> Table:
-    """What each trial took and what all took together; without the columns of which nothing is known."""
+def cost_table(replicates: Sequence[Replicate], price: float | None = None) -> Table:
+    """What each trial took and what all took together; without the columns of which nothing is known.
+
+    Args:
+        replicates: the trials.
+        price: dollars a GPU hour, if somebody said.
+    """
+    price = math.nan if price is None else price
     costs = np.array([_cost(replicate) for replicate in replicates])
     total = np.where(np.isnan(costs).all(axis=0), math.nan, np.nansum(costs, axis=0))
     total[-1] = math.nan
@@ -252,15 +258,15 @@ def cost_table(replicates: Sequence[Replicate]) -> Table:
             replicate.trial.name,
             replicate.record.status,
             f"{replicate.record.epoch} of {replicate.trial.config.training.epochs}",
-            *_cells(*cost),
+            *_cells(*cost, price=price),
         ]
         for replicate, cost in zip(replicates, costs.tolist(), strict=True)
     ]
-    rows.append(["all", f"{len(rows)} trials", "", *_cells(*total.tolist())])
+    rows.append(["all", f"{len(rows)} trials", "", *_cells(*total.tolist(), price=price)])
     caption = (
         "Time of training and evaluation, images seen in training and their rate; ms/image is inference."
     )
-    columns = ("trial", "status", "epochs", "time", "images", "images/s", "GPU hours", "ms/image")
+    columns = ("trial", "status", "epochs", "time", "images", "images/s", "GPU hours", "dollars", "ms/image")
     return Table(caption, columns, rows, {"status"}, {len(rows) - 1}).without_empty_columns()
 
 
@@ -277,9 +283,12 @@ def _cost(replicate: Replicate) -> tuple[float, ...]:
     return seconds, images, sum(training), gpu_hours, record.metric(LATENCY)
 
 
-def _cells(seconds: float, images: float, training: float, gpu_hours: float, latency: float) -> list[str]:
+def _cells(
+    seconds: float, images: float, training: float, gpu_hours: float, latency: float, *, price: float
+) -> list[str]:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     time = f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
     rate = images / training if training else math.nan
-    return [time, number(images, 0), number(rate), number(gpu_hours, 2), number(latency)]
+    dollars = number(gpu_hours * price, 2)
+    return [time, number(images, 0), number(rate), number(gpu_hours, 2), dollars, number(latency)]

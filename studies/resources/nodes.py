@@ -1,30 +1,75 @@
-"""Checks every node of a cluster before a study starts on it."""
+"""Checks every node of a cluster before a study starts on it, and those that join while it runs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 import ray
+from filelock import FileLock
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
+from drcnn.files import write_text
 from studies.definition.errors import StudyError, one_line
 from studies.resources.node_probe import SECONDS, NodeReport, NodeRequirements, probe_node
 
-__all__ = ["check_nodes", "node_faults"]
+__all__ = ["UNFIT", "Examination", "check_nodes", "node_faults"]
 
 # With less free disk space a study would fail in its first epochs.
 MIN_FREE_GIB = 2.0
+# In the error of a trial that came to a node that is unfit for all.
+UNFIT = "this node is unfit for the study: "
 
 
-def check_nodes(requirements: NodeRequirements, console: Console) -> None:
-    """Check all nodes, and print a table of what they have.
+@dataclass(frozen=True)
+class Examination:
+    """What the nodes must have that join while a study runs; cheap to send to them.
+
+    Attributes:
+        requirements: of the study.
+        known: ids of the nodes that were checked before it started.
+        versions: the driver's.
+    """
+
+    requirements: NodeRequirements
+    known: frozenset[str]
+    versions: Mapping[str, str]
+
+    def require_fit(self) -> None:
+        """Check this node when its first trial comes; the others wait for that, and hear the same.
+
+        Raises:
+            OSError: it is unfit for the study.
+        """
+        context = ray.get_runtime_context()
+        node = context.get_node_id()
+        if node in self.known:
+            return
+        # Also where nodes share OUTPUT, each has files of its own, and so has each launch.
+        verdict = self.requirements.output / f".examined-{context.get_job_id()}-{node}"
+        with FileLock(f"{verdict}.lock"):
+            if not verdict.exists():
+                write_text(verdict, "; ".join(self._faults(node)))
+            faults = verdict.read_text(encoding="utf-8")
+        if faults:
+            raise OSError(f"{UNFIT}{faults}")
+
+    def _faults(self, node: str) -> list[str]:
+        nodes = {each["NodeID"]: each for each in ray.nodes()}  # type: ignore[no-untyped-call]
+        here = nodes[node]
+        report = probe_node(self.requirements, here["NodeManagerAddress"], here["Resources"].get("GPU", 0.0))
+        driver = NodeReport("the driver's node", dict(self.versions), free=MIN_FREE_GIB)
+        return node_faults([driver, report])
+
+
+def check_nodes(requirements: NodeRequirements, console: Console) -> frozenset[str]:
+    """Check all nodes, and print a table of what they have; return their ids.
 
     Raises:
         StudyError: a node is unfit; the message names nodes and reasons.
@@ -40,6 +85,7 @@ def check_nodes(requirements: NodeRequirements, console: Console) -> None:
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise StudyError(f"the cluster cannot run this: {'; '.join(faults[:3])}{more}")
+    return frozenset(node["NodeID"] for node in nodes)
 
 
 def node_faults(reports: Sequence[NodeReport]) -> list[str]:

@@ -12,13 +12,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import yaml
 
 from studies.definition.errors import StudyError
 from studies.definition.request import Machines
+
+if TYPE_CHECKING:
+    from studies.resources.nodes import Examination
 
 __all__ = ["HEAD", "Allocation", "NodeShape", "allocate", "head_memory", "node_shapes"]
 
@@ -50,12 +53,14 @@ class Allocation:
         cpus: of each worker; ``gpus`` likewise.
         packs: whether all workers of a trial are on one node, as there is one with room for them: gradients
             between nodes take much longer.
+        examination: of nodes that join a cluster later; none on this machine.
     """
 
     concurrent: int
     cpus: int
     gpus: float
     packs: bool = False
+    examination: Examination | None = None
 
 
 def allocate(machines: Machines, nodes: Sequence[NodeShape], head_gib: float = math.inf) -> Allocation:

@@ -96,6 +96,9 @@ class ObjectStore(TrialStore):
             if is_wanted and self._synced.get(path) != _stamp(path):
                 self._upload(path)
 
+    def has_copy(self, path: Path) -> bool:  # noqa: D102
+        return bool(with_retries(lambda: self._store.get_file_info(self._key(path))).is_file)
+
     def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
         for info in self._list(folder):
             if names is None or info.base_name in names:
@@ -136,7 +139,7 @@ class ObjectStore(TrialStore):
 
     def _share_identity(self) -> None:
         identity = self._output / IDENTITY
-        if self._has(identity):
+        if self.has_copy(identity):
             if not identity.exists():
                 self._download(identity)
         else:
@@ -162,7 +165,7 @@ class ObjectStore(TrialStore):
 
     def upload_table(self, path: Path) -> None:  # noqa: D102
         for file in (checksum_file(path), path):
-            if not self._has(file):
+            if not self.has_copy(file):
                 self._upload(file)
 
     def ended_trials(self) -> set[Path]:  # noqa: D102
@@ -197,9 +200,6 @@ class ObjectStore(TrialStore):
 
     def _copy_here(self, path: Path, target: Path) -> None:
         with_retries(partial(fs.copy_files, self._key(path), str(target), self._store, LOCAL))
-
-    def _has(self, path: Path) -> bool:
-        return bool(with_retries(lambda: self._store.get_file_info(self._key(path))).is_file)
 
     def _upload(self, path: Path) -> None:
         # Before copying: a file that changes meanwhile is uploaded again.

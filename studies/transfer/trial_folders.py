@@ -26,6 +26,7 @@ from drcnn.trained_model import CHECKPOINT
 from studies.definition.plan import Trial
 from studies.record.provenance import installed_versions
 from studies.transfer.datasets import RemoteFolder, download_datasets
+from studies.transfer.node_disk import LOCK, drop_idle_weights, drop_weights
 from studies.transfer.store import NOTES
 from studies.transfer.trial_store import TrialStore
 
@@ -56,7 +57,7 @@ class TrialFolders:
     def locked(self, trial: Trial) -> Iterator[None]:
         """Wait until nobody else works in the trial's folder, here or in the store, and keep others out."""
         trial.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(trial.folder / ".lock"), self.store.claim(trial.folder, trial.name, waits=True):
+        with FileLock(trial.folder / LOCK), self.store.claim(trial.folder, trial.name, waits=True):
             yield
 
     def prepare_data(self, trial: Trial) -> None:
@@ -91,6 +92,8 @@ class TrialFolders:
             OSError: as ``prepare_data`` does.
         """
         self.prepare_data(trial)
+        trained = (trial.model or trial).folder
+        drop_idle_weights(self.store, trained.parent, {trained})
         if trial.model is not None:
             self.store.download(trial.model.folder)
         # What an attempt was killed for, here: downloading deletes what is not stored.
@@ -101,6 +104,10 @@ class TrialFolders:
     def upload(self, trial: Trial) -> None:
         """Upload what has changed in a trial's folder: after each epoch, before that epoch is reported."""
         self.store.upload(trial.folder)
+
+    def drop_weights(self, trial: Trial) -> None:
+        """Delete a trial's weights on this node once the store has them; it gives them back when asked."""
+        drop_weights(self.store, trial.folder)
 
     def fail(self, trial: Trial, message: str, trace: str = "") -> None:
         """Record that a trial failed for good, here and in the store."""
@@ -141,7 +148,8 @@ def mended(trials: Sequence[Trial], folders: TrialFolders) -> list[str]:
     """See to it that damaged files of trials that were begun are made again; called by the driver.
 
     Settings are written anew. A finished trial whose detections are damaged or missing is opened again, as
-    long as its detector is here: it then detects anew. What else may be damaged is noticed where it is read.
+    long as its detector is here or in the store: it then detects anew. What else may be damaged is noticed
+    where it is read.
 
     Returns:
         A line about each.
@@ -158,7 +166,7 @@ def mended(trials: Sequence[Trial], folders: TrialFolders) -> list[str]:
             folders.store.upload(trial.folder, [settings.name])
         if record.is_finished and not has_detections(trial.folder):
             checkpoint = (trial.model or trial).folder / CHECKPOINT
-            if checkpoint.is_file():
+            if checkpoint.is_file() or folders.store.has_copy(checkpoint):
                 lines.append(f"{trial.folder / DETECTIONS} is damaged or missing: detected anew")
                 (trial.folder / "result.json").unlink()
                 folders.store.delete(trial.folder, OUTCOME_FILES)

@@ -30,6 +30,10 @@ class TrialStore:
     def upload(self, folder: Path, names: Sequence[str] | None = None) -> None:
         """Upload the files of a folder that have changed; with ``names``, only these files."""
 
+    def has_copy(self, path: Path) -> bool:
+        """Whether a file is stored elsewhere than here."""
+        return False
+
     def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:
         """Delete the files of a folder from the store; with ``names``, only these files."""
 

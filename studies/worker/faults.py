@@ -14,9 +14,10 @@ from contextlib import contextmanager
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
-from drcnn.engine.errors import CheckpointError, TrainingDiverged, lacks_host_memory
+from drcnn.engine.errors import CheckpointError, TrainingDiverged, TrainingInterrupted, lacks_host_memory
 from studies.definition.plan import Trial
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.notice import NodeTakenAway
 
 __all__ = ["failures_recorded", "wait_before_attempt"]
 
@@ -50,6 +51,7 @@ def failures_recorded(trial: Trial, folders: TrialFolders) -> Iterator[None]:
     """Record a failure that would only repeat itself; raise one that may go well the next time.
 
     Raises:
+        NodeTakenAway: the node goes away, and what is trained is saved.
         RuntimeError: a fault of the machine; the message ends with the node, unless another one is to blame.
         Exception: an error of the program, once it is recorded: Ray then drops this process, whose GPU may be
             in a bad state. The next attempt finds the record and returns at once.
@@ -58,6 +60,8 @@ def failures_recorded(trial: Trial, folders: TrialFolders) -> Iterator[None]:
         yield
     except (TrainingDiverged, DataError, ConfigError, CheckpointError) as error:
         folders.fail(trial, _message(error))
+    except TrainingInterrupted as error:
+        raise NodeTakenAway(str(error)) from error
     except Exception as error:
         if not _would_repeat_itself(error):
             raise RuntimeError(f"{_message(error)}{_place(error)}") from error
@@ -65,10 +69,10 @@ def failures_recorded(trial: Trial, folders: TrialFolders) -> Iterator[None]:
         raise
 
 
-def wait_before_attempt(attempt: int, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Give a machine time to recover before an attempt, counted from 0; the first one does not wait."""
-    if attempt > 0:
-        sleep(min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT))
+def wait_before_attempt(failures: int, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Give a machine time to recover before an attempt, after so many that failed."""
+    if failures > 0:
+        sleep(min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT))
 
 
 def _would_repeat_itself(error: Exception) -> bool:

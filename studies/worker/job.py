@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drcnn.engine.run_options import RunOptions
+from studies.definition.plan import Trial
 from studies.record import provenance
+from studies.resources.nodes import Examination
 from studies.resources.slots import Allocation
 from studies.transfer.trial_folders import TrialFolders
 from studies.worker.watch import Patience
@@ -46,6 +48,7 @@ class Job:
         group: the workers of a trial that has several.
         measures_latency: whether a finished trial's inference is timed as well.
         patience: how long a trial may show no sign of life.
+        examination: of nodes that join a cluster while the launch runs.
     """
 
     folders: TrialFolders
@@ -53,6 +56,17 @@ class Job:
     group: WorkerGroup
     measures_latency: bool
     patience: Patience = PATIENCE
+    examination: Examination | None = None
+
+    def prepare_node(self, trial: Trial) -> None:
+        """Make sure that this node is fit, and bring here all that a trial needs.
+
+        Raises:
+            OSError: it is not, or something cannot be had here.
+        """
+        if self.examination is not None:
+            self.examination.require_fit()
+        self.folders.prepare_node(trial)
 
 
 def run_options(allocation: Allocation) -> RunOptions:

@@ -26,6 +26,7 @@ from studies.definition.plan import Trial
 from studies.transfer.trial_folders import TrialFolders
 from studies.worker.faults import failures_recorded, wait_before_attempt
 from studies.worker.job import Job
+from studies.worker.notice import Notice
 from studies.worker.space_note import SpaceNote
 from studies.worker.step_note import StepNote
 from studies.worker.watch import Watch
@@ -40,15 +41,16 @@ def run_trial(config: Mapping[str, Any]) -> None:
     trial: Trial = config["trial"]
     job: Job = config["job"]
     attempt = config.get("attempt", 0)
-    wait_before_attempt(attempt)
+    wait_before_attempt(config.get("failures", 0))
     with job.folders.locked(trial):
         with failures_recorded(trial, job.folders):
-            job.folders.prepare_node(trial)
+            job.prepare_node(trial)
             _with_whole_detector(trial, job, attempt, lambda: work_watched(trial, job, attempt, tune.report))
         if job.measures_latency and read_record(trial.folder).is_finished:
             with failures_recorded(trial, job.folders):
                 _with_whole_detector(trial, job, attempt, lambda: time_inference(trial, job.options))
         job.folders.upload(trial)
+        job.folders.drop_weights(trial)
 
 
 def _with_whole_detector(trial: Trial, job: Job, attempt: int, work: Callable[[], None]) -> None:
@@ -85,15 +87,26 @@ def _with_whole_detector(trial: Trial, job: Job, attempt: int, work: Callable[[]
 def work_watched(trial: Trial, job: Job, attempt: int, report: Report) -> None:
     """Train or evaluate a trial, unless its folder says that nothing is left to do; if it hangs it is killed.
 
+    A training whose node is to go saves and ends.
+
     Args:
         trial: the trial.
         job: how to run.
         attempt: of this launch, from 0.
         report: takes an epoch's metrics, when its files are uploaded; the first worker has written them.
-    """
-    from drcnn.engine.workers import rank
 
-    with Watch(trial.folder, attempt, rank(), job.patience) as watch:
+    Raises:
+        TrainingInterrupted: the node of a worker has notice to go; what is trained is saved, and uploaded.
+    """
+    from drcnn.engine.workers import from_first, rank
+
+    notice = Notice(is_cluster=job.examination is not None)
+    with Watch(trial.folder, attempt, rank(), job.patience) as watch, notice:
+
+        def upload() -> None:
+            with watch.paused():
+                # All wait: whoever ends first takes the others with it.
+                from_first(lambda: job.folders.upload(trial))
 
         def upload_and_report(metrics: dict[str, float]) -> None:
             with watch.paused():
@@ -101,10 +114,13 @@ def work_watched(trial: Trial, job: Job, attempt: int, report: Report) -> None:
                     job.folders.upload(trial)
                 report(metrics)
 
-        _train_or_evaluate(trial, job.folders, replace(job.options, beat=watch.beat), upload_and_report)
+        options = replace(job.options, beat=watch.beat, leaves=notice.is_given)
+        _train_or_evaluate(trial, job.folders, options, upload_and_report, upload)
 
 
-def _train_or_evaluate(trial: Trial, folders: TrialFolders, options: RunOptions, report: Report) -> None:
+def _train_or_evaluate(
+    trial: Trial, folders: TrialFolders, options: RunOptions, report: Report, saved: Callable[[], None]
+) -> None:
     from drcnn.engine.train import fit
 
     # Finished meanwhile by another study, or failed in a way that would only repeat itself.
@@ -116,7 +132,16 @@ def _train_or_evaluate(trial: Trial, folders: TrialFolders, options: RunOptions,
     if trial.model is None:
         step = StepNote(trial.folder)
         waits = SpaceNote(trial.folder)
-        fit(trial.config, trial.data, trial.folder, report=report, options=options, step=step, waits=waits)
+        fit(
+            trial.config,
+            trial.data,
+            trial.folder,
+            report=report,
+            options=options,
+            step=step,
+            waits=waits,
+            saved=saved,
+        )
         return
     trained = read_record(trial.model.folder)
     if not trained.is_finished:

@@ -12,12 +12,14 @@ from ray import tune
 from ray.train import Checkpoint, UserCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.queue import Queue
 
 from drcnn.engine.record import read_record
 from studies.definition.plan import Trial
 from studies.worker.faults import failures_recorded, wait_before_attempt
 from studies.worker.job import Job
+from studies.worker.notice import NodeTakenAway
 from studies.worker.trial_run import work_watched
 
 __all__ = ["reports", "run_trial_with_workers"]
@@ -35,7 +37,7 @@ def run_trial_with_workers(config: Mapping[str, Any]) -> None:
     trial: Trial = config["trial"]
     job: Job = config["job"]
     attempt = config.get("attempt", 0)
-    wait_before_attempt(attempt)
+    wait_before_attempt(config.get("failures", 0))
     with job.folders.locked(trial):
         job.folders.collect(trial)
         if read_record(trial.folder).is_terminal:
@@ -45,13 +47,22 @@ def run_trial_with_workers(config: Mapping[str, Any]) -> None:
         try:
             for metrics in reports(trainer.fit, queue):
                 tune.report(metrics)
-        except Exception:
+        except Exception as error:
+            if (taken := _taken_away(error)) is not None:
+                raise taken from None
             # A failure that would only repeat itself is recorded by the worker that saw it.
             job.folders.collect(trial)
             if not read_record(trial.folder).is_failed:
                 raise
         finally:
             queue.shutdown(force=True)
+
+
+def _taken_away(error: Exception) -> Exception | None:
+    """What a worker raised since its node goes away; Train, if it has the notice too, goes on by itself."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    causes = (getattr(failure, "_base_exc", failure) for failure in failures)
+    return next((cause for cause in causes if isinstance(cause, NodeTakenAway)), None)
 
 
 class _Source(Protocol):
@@ -130,13 +141,15 @@ def _work(config: Mapping[str, Any]) -> None:
     job: Job = config["job"]
     with failures_recorded(trial, job.folders):
         if ray.train.get_context().get_local_rank() == 0:
-            job.folders.prepare_node(trial)
+            job.prepare_node(trial)
         # The node's other workers read what its first one downloaded.
         dist.barrier()
     if read_record(trial.folder).is_failed:
         return
     with failures_recorded(trial, job.folders):
         work_watched(trial, job, config["attempt"], ray.train.report)
+        if ray.train.get_context().get_local_rank() == 0:
+            job.folders.drop_weights(trial)
     error = read_record(trial.folder).error
     if error is not None:
         # The others may wait for this worker's gradients: the group has to end.

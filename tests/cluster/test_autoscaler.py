@@ -26,11 +26,14 @@ from ray.autoscaler.v2.instance_manager.storage import InMemoryStorage
 from ray.autoscaler.v2.instance_manager.subscribers.cloud_instance_updater import CloudInstanceUpdater
 from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler
+from ray.autoscaler.v2.schema import ClusterStatus, Stats
+from ray.autoscaler.v2.utils import ClusterStatusParser
 from ray.core.generated import autoscaler_pb2
 from simulated_aws import aws, bootstrapped
 
 from studies.machines import offers
 from studies.machines.aws_nodes import AwsNodes
+from studies.resources.refused_nodes import refusal
 
 __all__ = ["aws"]
 
@@ -72,8 +75,8 @@ class Head:
                 {"Error": {"Code": "InsufficientInstanceCapacity", "Message": kind}}, "RunInstances"
             )
 
-    def reconcile(self, gpus: int, times: int) -> None:
-        """Let the autoscaler look so many times at this many trials that wait for a GPU."""
+    def reconcile(self, gpus: int, times: int) -> ClusterStatus:
+        """Let the autoscaler look so many times at trials that wait for a GPU; what it then tells."""
         state = autoscaler_pb2.ClusterResourceState(
             node_states=[
                 autoscaler_pb2.NodeState(
@@ -91,7 +94,7 @@ class Head:
             ],
         )
         for _ in range(times):
-            Reconciler.reconcile(
+            told = Reconciler.reconcile(
                 instance_manager=self._instances,
                 scheduler=self._scheduler,
                 cloud_provider=self._cloud,
@@ -103,6 +106,8 @@ class Head:
                 _logger=logging.getLogger("test"),
             )
             time.sleep(0.2)  # nodes are launched by other threads
+        reply = autoscaler_pb2.GetClusterStatusReply(autoscaling_state=told)
+        return ClusterStatusParser.from_get_cluster_status_reply(reply, Stats())
 
     def nodes(self) -> Counter[str]:
         """What runs, by machine and market."""
@@ -131,7 +136,8 @@ def config(gpu_yaml: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[st
 def test_gpus_come_from_spot_while_there_is_spot(config: dict[str, Any]) -> None:
     config["provider"]["offers"]["gpu"].append(ON_DEMAND)
     head = Head(config, lambda kind: False)
-    head.reconcile(gpus=40, times=12)
+    status = head.reconcile(gpus=40, times=12)
+    assert refusal(status, 0.0) == ""
     # Forty trials want ten nodes; the file allows four.
     assert head.nodes() == {"g5.12xlarge spot": 4}
 
@@ -144,9 +150,15 @@ def test_another_machine_is_taken_where_the_first_is_refused(config: dict[str, A
 
 def test_without_spot_the_file_as_it_is_buys_nothing(config: dict[str, Any]) -> None:
     head = Head(config, lambda kind: kind.endswith("spot"))
-    head.reconcile(gpus=4, times=6)
+    began = time.time() - 1
+    status = head.reconcile(gpus=4, times=6)
     assert head.nodes() == {}
     assert set(head.asked) == {"g5.12xlarge spot", "g6.12xlarge spot"}
+    # The driver of a study that waits says so, and what to do.
+    line = refusal(status, began)
+    assert line.startswith("no node of type gpu was to be had, ")
+    assert "more offers, another zone, or machines on demand (cluster/trouble.md)" in line
+    assert refusal(status, time.time() + 10) == "", "of an earlier study"
 
 
 def test_with_the_offer_at_the_end_nodes_on_demand_come_where_there_is_no_spot(

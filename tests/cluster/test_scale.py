@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIALS, NODES = 12, 3
+TRIALS, NODES, CHECKPOINT_MB = 12, 3, 40
 
 
 @pytest.mark.cluster
@@ -20,7 +20,7 @@ TRIALS, NODES = 12, 3
 def test_all_trials_end_and_are_recorded_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.scale", "--trials", str(TRIALS), "--nodes", str(NODES)]
     done = subprocess.run(
-        [*command, "--output", str(tmp_path), "--json"],
+        [*command, "--checkpoint-mb", str(CHECKPOINT_MB), "--output", str(tmp_path), "--json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -39,6 +39,11 @@ def test_all_trials_end_and_are_recorded_once(tmp_path: Path) -> None:
     assert 0 < first <= most
     assert 0 < last <= most
     assert 0 < found["mlflow_share"] < 1
+    # The head has the trials' records, and the weights of the best only.
+    records, with_best = found["head_mib"]
+    megabytes = CHECKPOINT_MB * 10**6 / 2**20
+    assert 0 < records < megabytes
+    assert megabytes <= with_best < 2 * megabytes
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("scale")

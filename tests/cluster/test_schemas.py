@@ -34,6 +34,8 @@ def test_kuberay_keeps_trials_from_the_head_and_strangers_from_ray() -> None:
     job = kuberay()
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert job["spec"]["shutdownAfterJobFinishes"]
+    # Each time with a cluster of its own: also after the head's node is gone.
+    assert job["spec"]["backoffLimit"] >= 1
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"]["mode"] == "token"
     head, *workers = groups()

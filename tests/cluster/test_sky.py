@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -85,3 +86,42 @@ def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
+
+
+# By SkyPilot's own package, which wants an environment of its own.
+READ = """
+import json, sys, sky, yaml
+task = sky.Task.from_yaml_config(yaml.safe_load(sys.stdin), secrets_overrides=[("RAY_AUTH_TOKEN", "secret")])
+(machine,) = task.resources
+found = [task.num_nodes, machine.accelerators, machine.use_spot, sorted(task.envs), sorted(task.secrets)]
+print(json.dumps(found))
+"""
+
+
+def read_by_skypilot(text: str) -> subprocess.CompletedProcess[str]:
+    """What SkyPilot makes of a task, with the interpreter that the command ``sky`` on PATH belongs to."""
+    command = shutil.which("sky")
+    if command is None:
+        pytest.skip("SkyPilot is not on PATH: python -m venv DIR && DIR/bin/pip install skypilot==0.14.1")
+    python = Path(command).resolve().with_name("python")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["SKYPILOT_DISABLE_USAGE_COLLECTION"] = "1"
+    return subprocess.run(
+        [python, "-c", READ], input=text, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_skypilot_reads_the_task_as_it_is_meant() -> None:
+    found = read_by_skypilot((CLUSTER / "sky.yaml").read_text())
+    assert found.returncode == 0, found.stderr
+    nodes, gpus, is_spot, envs, keys = json.loads(found.stdout.splitlines()[-1])
+    assert (nodes, gpus, is_spot) == (2, {"A10G": 4}, True)
+    assert {"RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"} <= set(envs)
+    assert "RAY_AUTH_TOKEN" in keys
+
+
+def test_skypilot_refuses_a_slip_of_the_pen() -> None:
+    """What the test above relies on."""
+    found = read_by_skypilot((CLUSTER / "sky.yaml").read_text().replace("num_nodes:", "num_node:"))
+    assert found.returncode != 0
+    assert "num_node" in found.stderr

@@ -58,6 +58,7 @@ def test_identity_changes_with_every_setting(make_plan: Callable[..., Plan], cha
         {"data.train_split": "other"},
         {"data.on_bad_data": "skip"},
         {"evaluation.every": None},
+        {"training.checkpoint_minutes": 5.0},
         {"detector.test_stage": 1},  # the only one
         {"detector.test_classifier": 1},
     ],

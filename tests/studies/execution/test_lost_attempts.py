@@ -17,6 +17,7 @@ from study_helpers import assignments
 
 from drcnn.engine.record import read_record
 from studies.execution.lost_attempts import NodeFaults, reason_of_loss
+from studies.resources.nodes import UNFIT
 from studies.resources.slots import Allocation
 
 ONE = "title: Mine\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"
@@ -202,6 +203,18 @@ def test_a_node_with_two_faults_gets_no_more_trials(two_nodes: tuple[str, str]) 
     assert used() == {head}
     assert faults.count("five", "CUDA error", f"RuntimeError: CUDA error (on node h, {head})") is None
     assert used() == {head}, "the last node stays"
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_an_unfit_node_gets_no_second_trial(two_nodes: tuple[str, str]) -> None:
+    head, unfit = two_nodes
+    faults = NodeFaults(Allocation(3, 1, 0.0))
+    text = f"RuntimeError: OSError: {UNFIT}node h: 0.5 GiB free for --output (on node h, {unfit})"
+    assert faults.count("one", "unfit", text) == unfit
+    assert faults.count("two", "unfit", text) is None, "named once"
+    task = ray.remote(num_cpus=1)(lambda: str(ray.util.get_node_ip_address()))
+    assert set(ray.get([task.remote() for _ in range(6)])) == {head}
 
 
 @pytest.mark.parametrize(

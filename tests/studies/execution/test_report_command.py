@@ -76,7 +76,7 @@ def searched(tmp_path: Path, finish: Callable[..., None]) -> tuple[Plan, list[Tr
     return plan, trials
 
 
-def test_the_margin_is_kept_with_the_launch(make_plan: Callable[..., Plan]) -> None:
+def test_margin_and_price_are_kept_with_the_launch(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan("nms_sweep")
     plan.folder.mkdir(parents=True)
     keep_request(plan, Request("nms_sweep", output=plan.output))
@@ -85,6 +85,10 @@ def test_the_margin_is_kept_with_the_launch(make_plan: Callable[..., Plan]) -> N
     keep_request(plan, Request("nms_sweep", output=plan.output, margin=1.0))
     assert load_request("nms_sweep", plan.output).margin == 1
     assert launch_command(plan).endswith("--margin 1")
+    assert load_request("nms_sweep", plan.output).price is None
+    keep_request(plan, Request("nms_sweep", output=plan.output, price=1.42))
+    assert load_request("nms_sweep", plan.output).price == 1.42
+    assert launch_command(plan).endswith("--price 1.42")
 
 
 def test_a_report_takes_another_margin_and_ends_with_the_answer(

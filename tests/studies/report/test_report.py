@@ -371,6 +371,31 @@ def test_the_margin_is_the_readers(
     assert "lies within ±50 points (`--margin`)" in text
 
 
+def test_measured_gpu_hours_have_a_price(
+    planned: Callable[..., Plan], annotations: Annotations, write: Write
+) -> None:
+    """Two minutes a trial on two GPUs, four trials: 16 GPU minutes."""
+    plan = planned(MINE)
+    trials = expand(plan, 2)
+    for trial in trials:
+        finish_detector(trial, annotations, blur=2.0)
+    assert "GPU hours were not recorded" in write(replace(plan, price=15.0), trials)
+    for trial in trials:
+        path = trial.folder / "result.json"
+        record = json.loads(path.read_text())
+        record["history"][-1]["perf/gpus"] = 2.0
+        path.write_text(json.dumps(record))
+    assert "dollars" not in write(plan, trials)
+    text = write(replace(plan, price=15.0), trials)
+    assert "At 15 dollars a GPU hour" in text
+    (total,) = (
+        line for line in text.splitlines() if line.startswith("| **all**") or line.startswith("| all")
+    )
+    assert len(trials) == 4
+    assert "0.27" in total
+    assert "4.00" in total
+
+
 @pytest.mark.parametrize("judged", ["val", "test"])
 def test_the_images_that_judge_are_named_in_one_way(
     planned: Callable[..., Plan],

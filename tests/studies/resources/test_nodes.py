@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from drcnn.data.annotations import Annotations, Record
 from drcnn.data.prepare import PreparedData
 from studies import run_study
 from studies.definition.errors import StudyError
+from studies.record.provenance import installed_versions
+from studies.resources import nodes
 from studies.resources.network import interface_of
 from studies.resources.node_probe import NodeReport, NodeRequirements, probe_node
-from studies.resources.nodes import check_nodes, node_faults
+from studies.resources.nodes import Examination, check_nodes, node_faults
 from studies.transfer.store import ObjectStore
 from studies.transfer.trial_store import TrialStore
 
@@ -130,3 +133,46 @@ def test_a_whole_cluster_is_checked_before_anything_starts(
             check_nodes(requirements, console)
         assert ray.is_initialized()
     assert not list(tmp_path.glob(".shared-*"))
+
+
+@pytest.fixture
+def later_node(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """This process is on a node that joined after the start; the list tells of every probe."""
+    probes: list[str] = []
+    probe = nodes.probe_node
+
+    def counted(requirements: NodeRequirements, address: str, gpus: float) -> NodeReport:
+        probes.append(address)
+        return probe(requirements, address, gpus)
+
+    monkeypatch.setattr(nodes, "probe_node", counted)
+    context = SimpleNamespace(get_node_id=lambda: "later", get_job_id=lambda: "01000000")
+    entry = {"NodeID": "later", "NodeManagerAddress": "10.0.0.9", "Resources": {"CPU": 4.0}}
+    ray = SimpleNamespace(get_runtime_context=lambda: context, nodes=lambda: [entry])
+    monkeypatch.setattr(nodes, "ray", ray)
+    return probes
+
+
+def test_a_later_node_is_examined_once(requirements: NodeRequirements, later_node: list[str]) -> None:
+    examination = Examination(requirements, frozenset({"first"}), installed_versions())
+    examination.require_fit()
+    examination.require_fit()
+    assert later_node == ["10.0.0.9"]
+
+
+def test_a_node_that_was_checked_at_the_start_is_not_examined(
+    requirements: NodeRequirements, later_node: list[str]
+) -> None:
+    Examination(requirements, frozenset({"later"}), {}).require_fit()
+    assert not later_node
+
+
+def test_a_later_node_that_is_unfit_says_so_to_every_trial(
+    requirements: NodeRequirements, later_node: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "image.jpg").unlink()
+    examination = Examination(requirements, frozenset(), installed_versions() | {"torch": "1.0"})
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"unfit for the study: .*image\.jpg.*; .* torch .* has 1\.0"):
+            examination.require_fit()
+    assert later_node == ["10.0.0.9"]
