@@ -34,6 +34,7 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     bench.add_argument("--images", type=int, default=2, help="images per batch (2)")
     bench.add_argument("--size", type=int, nargs=2, default=(480, 608), metavar=("HEIGHT", "WIDTH"))
     bench.add_argument("--repeats", type=int, default=5, help="measured rounds (5)")
+    bench.add_argument("--amp", action="store_true", help="measure our detectors in bf16 too")
     bench.add_argument(
         "--output",
         type=Path,
@@ -67,6 +68,7 @@ def _bench(options: argparse.Namespace) -> int:
         height=height,
         width=width,
         repeats=options.repeats,
+        amp=options.amp,
         run=run_options(),
     )
     report = partial(print, file=sys.stderr, flush=True)

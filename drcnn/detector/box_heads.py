@@ -11,6 +11,7 @@ from typing import cast
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from drcnn.detector.fused import linear_act
 from drcnn.detector.pooling import POOLED_SIZE
 
 __all__ = ["STAGE_STDS", "Classifier", "ConvTrunk", "Regressor", "Stage", "TwoFC"]
@@ -48,6 +49,12 @@ class TwoFC(nn.Sequential):
             if xavier and isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Apply to [R, C, 7, 7]."""
+        flatten, first, relu, second, last_relu = self
+        hidden = linear_act(cast(nn.Linear, first), relu, flatten(pooled))
+        return linear_act(cast(nn.Linear, second), last_relu, hidden)
 
 
 class ConvTrunk(nn.Module):

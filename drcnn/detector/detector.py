@@ -113,13 +113,14 @@ class DecoupledRCNN(nn.Module):
     def _is_faster_channels_last(self) -> bool:
         """Always on GPUs. On CPUs the forward pass gains a quarter, group norm loses.
 
-        So does the backward pass, except through depthwise convolutions: with frozen statistics, a step of
-        MobileNetV2 gains a fifth.
+        In training, with frozen statistics, a step of MobileNetV2 gains a fifth, and one of a ResNet an eighth
+        in bf16; in float32 it loses a little.
         """
         if self.mean.device.type != "cpu":
             return True
         if torch.is_grad_enabled():
-            return self.config.backbone == "mobilenet_v2" and self.config.norm == "frozen"
+            gains = self.config.backbone == "mobilenet_v2" or torch.is_autocast_enabled("cpu")
+            return gains and self.config.norm == "frozen"
         return self.config.norm != "group"
 
 

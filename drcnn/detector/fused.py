@@ -1,15 +1,25 @@
-"""Convolution, frozen norm, sum and ReLU as one operator, at inference on a CPU.
+"""Convolution, frozen norm, sum and ReLU as one operator, at inference on a CPU; linear layer and ReLU too.
 
 Around a convolution, its bias, the sum with a residual and the ReLU are passes over whole maps, each about as
 long as a 1x1 convolution itself. oneDNN applies them to values that are still in registers. The compiler of
 PyTorch uses the same operators (``torch.ops.mkldnn``); here they are called without it: no compilation, any
 size of image.
 
+The weights that such an operator takes (with the norm in them, in the type of the maps) are made at every
+call, unless the caller knows that none changes::
+
+    with unchanged_weights({}):
+        for batch in loader:
+            detector.detect(batch)
+
 Everywhere else (training, GPUs, export, meta tensors) the layers run one after another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,7 +27,12 @@ from torch import Tensor, nn
 
 from drcnn.detector.norms import FrozenStatsBatchNorm2d, conv_norm, folded
 
-__all__ = ["conv_norm_act", "is_fused"]
+__all__ = ["Weights", "conv_norm_act", "is_fused", "linear_act", "unchanged_weights"]
+
+# Weight and bias of an operator, by its layer, the norm in them and their type.
+Weights = dict[tuple[nn.Module, nn.Module | None, torch.dtype], tuple[Tensor, Tensor | None]]
+
+_kept: ContextVar[Weights | None] = ContextVar("kept", default=None)
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 # Names and numbers of oneDNN's activations.
@@ -26,6 +41,20 @@ ACTIVATIONS: dict[type[nn.Module] | None, tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
 }
+
+
+@contextmanager
+def unchanged_weights(weights: Weights) -> Iterator[None]:
+    """Within, make the operators' weights once: no layer that runs may change.
+
+    Args:
+        weights: takes them; given again, they are used again. They are as large as the detector's own.
+    """
+    token = _kept.set(weights)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def conv_norm_act(
@@ -53,8 +82,26 @@ def conv_norm_act(
     return activated
 
 
+def linear_act(linear: nn.Linear, act: nn.Module, rows: Tensor) -> Tensor:
+    """Return ``act(linear(rows))``, up to rounding.
+
+    Args:
+        linear: the layer.
+        act: ReLU after it; in place.
+        rows: [R, in_features], any memory order.
+    """
+    if not is_fused(linear, None, act, rows) or len(rows) == 0:
+        activated: Tensor = act(linear(rows))
+        return activated
+    dtype = _dtype(rows)
+    weight, bias = _kept_or_made(linear, None, dtype)
+    name, numbers = ACTIVATIONS[type(act)]
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(rows.to(dtype), weight, bias, name, numbers, "")
+    return result
+
+
 def is_fused(
-    conv: nn.Conv2d,
+    layer: nn.Conv2d | nn.Linear,
     norm: nn.Module | None,
     act: nn.Module | None,
     maps: Tensor,
@@ -82,7 +129,7 @@ def _fused(
     operators: Any = torch.ops.mkldnn
     dtype = _dtype(maps)
     maps = maps.to(dtype)
-    weight, bias = _weights(conv, norm, dtype)
+    weight, bias = _kept_or_made(conv, norm, dtype)
     shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
     name, numbers = ACTIVATIONS[None if act is None else type(act)]
     result: Tensor
@@ -105,13 +152,32 @@ def _dtype(maps: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else maps.dtype
 
 
-def _weights(conv: nn.Conv2d, norm: nn.Module | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """The convolution's weights and bias, with the norm in them.
+def _kept_or_made(
+    layer: nn.Conv2d | nn.Linear, norm: nn.Module | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """The operator's weight and bias.
 
-    Made at every call: to tell whether weights have changed (fused optimizers do not count it) takes as long.
+    To tell whether weights have changed (fused optimizers do not count it) takes as long as to make them.
     """
-    weight: Tensor = conv.weight
-    bias: Tensor | None = conv.bias
+    kept = _kept.get()
+    if kept is None:
+        return _made(layer, norm, dtype)
+    if (layer, norm, dtype) not in kept:
+        kept[layer, norm, dtype] = _made(layer, norm, dtype)
+    return kept[layer, norm, dtype]
+
+
+def _made(
+    layer: nn.Conv2d | nn.Linear, norm: nn.Module | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias with the norm in them, in the type of the maps.
+
+    In oneDNN's own order (``_reorder_convolution_weight``) they were no faster, or slower where maps are
+    channels-last.
+    """
+    weight: Tensor = layer.weight
+    bias: Tensor | None = layer.bias
     if isinstance(norm, FrozenStatsBatchNorm2d):
-        weight, bias = folded(conv, norm)
+        assert isinstance(layer, nn.Conv2d), "only convolutions have norms"
+        weight, bias = folded(layer, norm)
     return weight.to(dtype), None if bias is None else bias.to(dtype)

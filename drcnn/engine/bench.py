@@ -10,25 +10,24 @@ within a run, not seconds between runs.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from drcnn.batch import Batch
 from drcnn.config import Config
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.detector.pooling import pool
 from drcnn.detector.rpn import anchors_for, propose
+from drcnn.engine.bench_limit import flops, peak
 from drcnn.engine.bench_scenes import brief_weights, scenes
-from drcnn.engine.optimizer import make_optimizer
-from drcnn.engine.precision import autocast
+from drcnn.engine.bench_steps import Steps, of_ours, of_torchvision, timed
+from drcnn.engine.precision import TYPES
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.torchvision_twin import torchvision_twin
 
@@ -49,6 +48,7 @@ class BenchOptions:
         images: images per batch.
         height: of the images in pixels, a multiple of 32; ``width`` likewise.
         repeats: measured rounds; medians are reported.
+        amp: measure ours in bf16 too, beside float32.
         run: device and threads.
     """
 
@@ -57,6 +57,7 @@ class BenchOptions:
     height: int = 480
     width: int = 608
     repeats: int = 5
+    amp: bool = False
     run: RunOptions = field(default_factory=RunOptions)
 
 
@@ -78,16 +79,21 @@ def bench(options: BenchOptions, folder: Path, *, report: Callable[[str], None])
     batch = scenes(options.images, options.height, options.width).to(device)
     ours = {variant: move_detector(_detector(base, variant, weights), device) for variant in BENCHED}
     twin = torchvision_twin(ours["fpn"], height=options.height, width=options.width).to(device)
-    runners = {"torchvision": _of_torchvision(twin, batch)}
-    runners |= {name: _of_ours(detector, batch) for name, detector in ours.items()}
-    steps = {name: _Steps(runner, base, device) for name, runner in runners.items()}
+    runners = {"torchvision": of_torchvision(twin, batch)}
+    runners |= {name: of_ours(detector, batch) for name, detector in ours.items()}
+    steps = {name: Steps(runner, base, device) for name, runner in runners.items()}
+    if options.amp:
+        half = base.with_changes({"training.amp": "bf16"})
+        steps |= {f"{name} bf16": Steps(runners[name], half, device) for name in BENCHED}
+    report("limit: FLOPs, and the speed of a convolution")
+    limits = _limits(steps, options, device)
 
     seconds: dict[str, dict[str, list[float]]] = {name: {"train": [], "inference": []} for name in steps}
     for number in range(WARM_UP + options.repeats):
         report(f"round {number + 1} of {WARM_UP + options.repeats}{' (warm-up)' * (number < WARM_UP)}")
         for kind in ("train", "inference"):
             for name, step in steps.items():
-                spent = _seconds(step.train if kind == "train" else step.infer, device)
+                spent = timed(step.train if kind == "train" else step.infer, device)
                 if number >= WARM_UP:
                     seconds[name][kind].append(spent)
     return {
@@ -103,45 +109,27 @@ def bench(options: BenchOptions, folder: Path, *, report: Callable[[str], None])
             "score_thr": base.detector.score_thr,
             "proposals above score_thr": _alive(ours["fpn"], batch),
         },
-        "detectors": {name: _summary(seconds, name, options.images) for name in steps},
+        "detectors": {name: _summary(seconds, name, options.images, limits[name]) for name in steps},
         "parts": {name: _parts(step, device) for name, step in steps.items()},
     }
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """A detector with its two calls."""
-
-    model: nn.Module
-    losses: Callable[[], dict[str, Tensor]]
-    detect: Callable[[], object]
+# FLOPs of a training step and of an inference, and the FLOPs a second that a convolution reaches.
+_Limit = dict[str, tuple[int, float]]
 
 
-class _Steps:
-    """One training step and one inference of a detector, always from the same weights."""
-
-    def __init__(self, runner: _Runner, config: Config, device: torch.device) -> None:
-        self.runner = runner
-        # The rate 0 keeps the weights unchanged; the optimiser's work is the same.
-        self.optimizer = make_optimizer(runner.model, config.training)
-        self.optimizer.param_groups[0]["lr"] = 0.0
-        self.autocast = partial(autocast, device, config.training.amp)
-
-    def train(self) -> None:
-        self.runner.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            total = torch.stack(list(self.runner.losses().values())).sum()
-        with record_function("backward"):
-            total.backward()  # type: ignore[no-untyped-call]
-        with record_function("optimizer"):
-            self.optimizer.step()
-
-    @torch.inference_mode()
-    def infer(self) -> None:
-        self.runner.model.eval()
-        with self.autocast():
-            self.runner.detect()
+def _limits(steps: dict[str, Steps], options: BenchOptions, device: torch.device) -> dict[str, _Limit]:
+    shape = {"images": options.images, "height": options.height, "width": options.width}
+    peaks = {
+        amp: peak(device, TYPES.get(amp, torch.float32), **shape) for amp in {s.amp for s in steps.values()}
+    }
+    return {
+        name: {
+            "train": (flops(step.train), peaks[step.amp]),
+            "inference": (flops(step.infer), peaks[step.amp]),
+        }
+        for name, step in steps.items()
+    }
 
 
 def _detector(base: Config, variant: str, weights: dict[str, Tensor]) -> DecoupledRCNN:
@@ -162,31 +150,10 @@ def _detector(base: Config, variant: str, weights: dict[str, Tensor]) -> Decoupl
     return detector
 
 
-def _of_ours(detector: DecoupledRCNN, batch: Batch) -> _Runner:
-    return _Runner(detector, lambda: detector(batch), lambda: detector.detect(batch))
-
-
-def _of_torchvision(model: nn.Module, batch: Batch) -> _Runner:
-    images = list(batch.images.float() / 255)
-    targets = [
-        {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0] + 1}
-        for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
-    ]
-    return _Runner(model, lambda: model(images, targets), lambda: model(images))
-
-
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def _summary(seconds: dict[str, dict[str, list[float]]], name: str, images: int) -> dict[str, Any]:
-    """Medians of a detector's speeds, and of its ratios to other detectors within each round."""
+def _summary(
+    seconds: dict[str, dict[str, list[float]]], name: str, images: int, limit: _Limit
+) -> dict[str, Any]:
+    """Medians of a detector's speeds, of its ratios to other detectors within each round, and its limit."""
     summary: dict[str, Any] = {}
     for kind, rounds in seconds[name].items():
         summary[kind] = {
@@ -194,6 +161,9 @@ def _summary(seconds: dict[str, dict[str, list[float]]], name: str, images: int)
             "images_per_s": images / statistics.median(rounds),
             "of_torchvision": _ratio(rounds, seconds["torchvision"][kind]),
             "of_fpn": _ratio(rounds, seconds["fpn"][kind]),
+            "flops": limit[kind][0],
+            "flops_per_s_of_a_convolution": limit[kind][1],
+            "limit_seconds": limit[kind][0] / limit[kind][1],
         }
     return summary
 
@@ -202,13 +172,13 @@ def _ratio(rounds: list[float], others: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(rounds, others, strict=True))
 
 
-def _parts(step: _Steps, device: torch.device) -> dict[str, dict[str, float]]:
+def _parts(step: Steps, device: torch.device) -> dict[str, dict[str, float]]:
     """Seconds in each part of a training step and of an inference, and in the costliest operators."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     parts = {}
     for kind, run in (("train", step.train), ("inference", step.infer)):
         with profile(activities=activities) as profiler:
-            _seconds(run, device)
+            timed(run, device)
         total = "device_time_total" if device.type == "cuda" else "cpu_time_total"
         own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
         events = profiler.key_averages()

@@ -24,6 +24,7 @@ from drcnn.config import Config, EvaluationConfig
 from drcnn.data.annotations import Annotations
 from drcnn.data.loader import BatchLoader, make_loader
 from drcnn.detector.detector import DecoupledRCNN
+from drcnn.detector.fused import unchanged_weights
 from drcnn.engine.average_precision import coco_metrics, voc07_metrics
 from drcnn.engine.metrics import Metrics
 from drcnn.engine.precision import autocast
@@ -98,7 +99,7 @@ def detect_split(
     """
     was_training = detector.training
     detector.eval()
-    with autocast(device, amp):
+    with autocast(device, amp), unchanged_weights({}):
         parts = [detect_batch(detector, batch.to(device)) for batch in loader]
     detector.train(was_training)
     # A worker may have had no image at all.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from drcnn.engine.complexity import Complexity, ComplexityRow
 
 __all__ = ["as_json", "bench_table", "paper_table", "parts_table"]
+
+WIDTH = 80
 
 
 def as_json(complexity: Complexity) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def bench_table(result: dict[str, Any]) -> str:
-    """Speeds and ratios, then the time spent in each part."""
+    """Speeds, ratios and limits in 80 columns, then the time spent in each part."""
     setting = result["setting"]
     lines = [
         f"{setting['backbone']}, {setting['images']} images of {setting['height']}x{setting['width']}, "
@@ -64,20 +67,25 @@ def bench_table(result: dict[str, Any]) -> str:
         f"proposals per image with a class above {setting['score_thr']}: "
         f"{setting['proposals above score_thr']:.0f}",
         "",
-        f"{'':20}{'training step':^42}{'inference':^42}",
-        f"{'':20}" + f"{'seconds':>10}{'images/s':>10}{'/ torchvision':>14}{'/ fpn':>8}" * 2,
+        f"{'':22}{'training step':^29}{'inference':^29}",
+        f"{'':22}" + f"{'s':>7}{'/ tv':>7}{'/ fpn':>7}{'limit':>8}" * 2,
     ]
     for name, summary in result["detectors"].items():
         cells = "".join(
-            f"{speed['seconds']:10.3f}{speed['images_per_s']:10.2f}"
-            f"{speed['of_torchvision']:14.2f}{speed['of_fpn']:8.2f}"
+            f"{speed['seconds']:7.2f}{speed['of_torchvision']:7.2f}{speed['of_fpn']:7.2f}"
+            f"{speed['limit_seconds']:8.2f}"
             for speed in (summary["train"], summary["inference"])
         )
-        lines.append(f"{name:20}{cells}")
+        lines.append(f"{name:22}{cells}")
+    lines += [
+        "",
+        "/ tv: of torchvision's time; / fpn: of our fpn's. limit: seconds of the convolutions and matrix "
+        "products alone, at the speed of one 3x3 convolution measured here.",
+    ]
     for name, parts in result["parts"].items():
         for kind in ("train", "inference"):
             for measured in (kind, f"{kind} operators"):
                 shares = ", ".join(f"{part} {spent:.3f}" for part, spent in parts[measured].items())
                 if shares:
                     lines += ["", f"{name}, {measured} (seconds): {shares}"]
-    return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)

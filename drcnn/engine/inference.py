@@ -18,10 +18,11 @@ from drcnn.batch import Batch
 from drcnn.config import Config
 from drcnn.data.loader import make_loader
 from drcnn.detector.detector import DecoupledRCNN
+from drcnn.detector.fused import unchanged_weights
 from drcnn.engine.checkpoint import load_detector
 from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.metrics import Metrics
-from drcnn.engine.precision import require_precision
+from drcnn.engine.precision import autocast, require_precision
 from drcnn.engine.run_options import RunOptions
 
 __all__ = ["Evaluation", "evaluate_checkpoint", "measure_latency"]
@@ -75,13 +76,22 @@ def measure_latency(checkpoint: Path, config: Config, split: str, options: RunOp
         config: how to detect; the architecture must be the checkpoint's.
         split: path of the prepared table whose first images it runs on.
         options: how to run.
+
+    Raises:
+        ConfigError: fp16 is asked for without a GPU.
     """
+    require_precision(config, options.device)
     options.apply()
     device = torch.device(options.device)
     detector, _ = load_detector(checkpoint, device, config.detector)
     loader = make_loader(split, config.data, training=False, batch_size=1, num_workers=options.loader_workers)
     batches = [batch.to(device) for batch in islice(loader, TIMED_IMAGES)]
-    with FileLock(Path(tempfile.gettempdir()) / f"drcnn-latency-{os.getuid()}.lock"):
+    # Weights stay as they are between the passes, as in a process that detects all day.
+    with (
+        autocast(device, config.evaluation.amp),
+        unchanged_weights({}),
+        FileLock(Path(tempfile.gettempdir()) / f"drcnn-latency-{os.getuid()}.lock"),
+    ):
         seconds = min(_pass(detector, batches, device) for _ in range(1 + REPEATS))
     return 1000 * seconds / len(batches)
 

@@ -6,7 +6,7 @@ import torch
 
 from drcnn.config import Config, ConfigError
 
-__all__ = ["autocast", "require_precision"]
+__all__ = ["TYPES", "autocast", "require_precision"]
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

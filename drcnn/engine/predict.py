@@ -23,6 +23,7 @@ from drcnn.batch import Batch
 from drcnn.config import Config
 from drcnn.data.images import decode, resize, resized_sizes
 from drcnn.data.plan import BatchPlan, plan_batches
+from drcnn.detector.fused import Weights, unchanged_weights
 from drcnn.engine.checkpoint import load_detector, read_state
 from drcnn.engine.evaluate import BATCH, detect_batch
 from drcnn.engine.precision import autocast, require_precision
@@ -85,6 +86,7 @@ class Predictor:
         options.apply()
         self._device = torch.device(options.device)
         self._detector, _ = load_detector(checkpoint, self._device, self.config.detector)
+        self._weights: Weights = {}
 
     @torch.inference_mode()
     def predict(self, images: Sequence[NDArray[np.uint8] | str | Path]) -> list[Prediction]:
@@ -105,7 +107,7 @@ class Predictor:
         sizes = resized_sizes(widths, heights, short_side=data.short_side, long_side=data.long_side)
         plans = plan_batches(sizes, np.arange(len(pixels)), batch_size=BATCH, training=False)
         found: dict[int, Prediction] = {}
-        with autocast(self._device, self.config.evaluation.amp):
+        with autocast(self._device, self.config.evaluation.amp), unchanged_weights(self._weights):
             for plan in plans:
                 columns = detect_batch(self._detector, _batch(pixels, sizes, plan).to(self._device))
                 for row in plan.rows:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from drcnn.config import Config
 from drcnn.detector import fused
+from drcnn.detector.box_heads import TwoFC
 from drcnn.detector.detector import DecoupledRCNN, build_detector
-from drcnn.detector.fused import conv_norm_act, is_fused
+from drcnn.detector.fused import Weights, conv_norm_act, is_fused, linear_act, unchanged_weights
 from drcnn.detector.norms import FrozenStatsBatchNorm2d
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
@@ -69,6 +70,47 @@ def test_what_is_learned_has_gradients(layers: Layers) -> None:
     assert conv.weight.grad is not None
     with torch.no_grad():
         assert is_fused(conv, norm, nn.ReLU(), maps)
+
+
+def test_unchanged_weights_are_made_once_and_give_the_same(
+    layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps, weights, made = torch.randn(1, 4, 9, 9), Weights(), []
+    original = fused._made
+    monkeypatch.setattr(fused, "_made", lambda *arguments: (made.append(None), original(*arguments))[1])
+    with torch.no_grad():
+        right = conv_norm_act(*layers, None, maps)
+        for _ in range(2):
+            with unchanged_weights(weights):
+                assert torch.equal(conv_norm_act(*layers, None, maps), right)
+                with torch.autocast("cpu", torch.bfloat16):
+                    conv_norm_act(*layers, None, maps)
+        assert len(made) == 3  # without; in each of two types
+        layers[0].weight += 1
+        torch.testing.assert_close(conv_norm_act(*layers, None, maps), expected(layers, None, maps, None))
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_linear_layer_with_its_relu(rows: int) -> None:
+    torch.manual_seed(0)
+    linear, entered = nn.Linear(12, 7), torch.randn(rows, 12)
+    right = nn.functional.linear(entered, linear.weight, linear.bias).relu()
+    with torch.no_grad():
+        torch.testing.assert_close(linear_act(linear, nn.ReLU(), entered), right)
+        with torch.autocast("cpu", torch.bfloat16):
+            low = linear_act(linear, nn.ReLU(), entered)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), right, atol=0.02, rtol=0.02)
+    linear_act(linear, nn.ReLU(), entered).sum().backward()
+    assert linear.weight.grad is not None
+
+
+def test_two_linear_layers_are_those_of_the_layers() -> None:
+    trunk, pooled = TwoFC(3, 16), torch.randn(4, 3, 7, 7)
+    right = trunk(pooled)
+    assert right.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(trunk(pooled), right)
 
 
 @pytest.fixture(params=["resnet18", "resnet50", "mobilenet_v2"])

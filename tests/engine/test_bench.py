@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from drcnn.cli import main
+from drcnn.detector.fused import conv_norm_act, linear_act
 from drcnn.engine import bench, bench_scenes
 from drcnn.engine.bench import BENCHED
+from drcnn.engine.bench_limit import flops
 from drcnn.engine.bench_scenes import scenes
 
 SMALL = ["detector.backbone=resnet18", "detector.fc_width=32", "detector.roi_samples=64"]
@@ -29,14 +33,15 @@ def test_bench_measures_every_detector_and_reuses_its_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_scenes, "TRAIN_IMAGES", 8)
-    arguments = ["bench", "--size", "192", "256", "--images", "1", "--repeats", "2", "--json"]
+    arguments = ["bench", "--size", "192", "256", "--images", "1", "--repeats", "2", "--amp", "--json"]
     arguments += ["--output", str(tmp_path), "--set", *SMALL]
     assert main(arguments) == 0
     result = json.loads(capsys.readouterr().out)
-    assert set(result["detectors"]) == {"torchvision", *BENCHED}
+    assert set(result["detectors"]) == {"torchvision", *BENCHED, *(f"{name} bf16" for name in BENCHED)}
     for summary in result["detectors"].values():
         for kind in ("train", "inference"):
             assert summary[kind]["seconds"] > 0
+            assert summary[kind]["limit_seconds"] > 0
             assert summary[kind]["images_per_s"] == pytest.approx(1 / summary[kind]["seconds"])
     for kind in ("train", "inference"):
         assert result["detectors"]["torchvision"][kind]["of_torchvision"] == 1
@@ -46,8 +51,25 @@ def test_bench_measures_every_detector_and_reuses_its_weights(
     before = weights.stat().st_mtime_ns
     monkeypatch.setattr(bench, "BENCHED", ("fpn", "decoupled_cascade"))
     assert main([each for each in arguments if each != "--json"]) == 0
-    assert "decoupled_cascade" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "decoupled_cascade bf16" in printed
+    assert max(map(len, printed.splitlines())) <= 80
     assert weights.stat().st_mtime_ns == before
+
+
+def test_fused_operators_count_like_the_layers() -> None:
+    conv, linear = nn.Conv2d(4, 8, 3, padding=1), nn.Linear(6, 5)
+    maps, rows = torch.randn(2, 4, 10, 10), torch.randn(3, 6)
+
+    def run() -> None:
+        conv_norm_act(conv, None, None, maps)
+        conv_norm_act(conv, None, nn.ReLU(), maps, torch.zeros(2, 8, 10, 10))
+        linear_act(linear, nn.ReLU(), rows)
+
+    by_hand = 2 * (2 * 2 * 8 * 10 * 10 * 4 * 9) + 2 * 3 * 6 * 5
+    assert flops(run) == by_hand
+    with torch.no_grad():
+        assert flops(run) == by_hand
 
 
 def test_bench_refuses_what_torchvision_does_not_have(
