@@ -11,9 +11,12 @@ from drcnn.data.faults import DataFaults, size_fault
 from drcnn.data.formats.folders import IMAGE_SUFFIXES, distinct_names
 from drcnn.data.formats.voc_xml import VocFile, all_class_names, parse, read_objects, read_text
 from drcnn.data.images import inspect
+from drcnn.plain_text import shown
 
 __all__ = ["VOC_CLASSES", "read_voc"]
 
+# No file system has longer names of files.
+LONGEST_NAME = 255
 # fmt: off
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -111,12 +114,12 @@ def _read_list(path: Path, images: Collection[str], faults: DataFaults) -> list[
         raise DataError(f"{path}: the list is empty; expected an image name a line")
     if len(set(names)) < len(names):
         twice = next(name for name, number in Counter(names).items() if number > 1)
-        raise DataError(f"{path}: {twice!r} is listed twice; remove one of the lines")
+        raise DataError(f"{path}: {shown(twice)} is listed twice; remove one of the lines")
     for name in names:
         # A name must not be a path, so that nothing outside the folder is read.
-        if "/" in name or "\\" in name or name in {".", ".."}:
+        if "/" in name or "\\" in name or name in {".", ".."} or len(name) > LONGEST_NAME:
             raise DataError(
-                f"{path}: {name!r} is not an image name; expected a name without folder and suffix"
+                f"{path}: {shown(name)} is not an image name; expected a name without folder and suffix"
             )
     return names
 

@@ -171,6 +171,10 @@ def test_bad_lists_are_named(make_voc: MakeVoc) -> None:
     path.write_text("../../secret\n")
     with pytest.raises(DataError, match=r"'\.\./\.\./secret' is not an image name"):
         read(folder)
+    path.write_text("a" * 5000)
+    with pytest.raises(DataError, match=r"'aaa.*…? is not an image name") as raised:
+        read(folder)
+    assert len(str(raised.value)) < 1000
     path.write_text("absent\n")
     with pytest.raises(DataError, match=r"absent\.jpg: no such image file"):
         read(folder)
