@@ -43,14 +43,15 @@ def best_claim(comparisons: Sequence[Comparison], settings: Sequence[Setting]) -
     if significant := verdicts.count(Verdict.SIGNIFICANT):
         rivals.append(f"significantly better than {significant}")
     if equivalent := verdicts.count(Verdict.EQUIVALENT):
-        rivals.append(f"equivalent to {equivalent} within ±{100 * comparisons[0].margin:g} {metric}")
+        whom = others if count == 1 else equivalent
+        rivals.append(f"equivalent to {whom} within ±{100 * comparisons[0].margin:g} {metric}")
     if undecided := verdicts.count(Verdict.UNDECIDED):
-        rivals.append(f"undecided against {undecided}")
+        rivals.append(f"undecided against {others if count == 1 else undecided}")
     listed = " and ".join(filter(None, (", ".join(rivals[:-1]), rivals[-1])))
-    plural = "s" if count > 1 else ""
+    of_others = "" if count == 1 else f"of {count} other settings "
     return (
         f"{escape(label)} has the highest {metric}, {mean}{single}, but **no winner can be named**: "
-        f"of {count} other setting{plural} it is {listed}."
+        f"{of_others}it is {listed}."
     )
 
 

@@ -86,6 +86,7 @@ def test_the_best_is_compared_with_all_others_nearest_first() -> None:
     assert "of 2 other settings it is significantly better than 1 and undecided against 1" in best_claim(
         [nearest, farthest], settings
     )
+    assert "be named**: it is undecided against the only other one." in best_claim([nearest], settings)
     assert nearest.comparisons == farthest.comparisons == 3  # with that of the two rivals
     assert compare_best(settings[:1], "AP50", 0.005) == []
     assert compare_best([], "AP50", 0.005) == []
