@@ -48,9 +48,6 @@ class TrainingState:
         config: as YAML.
         classes: names of the K foreground classes.
         epoch: the last finished epoch, 1-based; 0 before the first.
-        step: how many steps of the epoch after that are done; 0 where it has not been begun.
-        sums: of each worker, its losses added up over these steps.
-        seconds: that these steps took.
         history: the metrics of each finished epoch.
         per_class: AP of each class when the split that the trial is judged by was last evaluated.
         made_by: with what the epochs so far were trained (``drcnn.engine.made_by``).
@@ -58,20 +55,23 @@ class TrainingState:
         data: of each split, the digests of its images and annotations (``Annotations.content``); empty in
             files of earlier versions.
         notes: what a person may not expect of how it was trained, such as a checkpoint that was damaged.
+        step: how many steps of the epoch after ``epoch`` are done; 0 where it has not been begun.
+        sums: of each worker, its losses added up over these steps.
+        seconds: that these steps took.
     """
 
     config: str
     classes: list[str]
     epoch: int = 0
-    step: int = 0
-    sums: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     per_class: dict[str, float] = field(default_factory=dict)
     made_by: dict[str, str] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    step: int = 0
+    sums: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what a file of somebody else's may say.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head that trains nothing, and two nodes for two workers each."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     # Ray Train, too, hears of the notice; whoever is first, the attempt does not count.
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Ray Train's cleaner asks the dashboard.
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_port": port}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for number in (2, 3):
         cluster.add_node(num_cpus=2, node_ip_address=f"127.0.0.{number}")
     yield cluster
