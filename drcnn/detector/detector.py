@@ -113,8 +113,8 @@ class DecoupledRCNN(nn.Module):
     def _is_faster_channels_last(self) -> bool:
         """Always on GPUs. On CPUs the forward pass gains a quarter, group norm loses.
 
-        In training, with frozen statistics, a step of MobileNetV2 gains a fifth, and one of a ResNet an eighth
-        in bf16; in float32 it loses a little.
+        In training, with frozen statistics, a step of MobileNetV2 gains a fifth, and one of a ResNet gains
+        an eighth in bf16; in float32 it loses a little.
         """
         if self.mean.device.type != "cpu":
             return True
