@@ -1,8 +1,8 @@
 """The profiles: their changes to the defaults of ``Config``, for each kind of data.
 
-``paper`` is the paper's setting and needs GPUs. ``laptop`` is sized so that the eight trials of ``nms_sweep``
-take minutes on two CPU cores: small images, a small backbone, few RoIs, a short cosine schedule. On digits
-the backbone starts from the package's own weights (drcnn/pretrained), on photographs from ImageNet's.
+``paper`` is the paper's setting and needs GPUs. ``laptop`` is sized so that the 24 trials of ``nms_sweep``
+take ten minutes on two CPU cores: small images, a small backbone, few RoIs, a short cosine schedule. On
+digits the backbone starts from the package's own weights (drcnn/pretrained), on photographs from ImageNet's.
 """
 
 from __future__ import annotations

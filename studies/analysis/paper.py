@@ -91,6 +91,11 @@ class Effect:
         return abs(self.paper) <= PAPER_NOISE + 1e-9
 
     @property
+    def is_outside(self) -> bool:
+        """Whether the paper's change, a single training's, is not within the interval of ours."""
+        return not self.ours.low <= self.paper / 100 <= self.ours.high
+
+    @property
     def verdict(self) -> str:
         """Whether the paper's change is seen here; empty where that cannot be told."""
         if not self.is_claim:
@@ -169,7 +174,8 @@ def effects_of_best(comparison: PaperComparison, margin: float) -> list[list[Eff
         margin: the change, a fraction, up to which settings are equivalent.
 
     Returns:
-        One list for each best row; p is corrected for all effects of all lists.
+        One list for each best row. The question is about AP: its p is corrected for the best rows only, that
+        of the other metrics for all their effects.
     """
     rows = [pair for pair in comparison.rows if pair[1].resampled]
     changes = []
@@ -182,8 +188,10 @@ def effects_of_best(comparison: PaperComparison, margin: float) -> list[list[Eff
                 paper = best[0].figures[metric] - first[0].figures[metric]
                 ours = _change(first[1], best[1], metric)
                 changes.append(Effect(label, baseline, metric, paper, ours, math.nan, margin))
-    corrected = holm([effect.ours.p for effect in changes])
-    changes = [replace(effect, p_holm=p) for effect, p in zip(changes, corrected, strict=True)]
+    for group in ([e for e in changes if e.metric == "AP"], [e for e in changes if e.metric != "AP"]):
+        corrected = holm([effect.ours.p for effect in group])
+        for effect, p in zip(group, corrected, strict=True):
+            changes[changes.index(effect)] = replace(effect, p_holm=p)
     return [list(group) for _, group in itertools.groupby(changes, key=lambda effect: effect.label)]
 
 

@@ -58,13 +58,16 @@ class Spread:
         return self.sd_images**2 * self.images / images
 
 
-def half_width(spread: Spread, seeds: int, images: int) -> float:
+def half_width(spread: Spread, seeds: int, images: int, comparisons: int = 1) -> float:
     """Half of the 95 % interval of the difference between two settings, in points.
+
+    The largest of several differences is called significant from that of ``comparisons`` on (Holm).
 
     Args:
         spread: how much AP varies.
         seeds: of each setting, at least two: one seed tells nothing of other seeds.
         images: that the settings are judged on.
+        comparisons: that its p is corrected for.
 
     Raises:
         ValueError: there is one seed only.
@@ -79,7 +82,7 @@ def half_width(spread: Spread, seeds: int, images: int) -> float:
     seeds_freedom = 2 * (seeds - 1)
     uncertainty = over_seeds**2 / seeds_freedom + over_images**2 / max(1, images - 1)
     freedom = max(float(seeds_freedom), variance**2 / uncertainty)
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
+    return float(stats.t.isf((1 - LEVEL) / 2 / comparisons, freedom)) * math.sqrt(variance)
 
 
 def seeds_for(spread: Spread, difference: float, images: int) -> int | None:
@@ -147,7 +150,7 @@ def known_spread(profile: str, source: str, path: Path = SPREADS) -> Spread | No
     return None
 
 
-def sentence(spread: Spread | None, seeds: int, images: int, metric: str = "AP") -> str:
+def sentence(spread: Spread | None, seeds: int, images: int, metric: str = "AP", comparisons: int = 1) -> str:
     """What a study can show, for people.
 
     Args:
@@ -155,6 +158,7 @@ def sentence(spread: Spread | None, seeds: int, images: int, metric: str = "AP")
         seeds: planned for each setting.
         images: that the settings are judged on.
         metric: its name.
+        comparisons: of all other settings with the baseline.
     """
     if seeds < 2:
         text = "One seed a setting can show nothing about settings: another seed may order them differently"
@@ -168,9 +172,11 @@ def sentence(spread: Spread | None, seeds: int, images: int, metric: str = "AP")
         )
     needed = seeds_for(spread, 1.0, images)
     one = f"{needed} seeds" if needed else "Only more images, not more seeds,"
+    alone, first = (half_width(spread, seeds, images, number) for number in (1, comparisons))
+    among = f", {first:.1f} for the first of {comparisons} comparisons" if comparisons > 1 else ""
     return (
-        f"Smallest difference that {seeds} seeds a setting can show: {half_width(spread, seeds, images):.1f} "
-        f"{metric} (half of the 95 % interval of two settings, {images:,} images). {one} would show 1.0. "
-        f"From {spread.source}: standard deviation {spread.sd_seeds:.2f} over seeds, "
-        f"{spread.sd_images:.2f} over {spread.images:,} images."
+        f"Smallest difference that {seeds} seeds a setting can show: {alone:.1f} {metric} between two "
+        f"settings{among} (half of the 95 % interval, {images:,} images; a true difference of that size is "
+        f"found in half of such studies). {one} would show 1.0 between two. From {spread.source}: standard deviation "
+        f"{spread.sd_seeds:.2f} over seeds, and {spread.sd_images:.2f} over draws of images beyond that."
     )

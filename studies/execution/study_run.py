@@ -104,7 +104,10 @@ class StudyRun:
             raise
         failed = [trial for trial in self._incomplete() if not self._was_left(trial)]
         unwritten = self._close(tracker, "FAILED" if failed else "FINISHED", reports, sentences)
-        link = tracker.trials_link(key_of(self._plan.study.metric, self._sample.data.judged))
+        study = self._plan.study
+        # A search is not chosen from by the images that judge it.
+        best_first = study.chosen_by if self._search else key_of(study.metric, self._sample.data.judged)
+        link = tracker.trials_link(best_first)
         self._print_summary(failed, report_line, sentences, link)
         if unwritten:
             self._console.out(unwritten, highlight=False)

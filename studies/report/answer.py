@@ -39,7 +39,10 @@ def _ours(facts: ReportFacts) -> str:
         return _unconfirmed(facts, study)
     if not compared:
         return _not_comparable(facts)
-    return compared[0].sentence if len(compared) == 1 else _listed(facts, compared)
+    sentence = compared[0].sentence if len(compared) == 1 else _listed(facts, compared)
+    if facts.judged_by == "val":
+        sentence += " The data has no test split: these are the images that choices were made by."
+    return sentence
 
 
 def _not_comparable(facts: ReportFacts) -> str:
@@ -154,9 +157,12 @@ def _seen(effect: Effect) -> str:
     verdict = effect.verdict
     if effect.is_none_in_paper and verdict != "undecided":
         return f"is about none; here: {verdict.partition(';')[0]}"
-    if verdict == "undecided" and effect.ours.low * effect.ours.high > 0:
-        # Else it would contradict the interval beside it, and a verdict on the same pair alone.
-        return "is undecided here, as p is corrected for all metrics compared"
+    if verdict == "undecided":
+        if effect.ours.low * effect.ours.high > 0:
+            # Else it would contradict the interval beside it.
+            return "is undecided here, as p is corrected for all comparisons"
+        if effect.is_outside:
+            return "is not seen here: a change as large lies outside the interval"
     return f"is {verdict}" + (" here" if verdict in {"seen", "undecided"} else "")
 
 

@@ -20,7 +20,6 @@ __all__ = ["ReportFacts", "gather_facts"]
 
 MAX_BEST = 5  # trials of a search with one objective
 MAX_LISTED = 8  # values of a parameter; of more, only their number is told
-# The images that a figure is of, in words.
 
 
 @dataclass(frozen=True)

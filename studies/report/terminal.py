@@ -74,7 +74,7 @@ def print_power(plan: Plan, trials: Sequence[Trial], planned: Sequence[Trial]) -
     spread = measured_spread([setting.resampled for setting in group_by_setting(finished)], metric)
     if spread is None and metric == "AP":
         spread = known_spread(plan.profile, plan.base.data.source)
-    print(sentence(spread, min(counts.values()), images, metric))
+    print(sentence(spread, min(counts.values()), images, metric, len(settings) - 1))
     if any(trial.is_evaluation for trial in trials):
         print("Settings of the same detectors are compared detector by detector, which shows smaller ones.")
 

@@ -33,7 +33,7 @@ class ForestRow:
         label: the setting's.
         here: the difference.
         low: the lower end of its 95 % interval; ``high`` the upper one.
-        verdict: what that shows; none for a single run.
+        verdict: what that shows; none where one of the two has a single seed.
         paper: the paper's difference of the same two settings.
     """
 
@@ -122,7 +122,7 @@ def forest_chart(rows: Sequence[ForestRow], baseline: str, metric: str, margin: 
     if compared > 1:
         caption += f" The verdicts are corrected for {compared} comparisons."
     if None in kinds:
-        caption += " A cross: a single run; it says nothing about its setting."
+        caption += " A cross: not compared, for want of seeds; it says nothing about its setting."
     height = 0.95 + max(0.36 * len(rows), 0.19 * lines) + 0.2 * math.ceil((len(kinds) + 2) / 2)
     alt = f"Forest plot of the difference of {metric} × 100 from {baseline}. {alt}."
     return draw("against_baseline.png", alt, caption, height, paint)
@@ -147,7 +147,7 @@ def _draw_rows(axes: Axes, theme: Theme, rows: Sequence[ForestRow]) -> None:
         Verdict.SIGNIFICANT: ("o", "C0", "significant"),
         Verdict.EQUIVALENT: ("s", "C2", "equivalent"),
         Verdict.UNDECIDED: ("o", theme.page, "undecided"),
-        None: ("x", "C0", "here, a single run"),
+        None: ("x", "C0", "here, too few seeds"),
     }
     for kind, (marker, fill, label) in kinds.items():
         chosen = np.array([row.verdict is kind for row in rows]) & ~np.isnan(here)

@@ -126,5 +126,5 @@ def test_what_is_not_known_has_no_number() -> None:
     assert f"{half_width(spread, 3, IMAGES):.1f} AP" in sentence(spread, 1, IMAGES)
     text = sentence(spread, 3, IMAGES)
     assert f"{half_width(spread, 3, IMAGES):.1f} AP" in text
-    assert f"{seeds_for(spread, 1.0, IMAGES)} seeds would show 1.0" in text
+    assert f"{seeds_for(spread, 1.0, IMAGES)} seeds would show 1.0 between two" in text
     assert "more images" in sentence(Spread(0.5, 1.0, IMAGES, ""), 3, IMAGES)

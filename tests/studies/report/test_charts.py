@@ -48,7 +48,7 @@ def test_an_interval_without_end_leaves_a_picture() -> None:
     assert forest_chart(rows, "NMS_reg=0.7", "AP", 0.005) == chart
     assert "NMS_reg=0.001 -0.1 (-0.4 to +0.3, equivalent) here, -0.2 in the paper" in chart.alt
     assert "NMS_reg=0.02 +2.0 here;" in chart.alt
-    assert "A cross: a single run; it says nothing about its setting." in chart.caption
+    assert "A cross: not compared, for want of seeds; it says nothing about its setting." in chart.caption
     assert "single" not in forest_chart(rows[:2], "NMS_reg=0.7", "AP", 0.005).caption
 
 
