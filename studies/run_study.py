@@ -268,22 +268,20 @@ def _budget(text: str) -> float:
 
 
 def _margin(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(f"expected AP points above 0 and below 100, got {text!r}")
-    return value
+    return _above_zero(text, 100, "AP points above 0 and below 100")
 
 
 def _price(text: str) -> float:
+    return _above_zero(text, 1e6, "dollars a GPU hour, such as 1.42")
+
+
+def _above_zero(text: str, below: float, expected: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"expected dollars a GPU hour, such as 1.42, got {text!r}")
+    if not 0 < value < below:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return value
 
 
