@@ -176,7 +176,8 @@ def sentence(spread: Spread | None, seeds: int, images: int, metric: str = "AP",
     among = f", {first:.1f} for the first of {comparisons} comparisons" if comparisons > 1 else ""
     return (
         f"Smallest difference that {seeds} seeds a setting can show: {alone:.1f} {metric} between two "
-        f"settings{among} (half of the 95 % interval, {images:,} images; a true difference of that size is "
-        f"found in half of such studies). {one} would show 1.0 between two. From {spread.source}: standard deviation "
-        f"{spread.sd_seeds:.2f} over seeds, and {spread.sd_images:.2f} over draws of images beyond that."
+        f"settings{among} (half of the 95 % interval, {images:,} images; a true difference of that size "
+        f"is found in half of such studies). {one} would show 1.0 between two. From {spread.source}: "
+        f"standard deviation {spread.sd_seeds:.2f} over seeds, and {spread.sd_images:.2f} over draws of "
+        "images beyond that."
     )
