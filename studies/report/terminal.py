@@ -126,6 +126,12 @@ def next_steps(plan: Plan, tracking_uri: str, trials_link: str, report_line: str
         name = read_sealed(plan.folder / PUBLISHED)["name"]
         lines.append(f"Published, as of the highest {plan.study.chosen_by}: {name}")
         lines.append(f"Detect: drcnn predict {model} IMAGES --output {found}")
+    elif table.exists():
+        trials = shlex.quote(as_typed(plan.output / "trials"))
+        lines.append(
+            f"No detector is published: no finished trial has {plan.study.chosen_by} to choose it by, and "
+            f"test images are not for choosing. drcnn predict {trials}/ID IMAGES takes any finished one"
+        )
     return lines
 
 

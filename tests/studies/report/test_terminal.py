@@ -8,7 +8,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from studies.definition.plan import Plan, Trial, expand
-from studies.record.results import publish_best
+from studies.record.results import publish_best, write_results
 from studies.report.terminal import next_steps, print_answer, print_results
 
 
@@ -84,3 +84,16 @@ def test_a_launch_ends_with_commands_that_a_shell_takes(
     assert (
         next_steps(plan, "http://head:5000", "http://head:5000/#/x", "")[1] == "MLflow: http://head:5000/#/x"
     )
+
+
+def test_a_study_without_validation_images_says_why_it_publishes_nothing(
+    make_plan: Callable[..., Plan], finish: Callable[..., None]
+) -> None:
+    plan = make_plan("nms_sweep")
+    (trial,) = expand(plan)[:1]
+    finish(trial.folder, [0.4])
+    write_results(plan.folder / "results.parquet", [trial])
+    assert publish_best(plan.folder, [trial], "val/AP75") is None
+    line = next_steps(plan, "http://head:5000", "http://head:5000/#/x", "")[-1]
+    assert line.startswith("No detector is published: no finished trial has val/AP to choose it by")
+    assert f"drcnn predict {plan.output / 'trials'}/ID IMAGES" in line
