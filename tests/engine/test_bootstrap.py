@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from drcnn.engine.average_precision import ScoredClass, ScoredSplit
 from drcnn.engine.bootstrap import Difference, Resampled, mean_interval, paired_bootstrap, resample
@@ -115,6 +116,14 @@ def test_settings_may_have_different_numbers_of_seeds() -> None:
         "AP"
     ]
     assert (difference.high - difference.low) / 2 == pytest.approx(4.302653 * 0.02 * math.sqrt(1 + 1 / 3))
+
+
+@pytest.mark.parametrize("few", [[0.50, 0.58, 0.54], [0.50, 0.58], [0.5, 0.5]])
+def test_unequal_numbers_of_seeds_are_compared_by_welchs_test(few: list[float]) -> None:
+    many = [0.52, 0.53, 0.525, 0.535, 0.53, 0.52]
+    settings = ([detector(value, 0.0, 1) for value in values] for values in (few, many))
+    welch = stats.ttest_ind(few, many, equal_var=False)
+    assert paired_bootstrap(*settings)["AP"].p == pytest.approx(welch.pvalue, rel=1e-6)
 
 
 def retested(
