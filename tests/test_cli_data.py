@@ -91,7 +91,8 @@ def test_a_run_says_what_it_skips_and_how_many_warnings_there_are(
     assert lines[0].startswith("skipped: ")
     assert "b.xml: object 1: box [10, 10, 499, 40] is outside the image" in lines[0]
     assert lines[1] == (
-        f"1 warning about the data (classes with few objects: 1); `drcnn data check 'voc:{voc}'` shows them"
+        "2 warnings about the data (splits of fewer than 30 images, too few to tell settings apart: 1, "
+        f"classes with few objects: 1); `drcnn data check 'voc:{voc}'` shows them"
     )
 
 
@@ -119,16 +120,20 @@ def test_check_ends_with_a_table(voc: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["data", "check", f"voc:{voc}"]) == 0
     recognised, *lines = capsys.readouterr().out.splitlines()
     assert recognised == "data: VOC, with lists of images in ImageSets/Main/"
-    assert lines[0] == "warning: class 'square' has few objects to train on: 2"
-    assert max(map(len, lines[1:-2])) <= 80
-    table = [line.split() for line in lines[2:-2]]
+    assert lines[0].startswith("warning: val: has 1 image; with fewer than 30, AP would differ by 5 points")
+    assert lines[1] == "warning: class 'square' has few objects to train on: 2"
+    assert max(map(len, lines[2:-2])) <= 80
+    table = [line.split() for line in lines[3:-2]]
     assert table == [
         ["all", "train", "2", "2", "0", "30", "30", "30", "30", "30", "30"],
         ["all", "val", "1", "1", "0", "30", "30", "30", "30", "30", "30"],
         ["square", "train", "2", "2", "0", "30", "30", "30", "30", "30", "30"],
         ["square", "val", "1", "1", "0", "30", "30", "30", "30", "30", "30"],
     ]
-    assert lines[-2] == "1 warning, which training does not mind (classes with few objects: 1)"
+    assert lines[-2] == (
+        "2 warnings, which training does not mind (splits of fewer than 30 images, too few to tell settings "
+        "apart: 1, classes with few objects: 1)"
+    )
     assert lines[-1] == f"voc:{voc}: no faults"
 
 
@@ -137,7 +142,8 @@ def test_check_gives_json_of_all_of_it(voc: Path, capsys: pytest.CaptureFixture[
     assert main(["data", "check", f"voc:{voc}", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert len(found["faults"]) == 1
-    assert found["warnings"] == [
+    assert found["warnings"][0]["kind"] == "splits of fewer than 30 images, too few to tell settings apart"
+    assert found["warnings"][1:] == [
         {
             "kind": "classes with few objects",
             "message": "class 'square' has few objects to train on: 1",

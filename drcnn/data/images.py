@@ -259,7 +259,10 @@ def _reason(error: BaseException, name: str) -> str:
 
 
 def _text_in_place(path: str) -> str:
-    """What a short text file holds that stands where an image should; empty for other files."""
+    """What stands where an image should, if it is a short text; empty for other files.
+
+    The text is not shown: a link may lead to any file.
+    """
     try:
         with open(path, "rb") as file:
             text = file.read(1024).decode("ascii").strip()
@@ -267,5 +270,6 @@ def _text_in_place(path: str) -> str:
         return ""
     if not text or len(text) > 500:
         return ""
-    shown = text.splitlines()[0][:60]
-    return f" but text, {shown!r}: a link or a pointer of Git LFS, whose file has to be fetched"
+    if text.startswith("version https://git-lfs"):
+        return " but a pointer of Git LFS, whose file has to be fetched (git lfs pull)"
+    return " but a short text, as a link becomes that is copied as a file"
