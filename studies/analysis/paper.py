@@ -188,10 +188,11 @@ def effects_of_best(comparison: PaperComparison, margin: float) -> list[list[Eff
                 paper = best[0].figures[metric] - first[0].figures[metric]
                 ours = _change(first[1], best[1], metric)
                 changes.append(Effect(label, baseline, metric, paper, ours, math.nan, margin))
-    for group in ([e for e in changes if e.metric == "AP"], [e for e in changes if e.metric != "AP"]):
-        corrected = holm([effect.ours.p for effect in group])
-        for effect, p in zip(group, corrected, strict=True):
-            changes[changes.index(effect)] = replace(effect, p_holm=p)
+    for is_question in (True, False):
+        family = [number for number, effect in enumerate(changes) if (effect.metric == "AP") is is_question]
+        corrected = holm([changes[number].ours.p for number in family])
+        for number, p in zip(family, corrected, strict=True):
+            changes[number] = replace(changes[number], p_holm=p)
     return [list(group) for _, group in itertools.groupby(changes, key=lambda effect: effect.label)]
 
 
