@@ -50,10 +50,8 @@ def check(data: DataConfig) -> Checked:
             found.messages.append(str(error))
         else:
             count = getattr(data, f"{split}_images")
-            if count is None:
-                found.warnings += few_to_judge(split, table)
-            else:  # as small as was asked
-                table = table.first(count)
+            found.warnings += few_to_judge(split, table, count)
+            table = table if count is None else table.first(count)
             try:
                 tables[split] = renumbered(table, tables["train"].classes) if "train" in tables else table
             except DataError as error:

@@ -66,14 +66,15 @@ def warnings_of_split(split: str, table: Annotations) -> list[DataWarning]:
     ]
 
 
-def few_to_judge(split: str, table: Annotations) -> list[DataWarning]:
+def few_to_judge(split: str, table: Annotations, count: int | None = None) -> list[DataWarning]:
     """Return a warning if a split that judges or chooses is too small for that.
 
     Args:
         split: ``train``, ``val`` or ``test``.
         table: of the whole split.
+        count: how many of its images were asked for; then it is as small as was asked, and nothing is said.
     """
-    if split == "train" or len(table) >= FEW_IMAGES:
+    if split == "train" or count is not None or len(table) >= FEW_IMAGES:
         return []
     images = "1 image" if len(table) == 1 else f"{len(table)} images"
     return [

@@ -114,11 +114,8 @@ def _table(source: Source, name: str, split: str, data: DataConfig, cache: Path)
         return str(path)
     faults = DataFaults(skip=skip)
     table = source.read(name, faults)
-    warnings = list(faults.warnings)
-    if count is None:
-        warnings += few_to_judge(split, table)
-    else:
-        table = table.first(count)
+    warnings = [*faults.warnings, *few_to_judge(split, table, count)]
+    table = table if count is None else table.first(count)
     warnings += warnings_of_split(split, table)
     table.with_warnings(count_warnings(warnings)).save(path)
     write_checksum(path)
