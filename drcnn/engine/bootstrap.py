@@ -82,6 +82,11 @@ class Difference:
     p: float
 
     @property
+    def turned(self) -> Difference:
+        """Second setting minus first."""
+        return Difference(-self.value, -self.high, -self.low, self.p)
+
+    @property
     def p_above(self) -> float:
         """P(A > B): the probability, by the same Student's t, that the first setting's true mean is higher.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -48,6 +48,15 @@ class Comparison:
     p_holm: float
     comparisons: int
     margin: float
+
+    def is_of(self, setting: Setting | None) -> bool:
+        """Whether a setting is one of the two."""
+        return setting is not None and setting.label in (self.label, self.baseline)
+
+    @property
+    def turned(self) -> Comparison:
+        """The baseline compared with the setting."""
+        return replace(self, label=self.baseline, baseline=self.label, difference=self.difference.turned)
 
     @property
     def verdict(self) -> Verdict:
@@ -118,7 +127,9 @@ def compare_with_baseline(
     return _compare([(setting, baseline) for setting in others], metric, margin)
 
 
-def compare_best(settings: Sequence[Setting], metric: str, margin: float) -> list[Comparison]:
+def compare_best(
+    settings: Sequence[Setting], metric: str, margin: float, planned: Sequence[Comparison] = ()
+) -> list[Comparison]:
     """Compare the setting of the highest mean with all others, nearest first.
 
     Call it the best only if every comparison is significant. It is chosen by the very values that are then
@@ -126,10 +137,14 @@ def compare_best(settings: Sequence[Setting], metric: str, margin: float) -> lis
     pairs. So the correction is for all k (k - 1) / 2 pairs of k settings, not for the k - 1 returned: those
     alone would make a false claim in 8 of 100 tables of 4 equal settings, and in 20 of 100 tables of 16.
 
+    The comparisons with a baseline, chosen before there were results, are a family of their own. Such a pair
+    is returned as it is there, and does not count here: no pair has two verdicts.
+
     Args:
         settings: those to compare; settings with the detections of fewer than two seeds are left out.
         metric: the name of the metric, such as AP50.
         margin: the difference, a fraction, up to which settings are equivalent.
+        planned: from ``compare_with_baseline`` with the same settings.
 
     Returns:
         The best setting compared with each other one; empty for a single setting.
@@ -138,8 +153,13 @@ def compare_best(settings: Sequence[Setting], metric: str, margin: float) -> lis
         (setting for setting in settings if setting.is_replicated),
         key=lambda setting: -float(np.mean([detector.whole[metric] for detector in setting.resampled])),
     )
+    pairs = list(itertools.combinations(ranked, 2))
+    known = {frozenset((each.label, each.baseline)): each for each in planned}
+    new = _compare([(a, b) for a, b in pairs if frozenset((a.label, b.label)) not in known], metric, margin)
+    known |= {frozenset((each.label, each.baseline)): each for each in new}
     # The pairs of the best setting come first.
-    return _compare(list(itertools.combinations(ranked, 2)), metric, margin)[: max(0, len(ranked) - 1)]
+    of_best = [known[frozenset((a.label, b.label))] for a, b in pairs[: max(0, len(ranked) - 1)]]
+    return [each if each.label == ranked[0].label else each.turned for each in of_best]
 
 
 def _compare(pairs: Sequence[tuple[Setting, Setting]], metric: str, margin: float) -> list[Comparison]:

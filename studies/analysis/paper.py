@@ -178,22 +178,39 @@ def effects_of_best(comparison: PaperComparison, margin: float) -> list[list[Eff
         of the other metrics for all their effects.
     """
     rows = [pair for pair in comparison.rows if pair[1].resampled]
-    changes = []
+    of_rows = []
     for best in comparison.best:
-        if best not in rows or (first := _first_of_backbone(rows, best)) is best:
-            continue
-        baseline, label = setting_labels([first[1], best[1]])
-        for metric in METRICS:
-            if metric in best[0].figures and metric in first[0].figures:
-                paper = best[0].figures[metric] - first[0].figures[metric]
-                ours = _change(first[1], best[1], metric)
-                changes.append(Effect(label, baseline, metric, paper, ours, math.nan, margin))
-    for is_question in (True, False):
-        family = [number for number, effect in enumerate(changes) if (effect.metric == "AP") is is_question]
-        corrected = holm([changes[number].ours.p for number in family])
-        for number, p in zip(family, corrected, strict=True):
-            changes[number] = replace(changes[number], p_holm=p)
-    return [list(group) for _, group in itertools.groupby(changes, key=lambda effect: effect.label)]
+        if best in rows and (first := _first_of_backbone(rows, best)) is not best:
+            of_rows.append(_changes(first, best, margin))
+    changes = list(itertools.chain(*of_rows))
+    of_question = iter(holm([effect.ours.p for effect in changes if effect.metric == "AP"]))
+    of_others = iter(holm([effect.ours.p for effect in changes if effect.metric != "AP"]))
+    return [
+        [
+            replace(effect, p_holm=next(of_question if effect.metric == "AP" else of_others))
+            for effect in effects
+        ]
+        for effects in of_rows
+    ]
+
+
+def _changes(first: RowAndSetting, second: RowAndSetting, margin: float) -> list[Effect]:
+    """The change of each metric that the paper has of both rows; p is not corrected yet."""
+    baseline, label = setting_labels([first[1], second[1]])
+    figures, others = second[0].figures, first[0].figures
+    return [
+        Effect(
+            label,
+            baseline,
+            metric,
+            figures[metric] - others[metric],
+            _change(first[1], second[1], metric),
+            math.nan,
+            margin,
+        )
+        for metric in METRICS
+        if metric in figures and metric in others
+    ]
 
 
 def _change(first: Setting, second: Setting, metric: str) -> Difference:

@@ -2,17 +2,20 @@
 
 The half-width of the interval of ``bootstrap.mean_difference`` between two settings, in expectation::
 
-    >>> spread = Spread(sd_seeds=0.5, sd_images=0.5, images=300, source="a pilot")
+    >>> spread = Spread(sd_seeds=0.5, sd_both=0.4, sd_images=0.5, images=300, source="a pilot")
     >>> round(half_width(spread, seeds=3, images=300), 1)
     1.3
     >>> seeds_for(spread, 1.2, images=300)
     5
+    >>> round(half_width(spread, seeds=3, images=1200), 1)
+    0.9
 
 A difference that comes out larger than this is significant by itself. A true difference of just this size
 comes out larger in about half of all studies.
 
 AP is in points (× 100) here. Of one setting's AP the variance over seeds is s²; so that of a difference of
-two means of n seeds is 2 s² / n, plus what the choice of images adds to all seeds alike.
+two means of n seeds is 2 s² / n, plus what the choice of images adds to all seeds alike. More images make
+that part smaller, and the part of s² that is each detector's own luck with these images.
 """
 
 from __future__ import annotations
@@ -42,16 +45,22 @@ class Spread:
 
     Attributes:
         sd_seeds: standard deviation of one setting's AP over seeds, on the same images.
+        sd_both: of it, what differs from seed to seed over draws of ``images`` images.
         sd_images: standard deviation over draws of ``images`` images of the difference between two settings,
             without the part that differs from seed to seed, which ``sd_seeds`` holds.
-        images: how many ``sd_images`` is of; it falls with their square root.
+        images: how many these are of; ``sd_both`` and ``sd_images`` fall with their square root.
         source: where this is from, in words.
     """
 
     sd_seeds: float
+    sd_both: float
     sd_images: float
     images: int
     source: str
+
+    def seeds_variance(self, images: int) -> float:
+        """Points², over seeds, on another number of images."""
+        return self.sd_seeds**2 + self.sd_both**2 * (self.images / images - 1)
 
     def images_variance(self, images: int) -> float:
         """Points², over draws of another number of images."""
@@ -74,7 +83,7 @@ def half_width(spread: Spread, seeds: int, images: int, comparisons: int = 1) ->
     """
     if seeds < 2:
         raise ValueError(f"{seeds} seed a setting shows nothing about settings; at least 2 are needed")
-    over_seeds, over_images = 2 * spread.sd_seeds**2 / seeds, spread.images_variance(images)
+    over_seeds, over_images = 2 * spread.seeds_variance(images) / seeds, spread.images_variance(images)
     variance = over_seeds + over_images
     if not variance:
         return 0.0
@@ -125,29 +134,37 @@ def measured_spread(settings: Sequence[Sequence[Resampled]], metric: str = "AP")
     ]
     trials = sum(map(len, several))
     source = f"{trials} finished trials of {len(several)} settings of this study"
-    over_images = math.sqrt(max(0.0, float(np.mean(pairs))))
-    return Spread(100 * math.sqrt(between / freedom), 100 * over_images, several[0][0].images, source)
+    own = sum(len(draw) * variance for draw, variance in zip(draws, within, strict=True)) / trials
+    variances = (between / freedom, min(own, between / freedom), max(0.0, float(np.mean(pairs))))
+    over_seeds, over_both, over_images = (100 * math.sqrt(variance) for variance in variances)
+    return Spread(over_seeds, over_both, over_images, several[0][0].images, source)
 
 
 def _squares(values: np.ndarray) -> float:
     return float(((values - values.mean()) ** 2).sum())
 
 
-def known_spread(profile: str, source: str, path: Path = SPREADS) -> Spread | None:
-    """The spread that was measured for a profile and a kind of data; none if nobody has measured it.
+def known_spread(profile: str, source: str, study: str, path: Path = SPREADS) -> Spread | None:
+    """The spread that was measured for a profile, a kind of data and a study.
 
     Args:
         profile: ``laptop`` or ``paper``.
         source: the data, as ``--data`` takes them.
+        study: its name; for one that nobody has measured, the widest spread of the others is taken.
         path: the table of spreads.
+
+    Returns:
+        None if nobody has measured any study of the profile on such data.
     """
     kind = source.partition(":")[0]
     with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if (row["profile"], row["data"]) == (profile, kind):
-                where = f"the {profile} profile's spread on {kind} (studies/analysis/{path.name})"
-                return Spread(float(row["sd_seeds"]), float(row["sd_images"]), int(row["images"]), where)
-    return None
+        rows = [row for row in csv.DictReader(file) if (row["profile"], row["data"]) == (profile, kind)]
+    if not rows:
+        return None
+    row = max(rows, key=lambda row: (row["study"] == study, float(row["sd_seeds"])))
+    where = f"{row['study']} with the {profile} profile on {kind} (studies/analysis/{path.name})"
+    over_seeds, over_both, over_images = (float(row[name]) for name in ("sd_seeds", "sd_both", "sd_images"))
+    return Spread(over_seeds, over_both, over_images, int(row["images"]), where)
 
 
 def sentence(spread: Spread | None, seeds: int, images: int, metric: str = "AP", comparisons: int = 1) -> str:

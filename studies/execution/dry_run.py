@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,12 +13,13 @@ import torch
 
 from drcnn.engine.record import read_record
 from drcnn.report.blocks import duration
+from studies.definition.labels import label, parameter_name
 from studies.definition.plan import Plan, Trial, trained_models
-from studies.definition.request import Request, budget_text
+from studies.definition.request import Request
 from studies.definition.study import SearchStudy
+from studies.execution.budget_preview import begun_within, print_search_within, print_within
 from studies.record.completion import is_complete, to_time
 from studies.report.terminal import print_power
-from studies.resources.budget import followers, simulate
 from studies.resources.slots import Allocation, NodeShape, allocate
 from studies.resources.throughput import (
     Estimate,
@@ -79,6 +80,8 @@ def print_preview(plan: Plan, trials: Sequence[Trial], request: Request, folders
         untimed = 0 if isinstance(plan.study, SearchStudy) else len(to_time(plan, trials))
         left = f"Left is to time inference: of {untimed} finished trials, seconds each."
         nothing = left if untimed else "Nothing is left to do."
+        if request.budget is not None and not all(is_complete(read_record(trial.folder)) for trial in trials):
+            nothing = "Nothing would begin within this budget."
         print(f"{allocation.concurrent} trials at once." if remaining.unknown else nothing)
         return
     where = f"{allocation.concurrent} trials at once, {request.workers} worker(s) each"
@@ -101,7 +104,7 @@ def _preview_list(
     )
     seconds = estimate.seconds
     if request.budget is not None:
-        seconds = _within(request.budget, all_trials, seconds, slots)
+        seconds = begun_within(request.budget, all_trials, seconds, slots)
     done = complete | seconds.keys()
     for trial in all_trials:
         if request.budget is not None and trial.id not in done:
@@ -110,11 +113,7 @@ def _preview_list(
         time_left = duration(seconds[trial.id]) if trial.id in seconds else ""
         print(f"  {trial.id}  {trial.name}  {role}  {records[trial.id].status}  {time_left}".rstrip())
     if request.budget is not None:
-        within = sum(trial.id in done for trial in trials)
-        print(
-            f"Budget of {budget_text(request.budget)}: {within} of {len(trials)} trials would be finished, "
-            f"if each takes its estimate; {len(trials) - within} would be left."
-        )
+        print_within(plan, request, trials, all_trials, done, estimate.seconds, slots)
         print_power(plan, trials, [trial for trial in trials if trial.id in done])
     else:
         print_power(plan, trials, trials)
@@ -130,17 +129,6 @@ def _preview_list(
     workers = {trial.id: 1 if trial.is_evaluation else request.workers for trial in all_trials}
     worker_seconds = sum(workers[trial_id] * time for trial_id, time in seconds.items())
     return _Remaining(batches, worker_seconds, estimate.sources, estimate.unknown)
-
-
-def _within(
-    budget: float, trials: Sequence[Trial], seconds: Mapping[str, float], slots: int
-) -> dict[str, float]:
-    """The times of those trials that would begin within the budget."""
-    known = [trial for trial in trials if trial.id in seconds]
-    training = [trial for trial in known if not trial.is_evaluation]
-    after, others = followers(training, [trial for trial in known if trial.is_evaluation])
-    begun = simulate(budget, slots, seconds, [trial.id for trial in training], after, others)
-    return {trial_id: seconds[trial_id] for trial_id in begun}
 
 
 def _preview_search(
@@ -159,13 +147,14 @@ def _preview_search(
         f"{len(ended)} of {study.trials} ended; chosen by TPE from:"
     )
     for key, space in study.space.items():
-        print(f"  {key}: {space}")
+        print(f"  {parameter_name(key)}: {space}")
     estimates = [estimator(begun)]
     new = max(0, study.trials - len(ended) - len(begun))
     confirming = 0
     if study.confirm is not None:
         seeds = request.seeds or study.confirm.seeds
-        print(f"then, with {seeds} seeds each, the best {study.confirm.top} and {study.confirm.against}")
+        against = label(study.confirm.against)
+        print(f"then, with {seeds} seeds each, the best {study.confirm.top} and the baseline: {against}")
         confirmed = confirming_trials(plan, ended, request.seeds)
         _print_confirmation_power(plan, confirmed, points, seeds)
         if len(ended) < study.trials:
@@ -180,7 +169,7 @@ def _preview_search(
     )
     typical = estimator(points, whole=True) if new + confirming else None
     if request.budget is not None and not remaining.unknown:
-        _print_search_within(request.budget, slots, remaining.batches, new, confirming, typical)
+        print_search_within(request.budget, slots, remaining.batches, new, confirming, typical)
     return _with_typical(remaining, new, confirming, typical) if typical else remaining
 
 
@@ -196,35 +185,6 @@ def _print_confirmation_power(
         for number in range(seeds)
     ]
     print_power(plan, confirmed or stand_in, confirmed or stand_in)
-
-
-def _print_search_within(
-    budget: float,
-    slots: int,
-    batches: Sequence[Sequence[float]],
-    new: int,
-    confirming: int,
-    typical: Estimate | None,
-) -> None:
-    """Say how many trials of a search, and of its confirmation, would begin within a budget."""
-    longest = max(typical.seconds.values(), default=0.0) if typical else 0.0
-    searched = [*batches[0], *[longest] * new]
-    confirmed = [*(batches[1] if len(batches) > 1 else ()), *[longest] * confirming]
-    seconds = {f"search {number}": time for number, time in enumerate(searched)}
-    first = list(seconds)
-    seconds |= {f"confirm {number}": time for number, time in enumerate(confirmed)}
-    begun = simulate(budget, slots, seconds, first, {}, list(seconds)[len(first) :])
-    count = sum(trial_id in first for trial_id in begun)
-    name = f"Budget of {budget_text(budget)}"
-    if first and not count:
-        print(
-            f"{name}: no trial of the search would begin; time for {len(confirmed)} that confirm it is kept."
-        )
-        return
-    print(
-        f"{name}: about {count} of {len(first)} trials of the search would begin, "
-        f"then {len(begun) - count} of {len(confirmed)} that confirm it, if all take as long as the longest."
-    )
 
 
 def _with_typical(remaining: _Remaining, new: int, confirming: int, typical: Estimate) -> _Remaining:

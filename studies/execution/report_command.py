@@ -80,7 +80,7 @@ def try_description(plan: Plan, trials: Sequence[Trial], sentences: Sequence[str
         from studies.report.result_tables import settings_table
 
         facts = gather_facts(plan, trials)
-        table = settings_table(facts.settings, facts.tables, is_short=True).to_markdown()
+        table = settings_table(facts.compared, facts.tables, facts.shown, is_short=True).to_markdown()
         if len(table) < LONGEST_TABLE:
             parts.append(table)
     return "\n\n".join(parts)

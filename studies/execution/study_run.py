@@ -254,7 +254,7 @@ class StudyRun:
         files, best = [*reports], None
         try:
             files += self._write_results()
-            best = publish_best(self._plan.folder, self._shown(), self._plan.study.chosen_by)
+            best = publish_best(self._plan, self._shown())
         except DiskFullError as error:
             self._console.out(str(error), highlight=False)
         try:

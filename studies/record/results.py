@@ -1,11 +1,14 @@
-"""A study's results: ``results.parquet``, one row a trial, and ``published.json``, its best trial's model."""
+"""A study's results: ``results.parquet``, one row a trial, and ``published.json``, the model that it
+publishes."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pyarrow as pa
@@ -16,9 +19,10 @@ from drcnn.files import replacing
 from drcnn.identity import EVALUATION
 from drcnn.sealed import write_sealed
 from drcnn.trained_model import CHECKPOINT, PUBLISHED
-from studies.definition.plan import Trial
+from studies.definition.plan import Plan, Trial
+from studies.definition.study import SearchStudy
 
-__all__ = ["publish_best", "ranked", "write_results"]
+__all__ = ["Choice", "choose", "publish_best", "ranked", "write_results"]
 
 
 def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
@@ -29,18 +33,65 @@ def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
     return [trial for trial, _ in sorted(scored, key=lambda pair: -pair[1])]
 
 
-def publish_best(folder: Path, trials: Sequence[Trial], metric: str) -> Trial | None:
-    """Name the finished trial of the highest ``metric`` in a study's folder, for ``predict``; return it.
+@dataclass(frozen=True)
+class Choice:
+    """The trial whose detector a study publishes.
 
-    Of an evaluation, the detector that it evaluates is published, with its settings of inference. Without
-    a finished trial nothing is published.
+    Attributes:
+        trial: of its setting's replicates the one with the highest val figure.
+        mean: of the setting's val figures, the highest mean of all settings.
+        seeds: how many figures those are.
     """
-    best = next(iter(ranked(trials, metric)), None)
+
+    trial: Trial
+    mean: float
+    seeds: int
+
+
+def choose(plan: Plan, trials: Sequence[Trial]) -> Choice | None:
+    """Choose what a study publishes, by val alone: the best detector of the setting of the highest mean.
+
+    The highest of all single runs would be a lucky one, perhaps of another setting. So of a search only those
+    count that confirm it, once any has finished: its own were chosen for being high.
+
+    Args:
+        plan: the study.
+        trials: all of it; those that confirm a search have other seeds than its own.
+
+    Returns:
+        None if no finished trial has the metric to choose by.
+    """
+    metric = plan.study.chosen_by
+    scored = ranked(trials, metric)
+    if isinstance(plan.study, SearchStudy):
+        scored = [trial for trial in scored if trial.config.seed != plan.base.seed] or scored
+    settings: dict[str, list[Trial]] = {}
+    for trial in scored:
+        settings.setdefault(trial.setting_key, []).append(trial)
+    choices = [
+        Choice(
+            replicates[0],
+            mean(read_record(trial.folder).metric(metric) for trial in replicates),
+            len(replicates),
+        )
+        for replicates in settings.values()
+    ]
+    return max(choices, key=lambda choice: choice.mean, default=None)
+
+
+def publish_best(plan: Plan, trials: Sequence[Trial]) -> Trial | None:
+    """Name the trial that ``choose`` chooses in the study's folder, for ``predict``; return it.
+
+    Of an evaluation, the detector that it evaluates is published, with its settings of inference.
+    """
+    folder, metric = plan.folder, plan.study.chosen_by
+    choice = choose(plan, trials)
     path = folder / PUBLISHED
-    if best is None:
+    if choice is None:
         if path.is_file():
             path.unlink()
         return None
+    best = choice.trial
     trained = best.model or best
     there = dict(trained.config.flat())
     changes = {k: v for k, v in best.config.flat() if k in EVALUATION and v != there[k]}
@@ -48,6 +99,8 @@ def publish_best(folder: Path, trials: Sequence[Trial], metric: str) -> Trial | 
         "trial": best.id,
         "name": best.name,
         metric: read_record(best.folder).metric(metric),
+        "mean": choice.mean,
+        "seeds": choice.seeds,
         "checkpoint": Path(os.path.relpath(trained.folder / CHECKPOINT, folder)).as_posix(),
         "changes": changes,
     }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from drcnn.engine.bootstrap import Difference
 from drcnn.report.blocks import duration, escape
 from studies.analysis.comparisons import Comparison
-from studies.analysis.paper import Effect, PaperComparison, effects_of_best
+from studies.analysis.paper import Effect
 from studies.analysis.replicates import Replicate
 from studies.analysis.verdicts import Verdict
 from studies.definition.metrics import points
@@ -35,14 +35,14 @@ def _ours(facts: ReportFacts) -> str:
     study, compared = facts.plan.study, facts.baseline_comparisons
     if not facts.best:
         return "No trial has finished: **nothing can be said yet**."
-    if isinstance(study, SearchStudy) and not facts.is_confirmed:
+    if isinstance(study, SearchStudy) and facts.is_unconfirmed:
         return _unconfirmed(facts, study)
     if not compared:
         return _not_comparable(facts)
     sentence = compared[0].sentence if len(compared) == 1 else _listed(facts, compared)
     if facts.judged_by == "val":
         sentence += " The data has no test split: these are the images that choices were made by."
-    return sentence
+    return f"{sentence} {facts.looks_warning}".rstrip()
 
 
 def _not_comparable(facts: ReportFacts) -> str:
@@ -138,12 +138,12 @@ def _papers(facts: ReportFacts) -> str:
     if len(table.rows) == 1:
         return f"{paper} {best} has {metric} {value}; it has no other of these settings."
     have = "have" if len(table.best) > 1 else "has"
-    return f"{paper} {best} {have} the highest AP ({figure}){_change(table, metric, facts.margin)}."
+    return f"{paper} {best} {have} the highest AP ({figure}){_change(facts, metric)}."
 
 
-def _change(table: PaperComparison, metric: str, margin: float) -> str:
+def _change(facts: ReportFacts, metric: str) -> str:
     """What became of the paper's change from its first row to its best."""
-    changes = [effect for effects in effects_of_best(table, margin) for effect in effects]
+    changes = (effect for effects in facts.paper_effects[0] for effect in effects)
     effect = next((effect for effect in changes if effect.metric == metric), None)
     if effect is None:
         return ""
@@ -155,14 +155,14 @@ def _change(table: PaperComparison, metric: str, margin: float) -> str:
 
 def _seen(effect: Effect) -> str:
     verdict = effect.verdict
-    if effect.is_none_in_paper and verdict != "undecided":
+    is_undecided = verdict == "undecided"
+    if is_undecided and effect.ours.low * effect.ours.high > 0:
+        # Else it would contradict the interval beside it.
+        return "is undecided here, as p is corrected for all comparisons"
+    if effect.is_none_in_paper:
         return f"is about none; here: {verdict.partition(';')[0]}"
-    if verdict == "undecided":
-        if effect.ours.low * effect.ours.high > 0:
-            # Else it would contradict the interval beside it.
-            return "is undecided here, as p is corrected for all comparisons"
-        if effect.is_outside:
-            return "is not seen here: a change as large lies outside the interval"
+    if is_undecided and effect.is_outside:
+        return "is not seen here: a change as large lies outside the interval"
     return f"is {verdict}" + (" here" if verdict in {"seen", "undecided"} else "")
 
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from studies.analysis.comparisons import Comparison, compare_best, compare_with_baseline
-from studies.analysis.paper import PaperComparison, join_paper
+from studies.analysis.looks import Look, read_looks, warning
+from studies.analysis.paper import Effect, PaperComparison, effects_of_best, join_paper
 from studies.analysis.replicates import Replicate, Setting, group_by_setting
 from studies.analysis.search_summary import pareto_front
 from studies.definition.labels import parameter_name, value_text
 from studies.definition.metrics import SPLITS
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.study import SearchStudy
+from studies.record.results import Choice, choose
 
 __all__ = ["ReportFacts", "gather_facts"]
 
@@ -65,6 +67,14 @@ class ReportFacts:
         return SPLITS[self.judged_by]
 
     @property
+    def shown(self) -> str:
+        """The split that tables of settings show: of a search that is not confirmed val, by which it chose.
+
+        Its trials are single runs. Beside test figures, somebody would choose by those.
+        """
+        return "val" if self.is_unconfirmed else self.judged_by
+
+    @property
     def margin(self) -> float:
         """The difference, a fraction, within which settings are equivalent."""
         return self.plan.margin / 100
@@ -72,7 +82,7 @@ class ReportFacts:
     @cached_property
     def best_comparisons(self) -> list[Comparison]:
         """The setting of the highest mean with each other one, nearest first."""
-        return compare_best(self.compared, self.metric, self.margin)
+        return compare_best(self.compared, self.metric, self.margin, self.baseline_comparisons)
 
     @cached_property
     def baseline_comparisons(self) -> list[Comparison]:
@@ -80,6 +90,22 @@ class ReportFacts:
         if self.baseline is None:
             return []
         return compare_with_baseline(self.baseline, self.compared, self.metric, self.margin)
+
+    @cached_property
+    def paper_effects(self) -> list[list[list[Effect]]]:
+        """Of each of the paper's tables, the change of every metric to each of its best rows."""
+        return [effects_of_best(table, self.margin) for table in self.tables]
+
+    @property
+    def look(self) -> Look:
+        """What is compared now, to be noted for later reports."""
+        planned = sum(len(setting.replicates) for setting in self.compared)
+        return Look(sum(len(setting.resampled) for setting in self.compared), planned)
+
+    @property
+    def looks_warning(self) -> str:
+        """Where earlier comparisons may have decided that trials were added, what that does; else empty."""
+        return warning(read_looks(self.plan.folder), self.look) if self.baseline_comparisons else ""
 
     @property
     def cost_key(self) -> str | None:
@@ -95,6 +121,11 @@ class ReportFacts:
     def is_confirmed(self) -> bool:
         """Whether a search's best settings, trained again, are what is compared."""
         return self.compared is not self.settings
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether what is compared are a search's own trials: single runs, chosen for being high."""
+        return self.is_search and not self.is_confirmed
 
     @property
     def replicates(self) -> list[Replicate]:
@@ -137,6 +168,11 @@ class ReportFacts:
     def scored(self) -> list[Setting]:
         """The compared settings that have a figure."""
         return [setting for setting in self.compared if setting.values(self.metric)]
+
+    @cached_property
+    def published(self) -> Choice | None:
+        """The trial whose detector is published; none without a figure to choose by."""
+        return choose(self.plan, [replicate.trial for replicate in self.replicates])
 
     @property
     def best(self) -> Setting | None:

@@ -10,6 +10,7 @@ from drcnn.report.blocks import Cell, Table
 from studies.analysis.replicates import Replicate
 from studies.definition.metrics import MISSING, points
 from studies.definition.plan import Plan
+from studies.definition.study import SearchStudy
 from studies.record import provenance
 from studies.record.launch_request import as_typed, launch_command
 
@@ -30,8 +31,14 @@ def origin(plan: Plan, replicates: Sequence[Replicate]) -> dict[str, object]:
         "machine": f"{platform.machine()}, {platform.system()}",
         "fingerprints": sorted({replicate.trial.data.fingerprint for replicate in replicates}),
         "seeds": sorted({replicate.trial.config.seed for replicate in replicates}),
-        "trials": _trials_table(replicates, plan.study.metric),
+        "trials": _trials_table(replicates, _metric(plan)),
     }
+
+
+def _metric(plan: Plan) -> str:
+    """Of a search val's: nobody shall choose among its single runs by test."""
+    study = plan.study
+    return study.chosen_by if isinstance(study, SearchStudy) else study.metric
 
 
 def _trials_table(replicates: Sequence[Replicate], metric: str) -> Table:

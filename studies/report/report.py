@@ -19,7 +19,8 @@ from drcnn.files import replacing, write_text
 from drcnn.report.blocks import Picture, Table
 from drcnn.report.page import render_page
 from studies.analysis import claims
-from studies.analysis.paper import PaperComparison, agreements, effects_of_best
+from studies.analysis.looks import note
+from studies.analysis.paper import Effect, PaperComparison, agreements
 from studies.analysis.replicates import load_annotations, setting_labels
 from studies.analysis.search_summary import importances
 from studies.definition.labels import value_text
@@ -65,6 +66,8 @@ def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path
     sections = _sections(facts) if facts.settings else {}
     first = {"answer": answer(facts), "first_picture": _first_picture(facts)}
     text = render_markdown("report.md.j2", facts=facts, claims=claims, show=show, **first, **sections)
+    if facts.baseline_comparisons:
+        note(plan.folder, facts.look)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "report.md", folder / "report.html"]
     write_text(files[0], text)
@@ -77,10 +80,12 @@ def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path
 
 
 def _first_picture(facts: ReportFacts) -> Picture | None:
-    """Every setting against the baseline; of a search of two objectives that confirms nothing, its front."""
+    """Every setting against the baseline; of a search that is not confirmed its course, or its front."""
     if _begins_with_front(facts):
         assert facts.cost_key
         return search_charts.front_chart(facts.searched, facts.best_trials, facts.chosen_by, facts.cost_key)
+    if _begins_with_course(facts):
+        return search_charts.history_chart(facts.searched, facts.chosen_by)
     rows = forest.forest_rows(facts)
     if not rows or facts.baseline is None:
         return None
@@ -93,16 +98,19 @@ def _begins_with_front(facts: ReportFacts) -> bool:
     return facts.cost_key is not None and not confirms and bool(facts.best_trials)
 
 
+def _begins_with_course(facts: ReportFacts) -> bool:
+    return facts.is_unconfirmed and bool(facts.scored_trials) and not _begins_with_front(facts)
+
+
 def _sections(facts: ReportFacts) -> dict[str, object]:
     """What the templates tell, by the names that they use."""
     plan, data = facts.plan, _data(facts.settings[0].first)
     return {
         "data": data,
         "mixture": mixture([*facts.models, *facts.replicates]),
-        "effects_of_best": effects_of_best(facts.tables[0], facts.margin) if facts.tables else [],
         "result_tables": _result_tables(facts),
         "unfilled": _unfilled(facts),
-        "papers": [_paper(table, facts.margin) for table in facts.tables],
+        "papers": list(map(_paper, facts.tables, facts.paper_effects)),
         "curves": _curves(facts),
         "search": _search(facts) if isinstance(plan.study, SearchStudy) else None,
         "diagnosis": diagnosis_section(facts),
@@ -124,15 +132,16 @@ def _data(trial: Trial) -> str:
 
 
 def _result_tables(facts: ReportFacts) -> list[Table]:
-    """The figures, the best setting with each other one, and each other one with the baseline."""
+    """The figures, each setting with the baseline, and the best setting with each other one."""
     # Of single runs none stands out.
     best = facts.best_comparisons[0].label if facts.best_comparisons else ""
-    tables = [result_tables.settings_table(facts.finished or facts.compared, facts.tables, best)]
-    if facts.best_comparisons:
-        tables.append(result_tables.comparison_table(facts.best_comparisons, of_best=True))
-        is_best = facts.baseline is not None and facts.baseline.label == facts.best_comparisons[0].label
-        if facts.baseline_comparisons and not is_best:
-            tables.append(result_tables.comparison_table(facts.baseline_comparisons, of_best=False))
+    settings = facts.finished or facts.compared
+    tables = [result_tables.settings_table(settings, facts.tables, facts.shown, best)]
+    if facts.baseline_comparisons:
+        tables.append(result_tables.comparison_table(facts.baseline_comparisons, of_best=False))
+    of_best = [each for each in facts.best_comparisons if not each.is_of(facts.baseline)]
+    if of_best:
+        tables.append(result_tables.comparison_table(of_best, of_best=True))
     return tables
 
 
@@ -147,7 +156,7 @@ def _unfilled(facts: ReportFacts) -> list[str]:
     return told
 
 
-def _paper(comparison: PaperComparison, margin: float) -> dict[str, object]:
+def _paper(comparison: PaperComparison, changes: Sequence[Sequence[Effect]]) -> dict[str, object]:
     """How far a table of the paper is confirmed: its best row, its ranking, and its changes."""
     settings = [setting for _, setting in comparison.rows]
     # Labels that tell these settings apart are shorter than those that tell all of the study's apart.
@@ -159,7 +168,6 @@ def _paper(comparison: PaperComparison, margin: float) -> dict[str, object]:
     by_metric = agreements(comparison, result_tables.QUALITY)
     tables = [result_tables.agreement_table(by_metric, len(ranked))] if by_metric else []
     times = result_tables.times_table(comparison)
-    changes = effects_of_best(comparison, margin)
     return {
         "comparison": comparison,
         "best": best,
@@ -196,7 +204,7 @@ def _search(facts: ReportFacts) -> dict[str, object]:
     keys = [key for key in finished[0].trial.varied if key != "seed"]
     varied = [key for key in keys if len({value_text(trial.trial.varied[key]) for trial in finished}) > 1]
     shares = importances(finished, keys, metric)
-    charts = [search_charts.history_chart(facts.searched, metric)]
+    charts = [] if _begins_with_course(facts) else [search_charts.history_chart(facts.searched, metric)]
     if len(finished) > 1 and varied:
         charts.append(search_charts.parallel_chart(finished, varied, metric))
     if shares:

@@ -15,7 +15,7 @@ from studies.analysis.comparisons import Agreement, Comparison, probability
 from studies.analysis.paper import Effect, PaperComparison
 from studies.analysis.replicates import Replicate, Setting
 from studies.analysis.verdicts import Verdict
-from studies.definition.metrics import MISSING, SPLITS, points
+from studies.definition.metrics import MISSING, SPLITS, key_of, points
 from studies.definition.paper_tables import FIGURES, PaperRow
 from studies.report.facts import ReportFacts
 
@@ -41,13 +41,19 @@ IN_BRACKETS = "; in brackets the paper's figure, and ours minus the paper's"
 
 
 def settings_table(
-    settings: Sequence[Setting], tables: Sequence[PaperComparison], best: str = "", *, is_short: bool = False
+    settings: Sequence[Setting],
+    tables: Sequence[PaperComparison],
+    split: str,
+    best: str = "",
+    *,
+    is_short: bool = False,
 ) -> Table:
     """Each setting's mean figures over its seeds, with the paper's where it has the setting.
 
     Args:
         settings: those to list.
         tables: the paper's.
+        split: the images that the figures are of: ``val`` or ``test``.
         best: label of the setting that stands out.
         is_short: with few metrics, for a terminal.
     """
@@ -58,11 +64,11 @@ def settings_table(
     for setting in settings:
         finished = sum(replicate.is_finished for replicate in setting.replicates)
         seeds = f"{finished} of {len(setting.replicates)}"
-        rows.append(_row(setting.label, seeds, setting.values, metrics, paper.get(setting.label)))
-    has_intervals = any(len(setting.values("AP")) > 1 for setting in settings)
+        values = _on(split, setting.values)
+        rows.append(_row(setting.label, seeds, values, metrics, paper.get(setting.label)))
+    has_intervals = any(len(_on(split, setting.values)("AP")) > 1 for setting in settings)
     half = " ± half of the 95 % interval over seeds" if has_intervals else ""
-    judged = SPLITS[settings[0].first.data.judged]
-    caption = f"AP × 100 on the {judged} after the last epoch{half}{IN_BRACKETS if paper else ''}."
+    caption = f"AP × 100 on the {SPLITS[split]} after the last epoch{half}{IN_BRACKETS if paper else ''}."
     if any(str(row[-1]) != MISSING for row in rows):
         where = " (the paper's on its TITAN X)" if "seconds_per_image" in in_paper else ""
         caption += f" s/image: seconds of inference for an image{where}; {MISSING} where none were measured."
@@ -71,22 +77,27 @@ def settings_table(
     return Table(caption, columns, rows, strong=strong, on_remarks=IN_BRACKETS).without_empty_columns()
 
 
-def trials_table(settings: Sequence[Setting], tables: Sequence[PaperComparison]) -> Table:
+def trials_table(settings: Sequence[Setting], tables: Sequence[PaperComparison], split: str) -> Table:
     """Each trial's status and last figures, finished or not, with the paper's; short, for a terminal."""
     paper = _paper_rows(tables)
     rows = []
     for setting in settings:
         for replicate in setting.replicates:
-            values = _last_values(replicate)
+            values = _on(split, _last_values(replicate))
             row = paper.get(setting.label)
             rows.append(_row(replicate.trial.name, replicate.record.status, values, FEW, row))
-    caption = f"Results, AP × 100{IN_BRACKETS if paper else ''}."
+    caption = f"Results, AP × 100 on the {SPLITS[split]}{IN_BRACKETS if paper else ''}."
     columns = ("trial", "status", *FEW, "s/image")
     return Table(caption, columns, rows, words=("status",), on_remarks=IN_BRACKETS).without_empty_columns()
 
 
 def _last_values(replicate: Replicate) -> Callable[[str], list[float]]:
     return lambda name: [] if math.isnan(replicate.figure(name)) else [replicate.figure(name)]
+
+
+def _on(split: str, values: Callable[[str], list[float]]) -> Callable[[str], list[float]]:
+    """The same figures, of one split where a metric's name does not say of which."""
+    return lambda name: values(name if "/" in name else key_of(name, split))
 
 
 def _paper_rows(tables: Sequence[PaperComparison]) -> dict[str, PaperRow]:
@@ -135,17 +146,17 @@ def comparison_table(comparisons: Sequence[Comparison], *, of_best: bool) -> Tab
             "× 100."
         )
         if first.comparisons > 1:
-            caption += f" As it was chosen by its figure, p is corrected for all {first.comparisons} pairs."
-    rows = []
-    for comparison in comparisons:
-        rows.append(
-            (
-                comparison.baseline if of_best else comparison.label,
-                *_difference(comparison.difference, comparison.p_holm),
-                probability(comparison.difference.p_above),
-                _verdict(comparison),
-            )
+            pairs = f"all {first.comparisons} pairs without the baseline"
+            caption += f" As it was chosen by its figure, p is corrected for {pairs}."
+    rows = [
+        (
+            each.baseline if of_best else each.label,
+            *_difference(each.difference, each.p_holm),
+            probability(each.difference.p_above),
+            _verdict(each),
         )
+        for each in comparisons
+    ]
     columns = ("setting", "difference", INTERVAL, "p, corrected", "P(A > B)", "verdict")
     return Table(caption, columns, rows, words=("verdict",))
 
@@ -207,14 +218,7 @@ def times_table(comparison: PaperComparison) -> Table | None:
         return None
     _, our_first, their_first = timed[0]
     rows = [
-        (
-            label,
-            number(ours, 3),
-            number(ours / our_first, 2),
-            number(theirs, 3),
-            number(theirs / their_first, 2),
-        )
-        for label, ours, theirs in timed
+        (label, *_seconds(ours, our_first), *_seconds(theirs, their_first)) for label, ours, theirs in timed
     ]
     caption = (
         "Seconds of inference for an image, one image at a time, and how many times those of the first row "
@@ -222,6 +226,10 @@ def times_table(comparison: PaperComparison) -> Table | None:
     )
     columns = ("setting", "s/image", "ratio", "paper's s/image", "paper's ratio")
     return Table(caption, columns, rows)
+
+
+def _seconds(value: float, first: float) -> tuple[str, str]:
+    return number(value, 3), number(value / first, 2)
 
 
 def best_trials_table(facts: ReportFacts) -> Table:
@@ -263,9 +271,7 @@ def cost_table(replicates: Sequence[Replicate], price: float | None = None) -> T
         for replicate, cost in zip(replicates, costs.tolist(), strict=True)
     ]
     rows.append(["all", f"{len(rows)} trials", "", *_cells(*total.tolist(), price=price)])
-    caption = (
-        "Time of training and evaluation, images seen in training and their rate; ms/image is inference."
-    )
+    caption = "Time of training and evaluation, images trained on and their rate; ms/image is inference."
     columns = ("trial", "status", "epochs", "time", "images", "images/s", "GPU hours", "dollars", "ms/image")
     return Table(caption, columns, rows, {"status"}, {len(rows) - 1}).without_empty_columns()
 

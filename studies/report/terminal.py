@@ -17,6 +17,7 @@ from drcnn.sealed import read_sealed
 from drcnn.trained_model import PUBLISHED
 from studies.analysis.power import known_spread, measured_spread, sentence
 from studies.analysis.replicates import group_by_setting
+from studies.definition.metrics import points
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.record.launch_request import as_typed
@@ -40,9 +41,9 @@ def print_results(
         confirming: those that do.
     """
     facts = gather_facts(plan, trials)
-    _print_table(console, trials_table(facts.settings, facts.tables))
+    _print_table(console, trials_table(facts.settings, facts.tables, facts.shown))
     if any(len(setting.replicates) > 1 for setting in facts.settings):
-        _print_table(console, settings_table(facts.settings, facts.tables, is_short=True))
+        _print_table(console, settings_table(facts.settings, facts.tables, facts.shown, is_short=True))
     if facts.tables:
         console.print(Markdown(render_markdown("paper_notes.md.j2", facts=facts)))
     if isinstance(plan.study, SearchStudy) and facts.best_trials:
@@ -50,7 +51,8 @@ def print_results(
     if confirming:
         facts = gather_facts(plan, [*trials, *confirming])
         console.print("Confirmed with seeds that the search did not use:", highlight=False)
-        _print_table(console, settings_table(facts.confirming, facts.tables, is_short=True))
+        table = settings_table(facts.confirming, facts.tables, facts.judged_by, is_short=True)
+        _print_table(console, table)
 
 
 def print_power(plan: Plan, trials: Sequence[Trial], planned: Sequence[Trial]) -> None:
@@ -73,7 +75,7 @@ def print_power(plan: Plan, trials: Sequence[Trial], planned: Sequence[Trial]) -
     finished = [trial for trial in trials if read_record(trial.folder).is_finished]
     spread = measured_spread([setting.resampled for setting in group_by_setting(finished)], metric)
     if spread is None and metric == "AP":
-        spread = known_spread(plan.profile, plan.base.data.source)
+        spread = known_spread(plan.profile, plan.base.data.source, plan.name)
     print(sentence(spread, min(counts.values()), images, metric, len(settings) - 1))
     if any(trial.is_evaluation for trial in trials):
         print("Settings of the same detectors are compared detector by detector, which shows smaller ones.")
@@ -123,8 +125,10 @@ def next_steps(plan: Plan, tracking_uri: str, trials_link: str, report_line: str
     )
     if (plan.folder / PUBLISHED).exists():
         model, found = (shlex.quote(as_typed(path)) for path in (plan.folder, plan.folder / "found"))
-        name = read_sealed(plan.folder / PUBLISHED)["name"]
-        lines.append(f"Published, as of the highest {plan.study.chosen_by}: {name}")
+        published = read_sealed(plan.folder / PUBLISHED)
+        mean = f"mean of {published['seeds']} seeds, " if published["seeds"] > 1 else ""
+        lines.append(f"Published, of the highest {plan.study.chosen_by} ({mean}{points(published['mean'])}):")
+        lines.append(f"  {published['name']}")
         lines.append(f"Detect: drcnn predict {model} IMAGES --output {found}")
     elif table.exists():
         trials = shlex.quote(as_typed(plan.output / "trials"))

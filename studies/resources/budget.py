@@ -2,6 +2,7 @@
 
 The clock alone decides. A budget asks how long a trial takes and how much time is left, never how good
 anything is: it cannot end a study just when the figures please, and the seeds that were run are no selection.
+Whoever looks and then gives more time does select: reports count such looks (``studies.analysis.looks``).
 A trial that has begun is not stopped; what does not fit is left for the next launch.
 
 A trial's time is estimated (``studies.resources.throughput``), and estimates are off: by as much as they have

@@ -17,7 +17,7 @@ from drcnn.report.chart_style import Theme, draw, draw_legend, in_points
 from studies.analysis.replicates import Setting
 from studies.analysis.verdicts import Verdict
 from studies.definition.metrics import points
-from studies.report.facts import MAX_BEST, ReportFacts
+from studies.report.facts import ReportFacts
 
 __all__ = ["ForestRow", "forest_chart", "forest_rows"]
 
@@ -46,16 +46,19 @@ class ForestRow:
 
 
 def forest_rows(facts: ReportFacts) -> list[ForestRow]:
-    """A row for each setting with a figure here or in the paper; of a search that is not confirmed, few.
+    """A row for each setting with a figure here or in the paper.
 
-    Empty if the baseline has no figure.
+    Empty if the baseline has no figure, and of a search that is not confirmed: the settings of its single
+    runs cannot be compared.
     """
     baseline = facts.baseline
-    if baseline is None or not baseline.values(facts.metric):
+    if baseline is None or facts.is_unconfirmed or not baseline.values(facts.metric):
         return []
     comparison_of = {comparison.label: comparison for comparison in facts.baseline_comparisons}
     rows = []
-    for setting in _shown(facts):
+    for setting in facts.compared:
+        if setting is baseline:
+            continue
         paper = _papers_difference(facts, setting, baseline)
         if comparison := comparison_of.get(setting.label):
             ours = comparison.difference
@@ -66,14 +69,6 @@ def forest_rows(facts: ReportFacts) -> list[ForestRow]:
         if not (math.isnan(row.here) and math.isnan(row.paper)):
             rows.append(row)
     return rows
-
-
-def _shown(facts: ReportFacts) -> list[Setting]:
-    others = [setting for setting in facts.compared if setting is not facts.baseline]
-    if not facts.is_search or facts.is_confirmed:
-        return others
-    scored = [setting for setting in others if setting.values(facts.metric)]
-    return sorted(scored, key=lambda setting: -setting.mean(facts.metric))[:MAX_BEST]
 
 
 def _papers_difference(facts: ReportFacts, setting: Setting, baseline: Setting) -> float:

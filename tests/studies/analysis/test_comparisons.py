@@ -92,6 +92,31 @@ def test_the_best_is_compared_with_all_others_nearest_first() -> None:
     assert compare_best([], "AP50", 0.005) == []
 
 
+def test_a_pair_has_one_verdict() -> None:
+    """That of the best setting with the baseline is the planned one, and counts in no other family."""
+    settings = [
+        setting("a", [detector(0.40, 0.01, 1)] * 2),
+        setting("b", [detector(0.50, 0.01, 2)] * 2),
+        setting("c", [detector(0.49, 0.01, 3)] * 2),
+        setting("d", [detector(0.48, 0.01, 4)] * 2),
+    ]
+    planned = compare_with_baseline(settings[0], settings, "AP", 0.005)
+    of_best = compare_best(settings, "AP", 0.005, planned)
+    assert [(each.baseline, each.comparisons) for each in of_best] == [("c", 3), ("d", 3), ("a", 3)]
+    with_baseline = planned[0]
+    assert of_best[-1].p_holm == with_baseline.p_holm
+    assert of_best[-1].difference == with_baseline.difference  # b is the best, a the baseline
+    (turned,) = compare_best(settings[:1] + settings[3:], "AP", 0.005, planned[-1:])
+    assert turned == planned[-1]
+    planned = compare_with_baseline(settings[1], settings, "AP", 0.005)
+    assert compare_best(settings, "AP", 0.005, planned) == [
+        planned[index].turned
+        for index in (1, 2, 0)  # all are planned where the baseline is the best
+    ]
+    assert planned[1].turned.difference.value == -planned[1].difference.value
+    assert planned[1].turned.difference.p_above == pytest.approx(1 - planned[1].difference.p_above)
+
+
 @pytest.mark.parametrize(("seeds", "by_images"), [(2, 0.02), (3, 0.005)])
 def test_of_equal_settings_none_is_significantly_better(seeds: int, by_images: float) -> None:
     """The highest of eight equals is lucky: corrected for 7 comparisons only, 9 % would beat another."""

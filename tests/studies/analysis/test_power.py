@@ -61,7 +61,7 @@ def test_the_interval_is_that_of_a_comparison_with_this_very_spread(
 
 def test_simulated_studies_have_the_predicted_interval_on_average() -> None:
     generator = np.random.default_rng(1)
-    spread = Spread(sd_seeds=math.hypot(0.5, 0.4), sd_images=0.6, images=IMAGES, source="")
+    spread = Spread(sd_seeds=math.hypot(0.5, 0.4), sd_both=0.4, sd_images=0.6, images=IMAGES, source="")
     widths = []
     for _ in range(300):
         difference = mean_difference(*study(generator, 5, 0.5, 0.6, own=0.4), "AP")
@@ -76,25 +76,35 @@ def test_the_spread_of_simulated_studies_is_found_again() -> None:
     images = np.mean([spread.sd_images**2 for spread in found if spread])
     assert seeds == pytest.approx(0.5**2 + 0.4**2, rel=0.1)
     assert images == pytest.approx(0.6**2, rel=0.1)
+    # Clipped at what seeds make in all, it is a little low.
+    both = np.mean([spread.sd_both**2 for spread in found if spread])
+    assert 0.8 * 0.4**2 < both < 1.02 * 0.4**2
 
 
 def test_more_seeds_and_more_images_show_smaller_differences() -> None:
-    spread = Spread(0.5, 0.5, IMAGES, "")
+    spread = Spread(0.5, 0.0, 0.5, IMAGES, "")
     widths = [half_width(spread, seeds, IMAGES) for seeds in (2, 3, 5, 10)]
     assert widths == sorted(widths, reverse=True)
     assert half_width(spread, 3, 4 * IMAGES) < half_width(spread, 3, IMAGES)
-    only_images = Spread(0.0, 0.5, IMAGES, "")
+    only_images = Spread(0.0, 0.0, 0.5, IMAGES, "")
     assert half_width(only_images, 3, 4 * IMAGES) == pytest.approx(
         half_width(only_images, 3, IMAGES) / 2, rel=0.01
     )
+    # A detector's own luck with these images is less on more of them; what training makes is not.
+    luck, training = Spread(0.5, 0.5, 0.0, IMAGES, ""), Spread(0.5, 0.0, 0.0, IMAGES, "")
+    assert half_width(luck, 3, IMAGES) == half_width(training, 3, IMAGES)
+    assert half_width(luck, 3, 4 * IMAGES) == pytest.approx(half_width(luck, 3, IMAGES) / 2)
+    assert half_width(training, 3, 4 * IMAGES) == half_width(training, 3, IMAGES)
 
 
 def test_the_seeds_for_a_difference_are_the_fewest() -> None:
-    spread = Spread(1.0, 0.2, IMAGES, "")
+    spread = Spread(1.0, 0.0, 0.2, IMAGES, "")
     seeds = seeds_for(spread, 1.0, IMAGES)
     assert seeds is not None
     assert half_width(spread, seeds, IMAGES) <= 1.0 < half_width(spread, seeds - 1, IMAGES)
-    assert seeds_for(Spread(0.5, 1.0, IMAGES, ""), 1.0, IMAGES) is None, "the images alone are not enough"
+    assert seeds_for(Spread(0.5, 0.0, 1.0, IMAGES, ""), 1.0, IMAGES) is None, (
+        "the images alone are not enough"
+    )
     assert seeds < MOST_SEEDS
 
 
@@ -104,22 +114,29 @@ def test_two_settings_with_two_seeds_are_needed() -> None:
     assert measured_spread([a, b[:1]]) is None
     assert measured_spread([a, b, b[:1]]) is not None
     with pytest.raises(ValueError, match="at least 2"):
-        half_width(Spread(1.0, 1.0, IMAGES, ""), 1, IMAGES)
+        half_width(Spread(1.0, 0.0, 1.0, IMAGES, ""), 1, IMAGES)
 
 
-def test_the_table_is_asked_by_profile_and_kind_of_data(tmp_path: Path) -> None:
+def test_the_table_is_asked_by_profile_kind_of_data_and_study(tmp_path: Path) -> None:
     table = tmp_path / "spreads.csv"
-    head = "profile,data,images,sd_seeds,sd_images,command\n"
-    table.write_text(head + "laptop,voc,300,0.5,0.4,x\nlaptop,digits,100,0.3,0.6,y\n")
-    spread = known_spread("laptop", "digits", table)
-    assert spread is not None
-    assert (spread.sd_seeds, spread.sd_images, spread.images) == (0.3, 0.6, 100)
-    assert known_spread("paper", "coco:somewhere", table) is None
-    assert known_spread("laptop", "digits") is not None
+    table.write_text(
+        "profile,data,study,images,sd_seeds,sd_both,sd_images,command\n"
+        "laptop,voc,a,300,0.9,0.5,0.4,x\n"
+        "laptop,digits,a,100,0.3,0.2,0.6,y\n"
+        "laptop,digits,b,100,0.5,0.2,0.6,y\n"
+    )
+    assert known_spread("laptop", "digits", "a", table) == Spread(
+        0.3, 0.2, 0.6, 100, "a with the laptop profile on digits (studies/analysis/spreads.csv)"
+    )
+    other = known_spread("laptop", "digits", "another", table)
+    assert other is not None
+    assert other.sd_seeds == 0.5, "the widest"
+    assert known_spread("paper", "coco:somewhere", "a", table) is None
+    assert known_spread("laptop", "digits", "nms_sweep") is not None
 
 
 def test_what_is_not_known_has_no_number() -> None:
-    spread = Spread(0.5, 0.5, IMAGES, "a pilot")
+    spread = Spread(0.5, 0.0, 0.5, IMAGES, "a pilot")
     assert " AP" not in sentence(None, 3, IMAGES)
     assert "not known" in sentence(None, 3, IMAGES)
     assert "can show nothing about settings" in sentence(None, 1, IMAGES)
@@ -127,4 +144,4 @@ def test_what_is_not_known_has_no_number() -> None:
     text = sentence(spread, 3, IMAGES)
     assert f"{half_width(spread, 3, IMAGES):.1f} AP" in text
     assert f"{seeds_for(spread, 1.0, IMAGES)} seeds would show 1.0 between two" in text
-    assert "more images" in sentence(Spread(0.5, 1.0, IMAGES, ""), 3, IMAGES)
+    assert "more images" in sentence(Spread(0.5, 0.0, 1.0, IMAGES, ""), 3, IMAGES)

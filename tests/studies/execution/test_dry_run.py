@@ -212,6 +212,11 @@ def test_a_budget_shows_what_would_begin(plan_of: Make, show: Show) -> None:
     text = show(plan, concurrent=2, budget=75.0, seeds=2)
     assert "Budget of 1m15s: 5 of 8 trials would be finished" in text
     assert "3 would be left" in text
+    # 4 rounds of 34 seconds are left, and the last needs no allowance.
+    enough = next(line for line in text.splitlines() if "is enough" in line)
+    assert enough == "  --budget 3m is enough for 2 seeds of each setting."
+    assert "is enough" not in show(plan, concurrent=2, budget=180.0, seeds=2)
+    assert "is enough" in show(plan, concurrent=2, budget=120.0, seeds=2)
     assert "Time left: about 48 s with 2 trials at once" in text
     assert trials[4].name in text
     assert trials[5].name not in text
@@ -221,6 +226,7 @@ def test_a_budget_shows_what_would_begin(plan_of: Make, show: Show) -> None:
     assert "Smallest difference that 10 seeds a setting can show" in text
     text = show(plan, concurrent=1, budget=20.0)
     assert "3 of 4 settings would have no trial to compare." in text
+    assert text.splitlines()[-1] == "Nothing would begin within this budget."
 
 
 def test_a_budget_of_a_search_keeps_time_for_its_confirmation(plan_of: Make, show: Show) -> None:
@@ -239,7 +245,7 @@ def test_a_study_says_what_it_can_show(plan_of: Make, show: Show) -> None:
     text = show(plan, seeds=3)
     assert "Smallest difference that 3 seeds a setting can show: " in text
     assert "4 images" in text
-    assert "From the laptop profile's spread on digits" in text
+    assert "From nms_sweep with the laptop profile on digits" in text
     text = show(plan, seeds=1)
     assert "One seed a setting can show nothing about settings" in text
     assert "--seeds 3 would show differences above" in text

@@ -28,3 +28,9 @@ def test_a_change_that_the_interval_excludes_is_not_undecided() -> None:
     ours = Difference(-0.006, -0.012, 0.001, math.nan)
     effect = Effect("NMS_reg=0.85", "NMS_reg=0.7", "AP", 1.6, ours, 0.25, 0.005)
     assert _seen(effect) == "is not seen here: a change as large lies outside the interval"
+
+
+def test_of_a_change_that_is_about_none_in_the_paper_nothing_is_not_seen() -> None:
+    ours = Difference(-0.006, -0.012, 0.001, math.nan)
+    effect = Effect("NMS_reg=0.85", "NMS_reg=0.7", "AP50", 0.3, ours, 0.25, 0.005)
+    assert _seen(effect) == "is about none; here: undecided"

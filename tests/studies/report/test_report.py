@@ -340,7 +340,11 @@ def test_a_search_that_is_not_confirmed_says_so(searched: tuple[Plan, list[Trial
         "its best setting and the baseline are trained again with 2 other seeds (4 trials, about 8 min"
         in above
     )
-    assert "(against_baseline.png)" in above
+    assert "(search_history.png)" in above
+    assert text.count("(search_history.png)") == 1
+    assert "(against_baseline.png)" not in text
+    assert "AP × 100 on the validation images" in text
+    assert "AP × 100 on the test images" not in text
     assert "significant" not in above
 
 

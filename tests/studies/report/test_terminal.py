@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -71,15 +72,15 @@ def test_a_launch_ends_with_commands_that_a_shell_takes(
     plan = replace(plan, output=plan.output.with_name("my runs"))
     (trial,) = expand(plan)[:1]
     finish(trial.folder, [0.4])
-    publish_best(plan.folder, [trial], "val/AP")
+    publish_best(plan, [trial])
     lines = next_steps(plan, "sqlite:////a b/mlflow.db", "http://127.0.0.1:5000/#/x", "Report: r.html")
     assert lines[:3] == [
         "Report: r.html",
         "MLflow: mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db' --host 127.0.0.1 --port 5000",
         "  then open http://127.0.0.1:5000/#/x",
     ]
-    assert lines[3] == f"Published, as of the highest val/AP: {trial.name}"
-    words = shlex.split(lines[4])
+    assert lines[3:5] == ["Published, of the highest val/AP (40.0):", f"  {trial.name}"]
+    words = shlex.split(lines[5])
     assert words[:5] == ["Detect:", "drcnn", "predict", str(plan.folder), "IMAGES"]
     assert (
         next_steps(plan, "http://head:5000", "http://head:5000/#/x", "")[1] == "MLflow: http://head:5000/#/x"
@@ -91,9 +92,9 @@ def test_a_study_without_validation_images_says_why_it_publishes_nothing(
 ) -> None:
     plan = make_plan("nms_sweep")
     (trial,) = expand(plan)[:1]
-    finish(trial.folder, [0.4])
+    finish(trial.folder, [math.nan])
     write_results(plan.folder / "results.parquet", [trial])
-    assert publish_best(plan.folder, [trial], "val/AP75") is None
+    assert publish_best(plan, [trial]) is None
     line = next_steps(plan, "http://head:5000", "http://head:5000/#/x", "")[-1]
     assert line.startswith("No detector is published: no finished trial has val/AP to choose it by")
     assert f"drcnn predict {plan.output / 'trials'}/ID IMAGES" in line
