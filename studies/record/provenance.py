@@ -53,8 +53,8 @@ def texts(plan: Plan) -> dict[str, str]:
 
 
 def git_diff() -> str:
-    """What differs from its commit in tracked files; empty if nothing, or not known."""
-    diff = _git("diff", "HEAD")
+    """What differs from its commit in tracked files of the code; empty if nothing, or not known."""
+    diff = _git("diff", "HEAD", "--", *PACKAGES)
     return _kept().get("diff", "") if diff is None else diff
 
 

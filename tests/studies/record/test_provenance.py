@@ -69,3 +69,10 @@ def test_a_git_folder_knows_better_than_what_was_kept(checkout: Path) -> None:
     me = ("-c", "user.name=me", "-c", "user.email=me@here")
     subprocess.run(["git", *me, "commit", "--quiet", "--all", "--message=second"], cwd=checkout, check=True)
     assert provenance.git_diff() == ""
+
+
+def test_other_documentation_is_no_other_code(checkout: Path) -> None:
+    before, commit = provenance.git_diff(), provenance.commit()
+    (checkout / "README.md").write_text("other words\n")
+    subprocess.run(["git", "add", "--all"], cwd=checkout, check=True)
+    assert (provenance.git_diff(), provenance.commit()) == (before, commit)
