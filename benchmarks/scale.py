@@ -193,7 +193,7 @@ def _launch(plan: Plan, cluster: _Cluster, tracker: Meter) -> tuple[Launch, floa
     if not reports:
         raise RuntimeError(line)
     laps.append(time.monotonic())
-    best, disk = ranked(trials, plan.study.chosen_by)[0], disk_mib(plan.output)
+    best, disk = ranked(trials, plan.study.chosen_by)[0][0], disk_mib(plan.output)
     folders.collect_weights(best)
     laps.append(time.monotonic())
     tracker.close("FINISHED", trials, best, reports, plan.study.title)

@@ -82,7 +82,7 @@ class Difference:
     p: float
 
     @property
-    def turned(self) -> Difference:
+    def reversed(self) -> Difference:
         """Second setting minus first."""
         return Difference(-self.value, -self.high, -self.low, self.p)
 

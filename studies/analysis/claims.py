@@ -66,13 +66,14 @@ def seeds_claim(settings: Sequence[Setting]) -> str:
     seeds = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     single = " Settings of one seed are not compared." if counts[0] == 1 else ""
     trainings = [{detector.training for detector in setting.resampled} for setting in settings]
+    same = [first for first, second in itertools.combinations(trainings, 2) if first and first == second]
     shared = ""
-    if any(first & second for first, second in itertools.combinations(trainings, 2)):
+    if same:
         shared = (
             " Settings that are the same detectors, evaluated in two ways, are compared detector by detector."
         )
-        if 2 in counts:  # see ``bootstrap.paired_bootstrap``
-            shared += " Of two seeds such an interval may hold the true value in 87 % of cases only."
+        if any(len(trained) == 2 for trained in same):  # see ``bootstrap.paired_bootstrap``
+            shared += " With two seeds such an interval may hold the true value in 87 % of cases only."
     return (
         f"Each setting was trained with {seeds} seeds. The comparisons allow for other images and for other "
         f"seeds.{single}{shared}"

@@ -54,9 +54,9 @@ class Comparison:
         return setting is not None and setting.label in (self.label, self.baseline)
 
     @property
-    def turned(self) -> Comparison:
+    def reversed(self) -> Comparison:
         """The baseline compared with the setting."""
-        return replace(self, label=self.baseline, baseline=self.label, difference=self.difference.turned)
+        return replace(self, label=self.baseline, baseline=self.label, difference=self.difference.reversed)
 
     @property
     def verdict(self) -> Verdict:
@@ -159,7 +159,7 @@ def compare_best(
     known |= {frozenset((each.label, each.baseline)): each for each in new}
     # The pairs of the best setting come first.
     of_best = [known[frozenset((a.label, b.label))] for a, b in pairs[: max(0, len(ranked) - 1)]]
-    return [each if each.label == ranked[0].label else each.turned for each in of_best]
+    return [each if each.label == ranked[0].label else each.reversed for each in of_best]
 
 
 def _compare(pairs: Sequence[tuple[Setting, Setting]], metric: str, margin: float) -> list[Comparison]:

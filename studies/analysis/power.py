@@ -134,7 +134,7 @@ def measured_spread(settings: Sequence[Sequence[Resampled]], metric: str = "AP")
     ]
     trials = sum(map(len, several))
     source = f"{trials} finished trials of {len(several)} settings of this study"
-    own = sum(len(draw) * variance for draw, variance in zip(draws, within, strict=True)) / trials
+    own = sum((len(draw) - 1) * variance for draw, variance in zip(draws, within, strict=True)) / freedom
     variances = (between / freedom, min(own, between / freedom), max(0.0, float(np.mean(pairs))))
     over_seeds, over_both, over_images = (100 * math.sqrt(variance) for variance in variances)
     return Spread(over_seeds, over_both, over_images, several[0][0].images, source)
@@ -195,6 +195,6 @@ def sentence(spread: Spread | None, seeds: int, images: int, metric: str = "AP",
         f"Smallest difference that {seeds} seeds a setting can show: {alone:.1f} {metric} between two "
         f"settings{among} (half of the 95 % interval, {images:,} images; a true difference of that size "
         f"is found in half of such studies). {one} would show 1.0 between two. From {spread.source}: "
-        f"standard deviation {spread.sd_seeds:.2f} over seeds, and {spread.sd_images:.2f} over draws of "
-        "images beyond that."
+        f"standard deviation {spread.sd_seeds:.2f} over seeds on {spread.images:,} images, and "
+        f"{spread.sd_images:.2f} over draws of images beyond that."
     )

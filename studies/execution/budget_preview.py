@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 
-from studies.definition.plan import Plan, Trial, expand, trained_models
+from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request, budget_text
 from studies.definition.study import SearchStudy
 from studies.resources.budget import START_SECONDS, followers, simulate
@@ -30,7 +30,6 @@ def print_within(
     plan: Plan,
     request: Request,
     trials: Sequence[Trial],
-    all_trials: Sequence[Trial],
     done: Collection[str],
     seconds: Mapping[str, float],
     slots: int,
@@ -41,9 +40,8 @@ def print_within(
         plan: the study.
         request: with a budget.
         trials: of the study.
-        all_trials: these, and those that train the detectors which they evaluate.
         done: ids of those that are complete or would be.
-        seconds: that each one takes that is left, by id; without those of which it is not known.
+        seconds: that each one takes that is left, by id.
         slots: how many trials run at once.
     """
     assert request.budget is not None
@@ -53,26 +51,33 @@ def print_within(
         f"if each takes its estimate; {len(trials) - within} would be left."
     )
     if within < len(trials):
-        _print_enough(plan, request, all_trials, seconds, slots)
+        assert not isinstance(plan.study, SearchStudy)
+        own = request.seeds or plan.study.replicates.on(plan.profile)
+        _print_enough(trials, sorted({2, own}), seconds, slots)
 
 
 def _print_enough(
-    plan: Plan, request: Request, trials: Sequence[Trial], seconds: Mapping[str, float], slots: int
+    trials: Sequence[Trial], numbers: Sequence[int], seconds: Mapping[str, float], slots: int
 ) -> None:
-    """Say which budgets finish the fewest seeds that can be compared, and the study's own number."""
-    assert not isinstance(plan.study, SearchStudy)
-    own = request.seeds or plan.study.replicates.on(plan.profile)
-    for seeds in sorted({2, max(2, own)}):
-        wanted = expand(plan, seeds)
-        ids = {trial.id for trial in (*trained_models(wanted), *wanted)}
-        left = [trial for trial in trials if trial.id in ids and trial.id in seconds]
+    """Say which budgets finish so many seeds of each setting."""
+    settings: dict[str, list[Trial]] = {}
+    for trial in trials:
+        settings.setdefault(trial.setting_key, []).append(trial)
+    for seeds in numbers:
+        if min(map(len, settings.values())) < seeds:
+            continue
+        wanted = [trial for trial in trials if trial in settings[trial.setting_key][:seeds]]
+        left = [trial for trial in (*trained_models(wanted), *wanted) if trial.id in seconds]
+        many = "s" if seeds > 1 else ""
         if left:
             most = math.ceil(5 * sum(seconds[trial.id] + START_SECONDS for trial in left) / 60)
             budgets = [60.0 * minutes for minutes in range(1, most + 1)]
             found = bisect_left(
                 budgets, len(left), key=lambda budget: len(begun_within(budget, left, seconds, slots))
             )
-            print(f"  --budget {budget_text(budgets[found])} is enough for {seeds} seeds of each setting.")
+            print(
+                f"  --budget {budget_text(budgets[found])} is enough for {seeds} seed{many} of each setting."
+            )
 
 
 def print_search_within(

@@ -80,7 +80,8 @@ def print_preview(plan: Plan, trials: Sequence[Trial], request: Request, folders
         untimed = 0 if isinstance(plan.study, SearchStudy) else len(to_time(plan, trials))
         left = f"Left is to time inference: of {untimed} finished trials, seconds each."
         nothing = left if untimed else "Nothing is left to do."
-        if request.budget is not None and not all(is_complete(read_record(trial.folder)) for trial in trials):
+        is_listed = not isinstance(plan.study, SearchStudy)
+        if request.budget and is_listed and not all(is_complete(read_record(t.folder)) for t in trials):
             nothing = "Nothing would begin within this budget."
         print(f"{allocation.concurrent} trials at once." if remaining.unknown else nothing)
         return
@@ -113,7 +114,9 @@ def _preview_list(
         time_left = duration(seconds[trial.id]) if trial.id in seconds else ""
         print(f"  {trial.id}  {trial.name}  {role}  {records[trial.id].status}  {time_left}".rstrip())
     if request.budget is not None:
-        print_within(plan, request, trials, all_trials, done, estimate.seconds, slots)
+        # Where a time is not known, no budget is known to be enough.
+        known = {} if estimate.unknown else estimate.seconds
+        print_within(plan, request, trials, done, known, slots)
         print_power(plan, trials, [trial for trial in trials if trial.id in done])
     else:
         print_power(plan, trials, trials)

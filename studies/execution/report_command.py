@@ -28,7 +28,7 @@ from studies.transfer.store import open_store
 from studies.transfer.trial_folders import TrialFolders
 from studies.transfer.trial_store import TrialStore
 
-__all__ = ["report", "try_answer", "try_description", "try_report", "try_results"]
+__all__ = ["report", "try_answer", "try_description", "try_note", "try_report", "try_results"]
 
 # Letters of a description's table: MLflow keeps 8,000 in all.
 LONGEST_TABLE = 6000
@@ -60,6 +60,17 @@ def try_answer(plan: Plan, trials: Sequence[Trial]) -> tuple[str, ...]:
         return answer(gather_facts(plan, trials))
     except Exception:
         return ()
+
+
+def try_note(plan: Plan, trials: Sequence[Trial]) -> None:
+    """Note which trials a launch has compared; a fault says itself where the report is made."""
+    with suppress(Exception):
+        from studies.analysis.looks import note
+        from studies.report.facts import gather_facts
+
+        facts = gather_facts(plan, trials)
+        if facts.baseline_comparisons:
+            note(plan.folder, facts.look)
 
 
 def try_results(console: Console, plan: Plan, trials: Sequence[Trial], confirming: Sequence[Trial]) -> None:

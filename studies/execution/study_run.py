@@ -19,8 +19,8 @@ from studies.definition.metrics import key_of
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
+from studies.execution import report_command
 from studies.execution.progress import Progress
-from studies.execution.report_command import try_answer, try_description, try_report, try_results
 from studies.record import provenance
 from studies.record.completion import is_complete, to_time, without_unused_seeds
 from studies.record.other_commits import note_on_other_commits
@@ -90,8 +90,9 @@ class StudyRun:
             self._note_complete(self._all(), tracker)
             self._work(tracker)
             self._write_results()
-            reports, report_line = try_report(self._plan, self._shown())
-            sentences = try_answer(self._plan, self._shown())
+            reports, report_line = report_command.try_report(self._plan, self._shown())
+            sentences = report_command.try_answer(self._plan, self._shown())
+            report_command.try_note(self._plan, self._shown())
         except KeyboardInterrupt:
             unwritten = self._close(tracker, "KILLED")
             kept = sum(map(self._is_complete, self._all()))
@@ -263,7 +264,7 @@ class StudyRun:
                 self._folders.collect_weights(best)
         except OSError as error:
             self._console.out(f"--storage: the study's files cannot be copied: {error}", highlight=False)
-        note = try_description(self._plan, self._shown(), sentences)
+        note = report_command.try_description(self._plan, self._shown(), sentences)
         return tracker.close(status, self._all(), best, files, note)
 
     def _write_results(self) -> list[Path]:
@@ -278,7 +279,7 @@ class StudyRun:
     ) -> None:
         from studies.report.terminal import next_steps, outcome_lines, print_answer
 
-        try_results(self._console, self._plan, self._table(), self._confirming)
+        report_command.try_results(self._console, self._plan, self._table(), self._confirming)
         new = [t for t in self._all() if t.id not in self._reused and self._is_complete(t)]
         lines = outcome_lines(new, list(self._reused.values()), failed)
         self._console.out(*lines, *self._budget_lines(len(failed)), sep="\n", highlight=False)

@@ -1,5 +1,4 @@
-"""A study's results: ``results.parquet``, one row a trial, and ``published.json``, the model that it
-publishes."""
+"""A study's results: ``results.parquet``, one row a trial, and ``published.json``, its published model."""
 
 from __future__ import annotations
 
@@ -25,12 +24,12 @@ from studies.definition.study import SearchStudy
 __all__ = ["Choice", "choose", "publish_best", "ranked", "write_results"]
 
 
-def ranked(trials: Sequence[Trial], metric: str) -> list[Trial]:
-    """The finished trials that have a metric of the last epoch, highest first."""
+def ranked(trials: Sequence[Trial], metric: str) -> list[tuple[Trial, float]]:
+    """The finished trials that have a metric of the last epoch, and its value, highest first."""
     records = [(trial, read_record(trial.folder)) for trial in trials]
     scored = [(trial, record.metric(metric)) for trial, record in records if record.is_finished]
     scored = [(trial, value) for trial, value in scored if not math.isnan(value)]
-    return [trial for trial, _ in sorted(scored, key=lambda pair: -pair[1])]
+    return sorted(scored, key=lambda pair: -pair[1])
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,9 @@ class Choice:
 def choose(plan: Plan, trials: Sequence[Trial]) -> Choice | None:
     """Choose what a study publishes, by val alone: the best detector of the setting of the highest mean.
 
-    The highest of all single runs would be a lucky one, perhaps of another setting. So of a search only those
-    count that confirm it, once any has finished: its own were chosen for being high.
+    The highest of all single runs would be a lucky one, perhaps of another setting. So settings of one seed
+    do not count beside those of several, and of a search only those trials count that confirm it, once any
+    has finished: its own were chosen for being high.
 
     Args:
         plan: the study.
@@ -64,17 +64,15 @@ def choose(plan: Plan, trials: Sequence[Trial]) -> Choice | None:
     metric = plan.study.chosen_by
     scored = ranked(trials, metric)
     if isinstance(plan.study, SearchStudy):
-        scored = [trial for trial in scored if trial.config.seed != plan.base.seed] or scored
-    settings: dict[str, list[Trial]] = {}
-    for trial in scored:
-        settings.setdefault(trial.setting_key, []).append(trial)
+        scored = [pair for pair in scored if pair[0].config.seed != plan.base.seed] or scored
+    settings: dict[str, list[tuple[Trial, float]]] = {}
+    for trial, value in scored:
+        settings.setdefault(trial.setting_key, []).append((trial, value))
+    fewest = min(2, max(map(len, settings.values()), default=0))
     choices = [
-        Choice(
-            replicates[0],
-            mean(read_record(trial.folder).metric(metric) for trial in replicates),
-            len(replicates),
-        )
+        Choice(replicates[0][0], mean(value for _, value in replicates), len(replicates))
         for replicates in settings.values()
+        if len(replicates) >= fewest
     ]
     return max(choices, key=lambda choice: choice.mean, default=None)
 

@@ -98,14 +98,18 @@ class ReportFacts:
 
     @property
     def look(self) -> Look:
-        """What is compared now, to be noted for later reports."""
-        planned = sum(len(setting.replicates) for setting in self.compared)
-        return Look(sum(len(setting.resampled) for setting in self.compared), planned)
+        """What is compared now."""
+        replicates = [replicate for setting in self.compared for replicate in setting.replicates]
+        return Look(frozenset(each.trial.id for each in replicates if each.resampled), len(replicates))
 
     @property
     def looks_warning(self) -> str:
         """Where earlier comparisons may have decided that trials were added, what that does; else empty."""
-        return warning(read_looks(self.plan.folder), self.look) if self.baseline_comparisons else ""
+        if not self.baseline_comparisons:
+            return ""
+        records = [replicate.record for setting in self.compared for replicate in setting.replicates]
+        is_complete = all(record.is_terminal for record in records)
+        return warning(read_looks(self.plan.folder), self.look, is_complete=is_complete)
 
     @property
     def cost_key(self) -> str | None:
@@ -210,8 +214,11 @@ def gather_facts(plan: Plan, trials: Sequence[Trial]) -> ReportFacts:
     """Read the folders of a study's trials, those that confirm a search included."""
     settings = group_by_setting(trials)
     confirming = _confirming(plan, settings)
-    compared = [setting for setting in confirming if setting.resampled] or settings
-    tables = join_paper(plan, compared)
+    confirmed = [setting for setting in confirming if setting.resampled]
+    compared = confirmed or settings
+    # The single runs of a search say nothing about settings, nor beside the paper's.
+    is_unconfirmed = isinstance(plan.study, SearchStudy) and not confirmed
+    tables = [] if is_unconfirmed else join_paper(plan, compared)
     baseline = _baseline(plan, compared, tables)
     models = group_by_setting(trained_models(trials))
     return ReportFacts(
@@ -245,4 +252,6 @@ def _baseline(plan: Plan, settings: Sequence[Setting], tables: Sequence[PaperCom
         for setting in settings:
             if setting.first.setting_key == key:
                 return setting
+        # One of the search's own picks was not chosen before the results.
+        return None
     return settings[0] if settings else None

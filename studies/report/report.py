@@ -19,7 +19,6 @@ from drcnn.files import replacing, write_text
 from drcnn.report.blocks import Picture, Table
 from drcnn.report.page import render_page
 from studies.analysis import claims
-from studies.analysis.looks import note
 from studies.analysis.paper import Effect, PaperComparison, agreements
 from studies.analysis.replicates import load_annotations, setting_labels
 from studies.analysis.search_summary import importances
@@ -27,7 +26,7 @@ from studies.definition.labels import value_text
 from studies.definition.metrics import SPLITS
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
-from studies.report import result_tables
+from studies.report import comparison_tables, result_tables
 from studies.report.answer import answer
 from studies.report.charts import forest
 from studies.report.charts import results as result_charts
@@ -35,8 +34,7 @@ from studies.report.charts import search as search_charts
 from studies.report.deviations import deviations
 from studies.report.diagnosis import diagnosis_section
 from studies.report.facts import ReportFacts, gather_facts
-from studies.report.mixture import mixture
-from studies.report.origin import origin
+from studies.report.origin import mixture, origin
 from studies.report.rendering import render_markdown
 
 __all__ = ["write_report"]
@@ -66,8 +64,6 @@ def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path
     sections = _sections(facts) if facts.settings else {}
     first = {"answer": answer(facts), "first_picture": _first_picture(facts)}
     text = render_markdown("report.md.j2", facts=facts, claims=claims, show=show, **first, **sections)
-    if facts.baseline_comparisons:
-        note(plan.folder, facts.look)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "report.md", folder / "report.html"]
     write_text(files[0], text)
@@ -138,10 +134,10 @@ def _result_tables(facts: ReportFacts) -> list[Table]:
     settings = facts.finished or facts.compared
     tables = [result_tables.settings_table(settings, facts.tables, facts.shown, best)]
     if facts.baseline_comparisons:
-        tables.append(result_tables.comparison_table(facts.baseline_comparisons, of_best=False))
+        tables.append(comparison_tables.baseline_table(facts.baseline_comparisons))
     of_best = [each for each in facts.best_comparisons if not each.is_of(facts.baseline)]
     if of_best:
-        tables.append(result_tables.comparison_table(of_best, of_best=True))
+        tables.append(comparison_tables.best_table(of_best, has_baseline=bool(facts.baseline_comparisons)))
     return tables
 
 
@@ -166,7 +162,7 @@ def _paper(comparison: PaperComparison, changes: Sequence[Sequence[Effect]]) -> 
     scored.sort(key=lambda setting: -setting.mean("AP"))
     ranked = [(labels[setting.label], setting.mean("AP")) for setting in scored]
     by_metric = agreements(comparison, result_tables.QUALITY)
-    tables = [result_tables.agreement_table(by_metric, len(ranked))] if by_metric else []
+    tables = [comparison_tables.agreement_table(by_metric, len(ranked))] if by_metric else []
     times = result_tables.times_table(comparison)
     return {
         "comparison": comparison,
@@ -176,7 +172,7 @@ def _paper(comparison: PaperComparison, changes: Sequence[Sequence[Effect]]) -> 
         "place": next((place for place, (label, _) in enumerate(ranked, 1) if label in best), 0),
         "tables": [
             *tables,
-            *(result_tables.effects_table(effects) for effects in changes),
+            *(comparison_tables.effects_table(effects) for effects in changes),
             *([times] if times else []),
         ],
     }
@@ -186,7 +182,7 @@ def _curves(facts: ReportFacts) -> list[Picture]:
     """AP over IoU thresholds and by epoch."""
     charts = []
     resampled = [setting for setting in facts.compared if setting.resampled]
-    if resampled:
+    if resampled and not facts.is_unconfirmed:
         baseline = facts.baseline if facts.baseline and facts.baseline.resampled else resampled[0]
         charts.append(result_charts.ap_over_iou(facts.compared, baseline))
     histories = [replicate.record.history for setting in facts.compared for replicate in setting.replicates]

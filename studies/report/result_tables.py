@@ -1,31 +1,25 @@
-"""Tables of results: figures beside the paper's, comparisons, the paper's effects, and what it all cost."""
+"""Tables of results: figures beside the paper's, times of inference, a search's best, and the cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from drcnn.engine.bootstrap import Difference, mean_interval
+from drcnn.engine.bootstrap import mean_interval
 from drcnn.engine.record import LATENCY
 from drcnn.report.blocks import Cell, Table, number
-from studies.analysis.claims import agreement_claim
-from studies.analysis.comparisons import Agreement, Comparison, probability
-from studies.analysis.paper import Effect, PaperComparison
+from studies.analysis.paper import PaperComparison
 from studies.analysis.replicates import Replicate, Setting
-from studies.analysis.verdicts import Verdict
 from studies.definition.metrics import MISSING, SPLITS, key_of, points
 from studies.definition.paper_tables import FIGURES, PaperRow
 from studies.report.facts import ReportFacts
 
 __all__ = [
     "QUALITY",
-    "agreement_table",
     "best_trials_table",
-    "comparison_table",
     "cost_table",
-    "effects_table",
     "settings_table",
     "times_table",
     "trials_table",
@@ -35,8 +29,6 @@ __all__ = [
 QUALITY = [name for name in FIGURES if name.startswith("AP")]
 # Shown where the paper has no figures of these settings; and in a terminal, beside the names of trials.
 USUAL, FEW = ("AP", "AP50", "AP60", "AP70", "AP80", "AP90"), ("AP", "AP50", "AP80", "AP90")
-# The p-value beside it is corrected for all comparisons of its table.
-INTERVAL = "95 % interval, uncorrected"
 IN_BRACKETS = "; in brackets the paper's figure, and ours minus the paper's"
 
 
@@ -134,77 +126,6 @@ def _figure(values: Sequence[float], paper: float | None) -> Cell:
     half = "" if math.isnan(interval.low) else f" ± {points(interval.high - interval.mean)}"
     beside = "" if paper is None else f"{paper:.1f}, {points(interval.mean - paper / 100, signed=True)}"
     return Cell(points(interval.mean) + half, beside)
-
-
-def comparison_table(comparisons: Sequence[Comparison], *, of_best: bool) -> Table:
-    """A row a comparison: of the best setting with each other one, or of each other one with the baseline."""
-    first = comparisons[0]
-    caption = f"Each setting (A) against {first.baseline} (B): difference of {first.metric} × 100."
-    if of_best:
-        caption = (
-            f"{first.label}, the highest (A), against each other setting (B): difference of {first.metric} "
-            "× 100."
-        )
-        if first.comparisons > 1:
-            pairs = f"all {first.comparisons} pairs without the baseline"
-            caption += f" As it was chosen by its figure, p is corrected for {pairs}."
-    rows = [
-        (
-            each.baseline if of_best else each.label,
-            *_difference(each.difference, each.p_holm),
-            probability(each.difference.p_above),
-            _verdict(each),
-        )
-        for each in comparisons
-    ]
-    columns = ("setting", "difference", INTERVAL, "p, corrected", "P(A > B)", "verdict")
-    return Table(caption, columns, rows, words=("verdict",))
-
-
-def _verdict(comparison: Comparison) -> str:
-    match comparison.verdict:
-        case Verdict.SIGNIFICANT:
-            return f"significantly {'better' if comparison.difference.value > 0 else 'worse'}"
-        case Verdict.EQUIVALENT:
-            return f"equivalent within ±{100 * comparison.margin:g}"
-        case Verdict.UNDECIDED:
-            return "undecided"
-
-
-def effects_table(effects: Sequence[Effect]) -> Table:
-    """A row a metric: the paper's change from one setting to another, and ours; of single seeds no more."""
-    first, rows = effects[0], []
-    for effect in effects:
-        ours = _difference(effect.ours, effect.p_holm)
-        rows.append((effect.metric, f"{effect.paper:+.1f}", *ours, effect.verdict))
-    caption = f"From {first.baseline} to {first.label}, the paper's best: change × 100 of each metric."
-    columns = ("metric", "paper", "here", INTERVAL, "p, corrected", "the paper's change")
-    return Table(caption, columns, rows, words=("the paper's change",)).without_empty_columns()
-
-
-def _difference(difference: Difference, p: float) -> tuple[str, str, str]:
-    low, high = (points(end, signed=True) for end in (difference.low, difference.high))
-    interval = MISSING if math.isnan(difference.low) else f"{low} to {high}"
-    p_text = MISSING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-    return points(difference.value, signed=True), interval, p_text
-
-
-def agreement_table(agreements: Mapping[str, Agreement], settings: int) -> Table:
-    """Whether the settings come in the paper's order, by metric.
-
-    Args:
-        agreements: by the name of the metric, at least one.
-        settings: how many are ranked.
-    """
-    corrected = "p, corrected" if len(agreements) > 1 else "p"
-    rows = [("τ", *(f"{agreement.tau:+.2f}" for agreement in agreements.values()))]
-    if not any(math.isnan(agreement.p) for agreement in agreements.values()):
-        rows.append((corrected, *(f"{agreement.p:.3f}" for agreement in agreements.values())))
-    caption = (
-        "Do the settings come in the paper's order? Kendall's τ is 1 for the same order, -1 for the reverse. "
-        f"{agreement_claim(agreements, settings)}"
-    )
-    return Table(caption, ("order", *agreements), rows)
 
 
 def times_table(comparison: PaperComparison) -> Table | None:

@@ -41,7 +41,7 @@ def confirming_trials(plan: Plan, searched: Sequence[Trial], seeds: int | None) 
     study = plan.study
     if not isinstance(study, SearchStudy) or study.confirm is None:
         return []
-    best = ranked(searched, study.chosen_by)[: study.confirm.top]
+    best = [trial for trial, _ in ranked(searched, study.chosen_by)[: study.confirm.top]]
     if not best:
         return []
     baseline = plan.trial(study.confirm.against, plan.base.seed)

@@ -16,7 +16,7 @@ from drcnn.report.blocks import Picture
 from drcnn.report.chart_style import Theme, draw, draw_legend, in_points
 from studies.analysis.replicates import Replicate
 from studies.definition.labels import parameter_name, value_text
-from studies.definition.metrics import points
+from studies.definition.metrics import SPLITS, points
 
 __all__ = ["front_chart", "history_chart", "importance_chart", "parallel_chart"]
 
@@ -31,7 +31,7 @@ def history_chart(replicates: Sequence[Replicate], key: str) -> Picture:
     values = np.array([replicate.record.metric(key) for replicate in replicates])
     is_finished = np.array([replicate.is_finished for replicate in replicates])
     finished = np.where(is_finished, values, math.nan)
-    metric = key.rpartition("/")[2]
+    split, _, metric = key.rpartition("/")
 
     def paint(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots()
@@ -52,7 +52,10 @@ def history_chart(replicates: Sequence[Replicate], key: str) -> Picture:
     if not np.isnan(finished).all():
         best = int(np.nanargmax(finished))
         alt += f" The best, {points(finished[best])}, is trial {best + 1}."
-    caption = f"How the search went: {metric} × 100 after each trial's last epoch, and the best so far."
+    caption = (
+        f"How the search went: {metric} × 100 on the {SPLITS[split]} after each trial's last epoch, and the "
+        "best so far."
+    )
     return draw("search_history.png", alt, caption, 3.4, paint)
 
 

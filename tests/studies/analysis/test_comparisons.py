@@ -106,15 +106,15 @@ def test_a_pair_has_one_verdict() -> None:
     with_baseline = planned[0]
     assert of_best[-1].p_holm == with_baseline.p_holm
     assert of_best[-1].difference == with_baseline.difference  # b is the best, a the baseline
-    (turned,) = compare_best(settings[:1] + settings[3:], "AP", 0.005, planned[-1:])
-    assert turned == planned[-1]
+    (planned_one,) = compare_best(settings[:1] + settings[3:], "AP", 0.005, planned[-1:])
+    assert planned_one == planned[-1]
     planned = compare_with_baseline(settings[1], settings, "AP", 0.005)
     assert compare_best(settings, "AP", 0.005, planned) == [
-        planned[index].turned
+        planned[index].reversed
         for index in (1, 2, 0)  # all are planned where the baseline is the best
     ]
-    assert planned[1].turned.difference.value == -planned[1].difference.value
-    assert planned[1].turned.difference.p_above == pytest.approx(1 - planned[1].difference.p_above)
+    assert planned[1].reversed.difference.value == -planned[1].difference.value
+    assert planned[1].reversed.difference.p_above == pytest.approx(1 - planned[1].difference.p_above)
 
 
 @pytest.mark.parametrize(("seeds", "by_images"), [(2, 0.02), (3, 0.005)])

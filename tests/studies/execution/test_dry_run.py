@@ -224,6 +224,9 @@ def test_a_budget_shows_what_would_begin(plan_of: Make, show: Show) -> None:
     text = show(plan, concurrent=2, budget=3600.0)
     assert "40 of 40 trials would be finished" in text
     assert "Smallest difference that 10 seeds a setting can show" in text
+    text = show(plan, concurrent=1, budget=60.0, seeds=1)
+    assert "is enough for 1 seed of each setting" in text
+    assert "is enough for 2" not in text, "a second seed is not asked for"
     text = show(plan, concurrent=1, budget=20.0)
     assert "3 of 4 settings would have no trial to compare." in text
     assert text.splitlines()[-1] == "Nothing would begin within this budget."

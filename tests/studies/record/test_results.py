@@ -27,7 +27,7 @@ def test_results_parquet_has_one_row_a_trial(
     assert rows[1]["detector.nms_reg"] == 0.75
     assert rows[1]["val/AP"] == 0.5
     assert rows[2]["error"] == "TrainingDiverged: so it is"
-    assert ranked(trials, "val/AP") == [trials[1], trials[0]]
+    assert ranked(trials, "val/AP") == [(trials[1], 0.5), (trials[0], 0.4)]
 
 
 def test_the_best_trial_is_published_by_a_path_that_survives_a_move(
@@ -71,9 +71,12 @@ def test_of_a_search_a_setting_that_was_confirmed_is_published(
     assert choose(plan, searched) == Choice(searched[0], 0.6, 1)
     config = searched[1].config
     again = [plan.trial_of_config(config.model_copy(update={"seed": seed})) for seed in (101, 102)]
+    # One seed of another setting, as a budget may leave it, is no mean.
+    lucky = plan.trial_of_config(searched[0].config.model_copy(update={"seed": 101}))
+    finish(lucky.folder, [0.7])
     for trial, value in zip(again, (0.4, 0.42), strict=True):
         finish(trial.folder, [value])
-    choice = choose(plan, [*searched, *again])
+    choice = choose(plan, [*searched, lucky, *again])
     assert choice is not None
     assert (choice.trial, choice.seeds) == (again[1], 2)
 

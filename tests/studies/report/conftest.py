@@ -48,6 +48,22 @@ def planned(make_plan: Callable[..., Plan], tmp_path: Path, annotations: Annotat
 
 
 @pytest.fixture
+def planned_with_test(planned: Callable[..., Plan]) -> Callable[..., Plan]:
+    """Such plans whose data have a test split: the same images, but figures of val are lower."""
+
+    def make(study: str) -> Plan:
+        plan = planned(study)
+
+        def prepare(data: DataConfig) -> PreparedData:
+            without = plan.inputs.data(data)
+            return replace(without, test=without.val)
+
+        return replace(plan, inputs=Inputs(prepare))
+
+    return make
+
+
+@pytest.fixture
 def write() -> Callable[[Plan, Sequence[Trial]], str]:
     """Write a report into the study's folder, and return its Markdown."""
 
@@ -62,8 +78,8 @@ def write() -> Callable[[Plan, Sequence[Trial]], str]:
 
 
 @pytest.fixture
-def searched(planned: Callable[..., Plan], annotations: Annotations) -> tuple[Plan, list[Trial]]:
-    plan = planned(SEARCH)
+def searched(planned_with_test: Callable[..., Plan], annotations: Annotations) -> tuple[Plan, list[Trial]]:
+    plan = planned_with_test(SEARCH)
     points = [(0.6, 1), (0.7, 1), (0.8, 2), (0.85, 3), (0.9, 2), (0.65, 3)]
     trials = [plan.trial({"detector.nms_reg": r, "detector.stages": s}, plan.base.seed) for r, s in points]
     for trial in trials[:5]:

@@ -16,6 +16,7 @@ from drcnn.engine.average_precision import score_split
 from studies.definition.plan import Trial
 
 IMAGES = 24
+LOWER = 0.05  # of val where there is a test split
 
 
 def make_annotations() -> Annotations:
@@ -55,8 +56,11 @@ def finish_detector(trial: Trial, annotations: Annotations, blur: float, seed: i
     table = detect(annotations, blur, trial.config.seed if seed is None else seed)
     pq.write_table(table, trial.folder / "detections.parquet")
     ap = score_split(annotations, table).ap()
-    figures = {"val/AP": ap.mean(), "val/AP50": ap[0], "val/AP80": ap[6], "val/AP90": ap[8]}
+    judged = {"AP": ap.mean(), "AP50": ap[0], "AP80": ap[6], "AP90": ap[8]}
+    lower = LOWER if trial.data.judged == "test" else 0.0
+    figures = {f"val/{name}": value - lower for name, value in judged.items()}
+    figures |= {f"test/{name}": value for name, value in judged.items()} if lower else {}
     cost = {"perf/epoch_seconds": 50.0, "perf/eval_seconds": 10.0, "perf/images_per_s": 2.0}
-    history = [{**epoch(1, ap.mean() / 2), **cost}, {**epoch(2, ap.mean()), **figures, **cost}]
+    history = [{**epoch(1, ap.mean() / 2), **cost}, {**epoch(2, ap.mean() - lower), **figures, **cost}]
     record = {"status": "finished", "history": history, "seconds": 120.0}
     (trial.folder / "result.json").write_text(json.dumps(record))

@@ -20,8 +20,10 @@ from drcnn.engine.record import read_record, write_failed
 from studies.analysis.comparisons import compare_best
 from studies.analysis.replicates import Replicate, Setting, group_by_setting
 from studies.analysis.verdicts import Verdict
+from studies.definition.metrics import points
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Request
+from studies.execution.report_command import try_note
 from studies.record.launch_request import keep_request
 
 Write = Callable[[Plan, Sequence[Trial]], str]
@@ -331,6 +333,21 @@ def test_a_search_is_drawn_before_its_second_objective_is_known(
     assert "(front.png)" not in text
 
 
+def test_seeds_that_were_added_after_a_look_are_told(
+    planned: Callable[..., Plan], annotations: Annotations, write: Write
+) -> None:
+    plan = planned("table_04")
+    for seeds in (2, 3):
+        trials = expand(plan, seeds)
+        for trial in trials:
+            finish_detector(trial, annotations, blur=4)
+        text = write(plan, trials)
+        try_note(plan, trials)
+    assert text.count("The settings were compared once before, with fewer trials.") == 1
+    assert "compared once before" not in write(plan, expand(plan, 2))
+    assert "It is the published detector, chosen by val/AP alone: its setting" in text
+
+
 def test_a_search_that_is_not_confirmed_says_so(searched: tuple[Plan, list[Trial]], write: Write) -> None:
     plan, trials = searched
     text = write(plan, trials[:6])
@@ -345,6 +362,10 @@ def test_a_search_that_is_not_confirmed_says_so(searched: tuple[Plan, list[Trial
     assert "(against_baseline.png)" not in text
     assert "AP × 100 on the validation images" in text
     assert "AP × 100 on the test images" not in text
+    assert "(ap_over_iou.png)" not in text
+    for trial in trials[:5]:
+        test_ap = read_record(trial.folder).metric("test/AP")
+        assert f" {points(test_ap)} " not in text, "nobody shall choose by it"
     assert "significant" not in above
 
 

@@ -6,7 +6,7 @@ from typing import cast
 from drcnn.engine.record import Status, TrialRecord
 from studies.analysis.replicates import Replicate
 from studies.definition.plan import Trial
-from studies.report.mixture import mixture
+from studies.report.origin import mixture
 
 
 @dataclass(frozen=True)
