@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from studies.analysis.looks import LOOKS
 from studies.definition.plan import Plan, Trial
 from studies.record.study_trials import TRIALS, ids_in, note_trials, trials_of
 from studies.transfer.trial_store import TrialStore
@@ -17,7 +16,7 @@ __all__ = ["archive_study", "keep_list"]
 logger = logging.getLogger(__name__)
 
 # In a study's folder: what its trials' folders do not hold.
-RECORDS = ("optuna.db", "results.parquet", LOOKS)
+RECORDS = ("optuna.db", "results.parquet", "looks.json")
 
 
 def archive_study(plan: Plan, trials: Sequence[Trial], store: TrialStore) -> str:
