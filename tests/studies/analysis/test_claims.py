@@ -13,7 +13,7 @@ from studies.analysis.comparisons import Agreement, holm, kendall
 from studies.analysis.paper import Effect, RowAndSetting, agreements, join_paper
 from studies.analysis.replicates import group_by_setting
 from studies.definition.plan import Plan, expand
-from studies.report.result_tables import agreement_table
+from studies.report.comparison_tables import agreement_table
 
 
 def effect(paper: float, ours: float, p: float, metric: str = "AP90") -> Effect:
