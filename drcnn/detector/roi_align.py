@@ -50,7 +50,7 @@ def pyramid_roi_align(
     points = ((scaled[:, 2:] - scaled[:, :2]) / size).ceil().long().clamp(min=1)
     columns = _axis(scaled[:, 0], scaled[:, 2], width, size, points[:, 0])
     rows = _axis(scaled[:, 1], scaled[:, 3], height, size, points[:, 1])
-    begun = first[:, None, None] + rows.cells * width[:, None, None]
+    begun = (first[:, None, None] + rows.cells * width[:, None, None]).int()
     cells, weights, offsets = _bags(begun, rows.weights, columns, points + 1)
     pooled = F.embedding_bag(cells, table, offsets, mode="sum", per_sample_weights=weights)
     return pooled.view(-1, size**2, channels).transpose(1, 2).reshape(-1, channels, size, size)
@@ -62,28 +62,29 @@ def _bags(
     """Return the cells that each bin sums, RoI by RoI and bin by bin.
 
     Args:
-        begun: int64[R, S, T], where the rows of cells begin that a RoI reads; their weights float32[R, S, T].
+        begun: int32[R, S, T], where the rows of cells begin that a RoI reads; their weights float32[R, S, T].
         columns: that it reads of them.
         touched: int64[R, 2], columns and rows of a bin; what is beyond them is padding.
 
     Returns:
-        int64[total], rows of the table; float32[total], their weights; int64[R * S * S], the first of a bin.
+        int32[total], rows of the table; float32[total], their weights; int32[R * S * S], the first of a bin.
     """
     size = begun.shape[1]
     per_bin = touched.prod(dim=1)
     begins = (size**2 * per_bin).cumsum(0) - size**2 * per_bin
     total = size**2 * int(per_bin.sum())
-    cells = torch.empty(total, dtype=torch.int64)
+    # In int32: the backward pass sorts them.
+    cells, column_cells = torch.empty(total, dtype=torch.int32), columns.cells.int()
     weights = torch.empty(total)
     # RoIs with the same numbers are computed together.
     for across, down in torch.unique(touched, dim=0).tolist():
         chosen = ((touched[:, 0] == across) & (touched[:, 1] == down)).nonzero().squeeze(1)
         places = begins[chosen, None] + torch.arange(size**2 * across * down)
-        at = begun[chosen, :, None, :down, None] + columns.cells[chosen, None, :, None, :across]
+        at = begun[chosen, :, None, :down, None] + column_cells[chosen, None, :, None, :across]
         weight = row_weights[chosen, :, None, :down, None] * columns.weights[chosen, None, :, None, :across]
         cells[places], weights[places] = at.flatten(1), weight.flatten(1)
     offsets = begins[:, None] + per_bin[:, None] * torch.arange(size**2)
-    return cells, weights, offsets.flatten()
+    return cells, weights, offsets.flatten().int()
 
 
 def _layout(features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -227,10 +227,9 @@ class _Trial:
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        clip_norm = self.config.training.clip_norm
-        if clip_norm is not None:
+        if self.config.training.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.detector.parameters(), clip_norm, foreach=True)
+            nn.utils.clip_grad_norm_(self.detector.parameters(), self.config.training.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
