@@ -87,13 +87,10 @@ class Body(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Apply to normalised images [N, 3, H, W]."""
-        maps = [images]
-        for number in range(4):
-            # Where nothing is learned, operators that have no gradient do more at once (``fused``).
-            is_learning = torch.is_grad_enabled() and number >= self.frozen
-            with torch.set_grad_enabled(is_learning):
-                maps.append(self.run_stage(number, maps[-1]))
-        return maps[1:]
+        maps = [self.run_stage(0, images)]
+        for number in range(1, 4):
+            maps.append(self.run_stage(number, maps[-1]))
+        return maps
 
     def freeze(self, count: int) -> None:
         """Exclude the first ``count`` stages from training, including their norm statistics."""

@@ -146,33 +146,6 @@ def test_pyramid_and_rpn_are_those_of_the_layers(
         assert (one - other).abs().max() <= tolerance * other.abs().max()
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
-def test_frozen_stages_train_through_one_operator_and_give_the_same(
-    backbone: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    changes = {"detector.backbone": backbone, "detector.frozen_stages": 2, "detector.fc_width": 64}
-    trained = build_detector(Config().with_changes(changes).detector, 3, pretrained=False).train()
-    images = torch.randn(2, 3, 96, 128)
-
-    def outcome() -> tuple[list[Tensor], list[Tensor]]:
-        trained.zero_grad()
-        maps = trained.pyramid(images)
-        sum(each.square().mean() for each in maps).backward()
-        assert not trained.pyramid.body(images)[1].requires_grad
-        learned = [weight for weight in trained.pyramid.parameters() if weight.requires_grad]
-        return maps, [weight.grad for weight in learned if weight.grad is not None]
-
-    calls = count_calls(monkeypatch)
-    maps, gradients = outcome()
-    assert calls
-    monkeypatch.setattr(fused, "is_fused", lambda *arguments: False)
-    right_maps, right_gradients = outcome()
-    assert len(gradients) == len(right_gradients) > 20
-    for one, other in zip([*maps, *gradients], [*right_maps, *right_gradients], strict=True):
-        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
-
-
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Of the fused operator."""
     calls: list[None] = []
