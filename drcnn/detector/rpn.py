@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import batched_nms
 
 from drcnn.batch import Batch
 from drcnn.detector.boxes import anchor_grid, clip_boxes, decode, encode
@@ -171,47 +171,28 @@ def propose(
         pre_nms: candidates per level.
         post_nms: proposals per image and list.
     """
-    scores, boxes = [], []
-    for logits, deltas, grid in zip(*output, anchors, strict=True):
+    scores, boxes, level = [], [], []
+    for number, (logits, deltas, grid) in enumerate(zip(*output, anchors, strict=True)):
         top, index = logits.float().topk(min(pre_nms, logits.shape[1]), dim=1)
         chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
         scores.append(top)
         boxes.append(decode(grid[index], chosen))
+        level.append(torch.full_like(index, number))
     candidates = clip_boxes(torch.cat(boxes, dim=1), sizes[:, None, :])
     score = torch.cat(scores, dim=1)
-    counts = [top.shape[1] for top in scores]
+    image = torch.arange(len(score), device=score.device)[:, None]
+    group = torch.cat(level, dim=1) + image * len(anchors)
 
     lists = {}
     for threshold in set(nms_thresholds):
-        survives = _survivors(candidates, score, counts, threshold)
+        kept = batched_nms(candidates.flatten(0, 1), score.flatten(), group.flatten(), threshold)
+        survives = torch.zeros_like(score, dtype=torch.bool)
+        survives.view(-1)[kept] = True
         best, index = score.masked_fill(~survives, -torch.inf).topk(min(post_nms, score.shape[1]), dim=1)
         lists[threshold] = Proposals(
             candidates.gather(1, index[..., None].expand(-1, -1, 4)), best > -torch.inf
         )
     return [lists[threshold] for threshold in nms_thresholds]
-
-
-def _survivors(boxes: Tensor, scores: Tensor, counts: list[int], threshold: float) -> Tensor:
-    """Return bool[N, M], the candidates that NMS within each image and level leaves.
-
-    Args:
-        boxes: float32[N, M, 4], level by level.
-        scores: float32[N, M].
-        counts: candidates of an image on each level; M together.
-        threshold: of NMS.
-    """
-    survives = torch.zeros_like(scores, dtype=torch.bool)
-    if boxes.device.type == "cpu":
-        # ``batched_nms`` looks for each group's boxes; here they lie together.
-        groups = (each.split(counts, dim=1) for each in (boxes, scores, survives))
-        for of_level in zip(*groups, strict=True):
-            for own_boxes, own_scores, own in zip(*of_level, strict=True):
-                own[nms(own_boxes, own_scores, threshold)] = True
-        return survives
-    levels = [torch.full((count,), number, device=boxes.device) for number, count in enumerate(counts)]
-    group = torch.cat(levels) + torch.arange(len(scores), device=boxes.device)[:, None] * len(counts)
-    survives.view(-1)[batched_nms(boxes.flatten(0, 1), scores.flatten(), group.flatten(), threshold)] = True
-    return survives
 
 
 def rpn_losses(

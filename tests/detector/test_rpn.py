@@ -84,28 +84,13 @@ def test_one_decoding_and_one_nms_for_each_distinct_threshold(
     thresholds: tuple[float, ...], passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    survivors = rpn._survivors
-    monkeypatch.setattr(rpn, "_survivors", lambda *args: calls.append("nms") or survivors(*args))
+    monkeypatch.setattr(rpn, "batched_nms", lambda *args: calls.append("nms") or batched_nms(*args))
     monkeypatch.setattr(rpn, "decode", lambda *args: calls.append("decode") or decode(*args))
     output, anchors = random_output(5)
     sizes = torch.tensor([[48.0, 64.0]] * 2)
     propose(output, anchors, sizes, nms_thresholds=thresholds, pre_nms=100, post_nms=80)
     assert calls.count("nms") == passes
     assert calls.count("decode") == len(anchors)
-
-
-def test_nms_runs_within_each_image_and_level() -> None:
-    torch.manual_seed(0)
-    counts = [30, 20, 0, 1]
-    corners = torch.rand(3, 51, 2) * 60
-    boxes, scores = torch.cat((corners, corners + 5 + torch.rand(3, 51, 2) * 40), dim=2), torch.rand(3, 51)
-    level = torch.arange(4).repeat_interleave(torch.tensor(counts))
-    group = level + 4 * torch.arange(3)[:, None]
-    expected = torch.zeros(3 * 51, dtype=torch.bool)
-    expected[batched_nms(boxes.flatten(0, 1), scores.flatten(), group.flatten(), 0.5)] = True
-    survives = rpn._survivors(boxes, scores, counts, 0.5)
-    assert 3 < int(survives.sum()) < 3 * 51
-    assert torch.equal(survives.flatten(), expected)
 
 
 def test_losses_by_hand() -> None:
