@@ -95,7 +95,7 @@ def _of_torchvision(found: list[dict[str, Tensor]]) -> Detections:
     )
 
 
-def timed(step: Callable[[], None], device: torch.device) -> float:
+def timed(step: Callable[[], object], device: torch.device) -> float:
     """Return the seconds that ``step`` takes."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
