@@ -9,7 +9,7 @@ G objects, P pairs of a detection and an object of the same image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -43,6 +43,7 @@ COCO_AREAS: dict[str, tuple[float, float]] = {
     "large": (96**2, 1e10),
 }
 PAIRS = 1 << 18  # compared at a time: about 50 MiB
+TURN = 1 << 10  # detections matched at a time: about 20 MiB where each has ten objects to choose from
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,17 @@ def match_coco(
     ignored = np.zeros_like(correct)
     taken = np.full((len(areas), len(detections.image)), -1)
     free = np.ones((*correct.shape[:2], len(objects.image)), dtype=np.bool_)
-    ranges, thresholds = np.ogrid[: free.shape[0], : free.shape[1]]
-    places = np.unique(detection)
-    bounds = (np.searchsorted(detection, places, side) for side in ("left", "right"))
-    for place, start, stop in zip(places, *bounds, strict=True):
-        candidates = is_near[:, start:stop] & free[..., target[start:stop]]
-        best = (candidates * preference[..., start:stop]).argmax(axis=2)
-        is_matched = candidates[ranges, thresholds, best]
-        matched = target[start + best]
+    ranges, thresholds, _ = np.ogrid[: len(areas), : len(COCO_THRESHOLDS), :1]
+    places, begins, counts = np.unique(detection, return_index=True, return_counts=True)
+    for turn in _turns(detections.image[places]):
+        place = places[turn]
+        # Pairs [S, N] of S detections; rows are filled up with their last pair, which argmax never takes.
+        nth = np.arange(counts[turn].max())
+        pair = begins[turn, None] + np.minimum(nth, counts[turn, None] - 1)
+        candidates = is_near[:, pair] & free[..., target[pair]]
+        best = (candidates * preference[..., pair]).argmax(axis=3)
+        is_matched = np.take_along_axis(candidates, best[..., None], axis=3)[..., 0]
+        matched = target[pair[np.arange(len(turn)), best]]
         is_ignored = ignore[ranges, matched]
         correct[..., place] = is_matched & ~is_ignored
         ignored[..., place] = is_matched & is_ignored
@@ -229,6 +233,21 @@ def near_pairs(
         blocks.append((detection[near], target[near], overlap[near]))
     paired, targets, overlaps = (np.concatenate(column) for column in zip(*blocks, strict=True))
     return paired, targets, overlaps
+
+
+def _turns(image: Positions) -> Iterator[Positions]:
+    """Yield positions of detections that are matched together: one of an image, its earlier ones before.
+
+    Images share no objects, so a match in one changes nothing in another.
+
+    Args:
+        image: int[N], of detections by falling score.
+    """
+    rank = _rank_in_image(image)
+    order = np.argsort(rank, kind="stable")
+    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
+    for turn in np.split(order, starts[1:]) if len(order) else []:
+        yield from np.split(turn, range(TURN, len(turn), TURN))
 
 
 def _overlap(left: Floats, right: Floats, crowd: Flags) -> Floats:

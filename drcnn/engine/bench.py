@@ -1,8 +1,8 @@
-"""Speed of our detectors beside torchvision's Faster R-CNN, in one run.
+"""Speed of our detectors beside torchvision's Faster R-CNN, and detectron2's where installed, in one run.
 
 Every detector has the same backbone and briefly trained weights, and sees the same images, proposals and RoI
-counts. The detectors take turns, so that other load on the machine affects all of them; compare the ratios
-within a run, not seconds between runs.
+counts; how far a peer's detections agree with ours is told beside its speed. The detectors take turns, so
+that other load on the machine affects all of them; compare the ratios within a run, not seconds between runs.
 
     result = bench(BenchOptions(), Path("runs/bench"), report=print)
 """
@@ -24,9 +24,12 @@ from drcnn.config import Config
 from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.detector.pooling import pool
 from drcnn.detector.rpn import anchors_for, propose
+from drcnn.engine.bench_agreement import share_found
 from drcnn.engine.bench_limit import flops, peak
+from drcnn.engine.bench_loop import measure_loop
 from drcnn.engine.bench_scenes import brief_weights, scenes
-from drcnn.engine.bench_steps import Steps, of_ours, of_torchvision, timed
+from drcnn.engine.bench_steps import Runner, Steps, of_ours, of_torchvision, timed
+from drcnn.engine.detectron2_twin import detectron2_twin, has_detectron2, of_detectron2
 from drcnn.engine.precision import TYPES
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.torchvision_twin import torchvision_twin
@@ -78,9 +81,10 @@ def bench(options: BenchOptions, folder: Path, *, report: Callable[[str], None])
     device = torch.device(options.run.device)
     batch = scenes(options.images, options.height, options.width).to(device)
     ours = {variant: move_detector(_detector(base, variant, weights), device) for variant in BENCHED}
-    twin = torchvision_twin(ours["fpn"], height=options.height, width=options.width).to(device)
-    runners = {"torchvision": of_torchvision(twin, batch)}
-    runners |= {name: of_ours(detector, batch) for name, detector in ours.items()}
+    peers = _peers(ours["fpn"], batch, device)
+    runners = peers | {name: of_ours(detector, batch) for name, detector in ours.items()}
+    found = runners["fpn"].found()
+    agreement = {name: share_found(found, peer.found()) for name, peer in peers.items()}
     steps = {name: Steps(runner, base, device) for name, runner in runners.items()}
     if options.amp:
         half = base.with_changes({"training.amp": "bf16"})
@@ -96,21 +100,50 @@ def bench(options: BenchOptions, folder: Path, *, report: Callable[[str], None])
                 spent = timed(step.train if kind == "train" else step.infer, device)
                 if number >= WARM_UP:
                     seconds[name][kind].append(spent)
+    report("the loop around: loader, evaluation, metric")
+    loop = measure_loop(
+        ours["fpn"],
+        base,
+        folder,
+        options.run,
+        height=options.height,
+        width=options.width,
+        repeats=options.repeats,
+    )
     return {
-        "setting": {
-            "backbone": base.detector.backbone,
-            "images": options.images,
-            "height": options.height,
-            "width": options.width,
-            "precision": base.training.amp if base.training.amp != "none" else "float32",
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "score_thr": base.detector.score_thr,
-            "proposals above score_thr": _alive(ours["fpn"], batch),
-        },
+        "setting": _setting(base, options, alive=_alive(ours["fpn"], batch), agreement=agreement),
         "detectors": {name: _summary(seconds, name, options.images, limits[name]) for name in steps},
+        "loop": loop,
         "parts": {name: _parts(step, device) for name, step in steps.items()},
+    }
+
+
+def _peers(detector: DecoupledRCNN, batch: Batch, device: torch.device) -> dict[str, Runner]:
+    """The detectors of others, with the weights of our ``fpn``."""
+    height, width = batch.images.shape[2:]
+    twin = torchvision_twin(detector, height=height, width=width).to(device)
+    peers = {"torchvision": of_torchvision(twin, batch)}
+    if has_detectron2():
+        peers["detectron2"] = of_detectron2(detectron2_twin(detector).to(device), batch)
+    return peers
+
+
+def _setting(
+    base: Config, options: BenchOptions, *, alive: float, agreement: dict[str, float]
+) -> dict[str, Any]:
+    is_gpu = torch.device(options.run.device).type == "cuda"
+    return {
+        "backbone": base.detector.backbone,
+        "images": options.images,
+        "height": options.height,
+        "width": options.width,
+        "precision": base.training.amp if base.training.amp != "none" else "float32",
+        "device": torch.cuda.get_device_name(options.run.device) if is_gpu else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "score_thr": base.detector.score_thr,
+        "proposals above score_thr": alive,
+        "detections that agree with fpn's": agreement,
     }
 
 

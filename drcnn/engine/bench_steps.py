@@ -1,4 +1,4 @@
-"""What the benchmark times: a training step and an inference of a detector, ours or torchvision's."""
+"""What the benchmark times: a training step and an inference of a detector, ours or another's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from drcnn.batch import Batch
 from drcnn.config import Config
 from drcnn.detector.detector import DecoupledRCNN
 from drcnn.detector.fused import Weights, unchanged_weights
+from drcnn.detector.postprocess import Detections
 from drcnn.engine.optimizer import make_optimizer
 from drcnn.engine.precision import autocast
 
@@ -23,11 +25,18 @@ __all__ = ["Runner", "Steps", "of_ours", "of_torchvision", "timed"]
 
 @dataclass(frozen=True)
 class Runner:
-    """A detector with its two calls."""
+    """A detector with its two calls, and how the result of ``detect`` reads as our detections."""
 
     model: nn.Module
     losses: Callable[[], dict[str, Tensor]]
-    detect: Callable[[], object]
+    detect: Callable[[], Any]
+    detections: Callable[[Any], Detections]
+
+    @torch.inference_mode()
+    def found(self) -> Detections:
+        """Detect, in float32."""
+        self.model.eval()
+        return self.detections(self.detect())
 
 
 class Steps:
@@ -63,7 +72,7 @@ class Steps:
 
 def of_ours(detector: DecoupledRCNN, batch: Batch) -> Runner:
     """Return our detector on ``batch``."""
-    return Runner(detector, lambda: detector(batch), lambda: detector.detect(batch))
+    return Runner(detector, lambda: detector(batch), lambda: detector.detect(batch), lambda found: found)
 
 
 def of_torchvision(model: nn.Module, batch: Batch) -> Runner:
@@ -73,10 +82,20 @@ def of_torchvision(model: nn.Module, batch: Batch) -> Runner:
         {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0] + 1}
         for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
     ]
-    return Runner(model, lambda: model(images, targets), lambda: model(images))
+    return Runner(model, lambda: model(images, targets), lambda: model(images), _of_torchvision)
 
 
-def timed(step: Callable[[], None], device: torch.device) -> float:
+def _of_torchvision(found: list[dict[str, Tensor]]) -> Detections:
+    counts = torch.tensor([len(each["labels"]) for each in found])
+    return Detections(
+        torch.arange(len(found)).repeat_interleave(counts),
+        torch.cat([each["boxes"] for each in found]),
+        torch.cat([each["labels"] for each in found]) - 1,  # its background is class 0
+        torch.cat([each["scores"] for each in found]),
+    )
+
+
+def timed(step: Callable[[], object], device: torch.device) -> float:
     """Return the seconds that ``step`` takes."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

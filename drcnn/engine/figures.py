@@ -77,8 +77,17 @@ def bench_table(result: dict[str, Any]) -> str:
             for speed in (summary["train"], summary["inference"])
         )
         lines.append(f"{name:22}{cells}")
+    agreement = setting["detections that agree with fpn's"]
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in agreement.items())
     lines += [
         "",
+        f"{'around fpn':26}{'images/s':>10}{'s':>8}",
+        *(
+            f"{name:26}{speed['images_per_s']:10.1f}{speed['seconds']:8.2f}"
+            for name, speed in result["loop"].items()
+        ),
+        "",
+        f"detections of fpn and of its peers that the other has too: {shares}",
         "/ tv: of torchvision's time; / fpn: of our fpn's. limit: seconds of the convolutions and matrix "
         "products alone, at the speed of one 3x3 convolution measured here.",
     ]

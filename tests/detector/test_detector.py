@@ -12,7 +12,7 @@ from torchvision.models.resnet import Bottleneck
 
 from drcnn.config import Config, ConfigError, DetectorConfig
 from drcnn.detector.backbones import build_body
-from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
+from drcnn.detector.detector import build_detector, move_detector
 from drcnn.detector.norms import FrozenStatsBatchNorm2d
 from drcnn.detector.weights import load_backbone
 from drcnn.variants import DETECTORS
@@ -268,21 +268,3 @@ def test_images_are_normalised_and_their_padding_is_neutral() -> None:
     pixel = batch.images[0, :, 3, 5].float()
     expected = (pixel - torch.tensor([123.675, 116.28, 103.53])) / torch.tensor([58.395, 57.12, 57.375])
     torch.testing.assert_close(seen[0][0, :, 3, 5], expected)
-
-
-def test_the_maps_memory_format_does_not_change_the_losses(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small(weights="digits", backbone_width=0.25, norm="frozen", frozen_stages=1)
-    outcomes = []
-    for is_channels_last in (False, True):
-        monkeypatch.setattr(DecoupledRCNN, "_is_faster_channels_last", lambda _, last=is_channels_last: last)
-        torch.manual_seed(1)
-        detector = build_detector(config, 3).train()
-        losses = detector(make_batch([[[8, 8, 40, 56], [60, 20, 100, 70]]], 96, 128))
-        torch.stack(list(losses.values())).sum().backward()
-        weight = detector.pyramid.body.get_parameter("features.5.conv.1.0.weight")  # depthwise
-        assert weight.grad is not None
-        outcomes.append((losses, weight.grad))
-    (losses, gradient), (losses_last, gradient_last) = outcomes
-    for name, loss in losses.items():
-        torch.testing.assert_close(losses_last[name], loss, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(gradient_last, gradient, rtol=1e-3, atol=1e-6)

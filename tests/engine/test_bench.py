@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from torch import nn
 
 from drcnn.cli import main
 from drcnn.detector.fused import conv_norm_act, linear_act
-from drcnn.engine import bench, bench_scenes
+from drcnn.engine import bench, bench_loop, bench_scenes
 from drcnn.engine.bench import BENCHED
 from drcnn.engine.bench_limit import flops
+from drcnn.engine.bench_metric import coco_sized
 from drcnn.engine.bench_scenes import scenes
+from drcnn.engine.detectron2_twin import has_detectron2
 
 SMALL = ["detector.backbone=resnet18", "detector.fc_width=32", "detector.roi_samples=64"]
 SMALL += ["detector.rpn_pre_nms_train=100", "detector.rpn_pre_nms_test=100"]
@@ -33,11 +36,15 @@ def test_bench_measures_every_detector_and_reuses_its_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_scenes, "TRAIN_IMAGES", 8)
+    monkeypatch.setattr(bench_loop, "coco_sized", partial(coco_sized, 10, 40, 5, 20))
     arguments = ["bench", "--size", "192", "256", "--images", "1", "--repeats", "2", "--amp", "--json"]
     arguments += ["--output", str(tmp_path), "--set", *SMALL]
     assert main(arguments) == 0
     result = json.loads(capsys.readouterr().out)
-    assert set(result["detectors"]) == {"torchvision", *BENCHED, *(f"{name} bf16" for name in BENCHED)}
+    peers = {"torchvision", "detectron2"} if has_detectron2() else {"torchvision"}
+    assert set(result["detectors"]) == peers.union(BENCHED, (f"{name} bf16" for name in BENCHED))
+    assert set(result["setting"]["detections that agree with fpn's"]) == peers
+    assert {"loader", "evaluation", "metric"} <= set(result["loop"])
     for summary in result["detectors"].values():
         for kind in ("train", "inference"):
             assert summary[kind]["seconds"] > 0
@@ -53,6 +60,7 @@ def test_bench_measures_every_detector_and_reuses_its_weights(
     assert main([each for each in arguments if each != "--json"]) == 0
     printed = capsys.readouterr().out
     assert "decoupled_cascade bf16" in printed
+    assert "forward pass of training" in printed
     assert max(map(len, printed.splitlines())) <= 80
     assert weights.stat().st_mtime_ns == before
 
