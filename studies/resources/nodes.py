@@ -52,7 +52,7 @@ class Examination:
         node = context.get_node_id()
         if node in self.known:
             return
-        # Not in OUTPUT, which is the study's record and may be shared. Each launch has files of its own, and so
+        # Not in OUTPUT, which is the study's record and may be shared. Each launch has files of its own, as
         # has each of several nodes of one machine.
         verdict = Path(tempfile.gettempdir()) / f"drcnn-examined-{context.get_job_id()}-{node}"
         with FileLock(f"{verdict}.lock"):

@@ -1,7 +1,7 @@
 """The checksums of a data set in an object store: ``SHA256SUMS`` in its folder, as ``sha256sum`` writes it.
 
-Whoever uploads the data makes it before that, over all files; cluster/README.md has the command. A store's own
-checksums would only tell that a file is as it came there, and pyarrow does not show them.
+Whoever uploads the data makes it before that, over all files; cluster/README.md has the command. A store's
+own checksums would only tell that a file is as it came there, and pyarrow does not show them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def read_sums(content: bytes, names: Collection[str]) -> dict[str, str]:
     for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
         found = LINE.fullmatch(line)
         if found is None:
-            raise ValueError(f"{SUMS}:{number} is {line[:80]!r}; expected 64 hex digits, two spaces and a path")
+            raise ValueError(
+                f"{SUMS}:{number} is {line[:80]!r}; expected 64 hex digits, two spaces and a path"
+            )
         sums[found[2]] = found[1]
     lacking = sorted(sums.keys() - set(names) - {SUMS})
     if lacking:

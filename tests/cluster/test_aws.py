@@ -10,7 +10,6 @@ import pytest
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[cluster]'")
 pytest.importorskip("moto", reason="needs a simulated AWS: pip install '.[test]'")
 
-from cluster_files import read  # noqa: E402
 from simulated_aws import REGION, aws, bootstrapped  # noqa: E402
 
 from studies.machines.aws_nodes import AwsNodes  # noqa: E402

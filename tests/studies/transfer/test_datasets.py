@@ -105,7 +105,9 @@ def test_a_file_that_stays_damaged_is_named_and_what_is_whole_is_kept(
     write_sums(store)
     remote = seen(store, tmp_path)
     copies = damage_copies(monkeypatch, "one.jpg", times=3)
-    with pytest.raises(FetchError, match=r"VOC2007/JPEGImages/one\.jpg does not match its checksum in SHA256"):
+    with pytest.raises(
+        FetchError, match=r"VOC2007/JPEGImages/one\.jpg does not match its checksum in SHA256"
+    ):
         download_datasets([remote])
     assert not remote.folder.exists()
     # It is what a later attempt begins with: neither believed nor fetched in vain.
