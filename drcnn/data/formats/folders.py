@@ -127,6 +127,6 @@ def _entries(folder: Path) -> list[tuple[Path, bool]]:
         return [(path, path.is_dir()) for path in paths]
     except OSError as error:
         raise DataError(
-            f"{error.filename or folder}: cannot be looked into ({error.strerror}); make it readable, or give "
-            "the folder of the data alone"
+            f"{error.filename or folder}: cannot be looked into ({error.strerror}); make it readable, or "
+            "give the folder of the data alone"
         ) from None
