@@ -120,6 +120,8 @@ def simulated_cluster(nodes: int) -> Iterator[tuple[Machines, Allocation]]:
     small: dict[str, Any] = {"object_store_memory": 80 << 20}
     # Nodes of their own would start processes in advance; here all would start at once, on one machine.
     os.environ.update(RAY_enable_worker_prestart="0", RAY_prestart_worker_first_driver="0")
+    # Its 64 first workers take minutes to import all: after Ray's 60 s it would start them anew, for ever.
+    os.environ.update(RAY_worker_register_timeout_seconds="1800")
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         # A Ray that shares nothing with others on this machine.
         os.environ.update(RAY_TMPDIR=folder, RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")

@@ -226,7 +226,9 @@ class TrainingConfig(Section):
         "none", description="start from a whole detector: a checkpoint's path, or 'coco' (torchvision's)"
     )
     checkpoint_minutes: float | None = Field(
-        None, gt=0, description="also save within an epoch, this often; none: after each epoch only"
+        None,
+        gt=0,
+        description="also save within an epoch, this often; none: only before and after its evaluation",
     )
 
     @model_validator(mode="after")

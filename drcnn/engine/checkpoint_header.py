@@ -58,6 +58,8 @@ def read_header(path: Path) -> Header:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = "no such file" if not path.exists() else "a folder" if path.is_dir() else _why(error)
         raise damaged(path, f"is not a checkpoint of drcnn, or damaged ({why})") from None
+    if not isinstance(state, dict) or not isinstance(state.get("config"), str):
+        raise damaged(path, "is not a checkpoint of drcnn (its training state has no configuration)")
     tensors = texts.get("tensors", "")
     if "checksum" in texts and texts["checksum"] != _checksum(texts["state"], tensors):
         raise damaged(path, "is damaged: its header does not match its checksum")

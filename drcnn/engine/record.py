@@ -3,7 +3,8 @@
 This is the only record that resuming reads, and the only place that reads or writes ``result.json`` (the
 trial ended), ``error.json`` (it failed) and ``latency.json`` (its inference was timed). A folder without any
 of these is a trial that is still to be trained, from the last epoch in ``last.safetensors`` on. Each carries
-a checksum: one that is damaged is said and taken as missing, so that what it told is found out again.
+a checksum: one that is damaged, or holds values of other types, is said and taken as missing, so that what it
+told is found out again.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from drcnn.engine.checkpoint_header import newest_header
+from drcnn.plain_text import printable, shown
 from drcnn.sealed import DamagedFileError, read_sealed, write_sealed
 
 __all__ = [
@@ -40,6 +44,44 @@ logger = logging.getLogger(__name__)
 LATENCY = "perf/ms_per_image"
 # The files that say how a trial ended.
 OUTCOME_FILES = ("result.json", "error.json")
+
+
+def _counted(metrics: dict[str, float]) -> dict[str, float]:
+    if not math.isfinite(metrics.get("epoch", 0)):
+        raise ValueError("an epoch has a number")
+    return metrics
+
+
+# Other people's: shown on terminals and pages.
+Text = Annotated[str, AfterValidator(printable)]
+History = list[Annotated[dict[str, float], AfterValidator(_counted)]]
+HISTORY: TypeAdapter[History] = TypeAdapter(History, config=ConfigDict(strict=True))
+
+
+class _File(BaseModel):
+    """What a file of the record holds, as far as it is read; other keys are for people."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class _Result(_File):
+    status: str
+    history: History = []
+    per_class: dict[Text, float] = {}
+    seconds: float | None = None
+    made_by: dict[str, Text] = {}
+    notes: list[Text] = []
+
+
+class _Error(_File):
+    message: Text
+
+
+class _Latency(_File):
+    milliseconds: float = Field(alias=LATENCY)
+
+
+File = TypeVar("File", bound=_File)
 
 
 class Status(StrEnum):
@@ -125,22 +167,22 @@ class TrialRecord:
 
 def read_record(folder: Path) -> TrialRecord:
     """Read a trial's folder; a missing or empty one is a trial that is still to be begun."""
-    result = _read(folder / "result.json", "status")
-    if result is not None and result["status"] in (Status.FINISHED, Status.PRUNED):
+    result = _read(folder / "result.json", _Result)
+    if result is not None and result.status in (Status.FINISHED, Status.PRUNED):
+        latency = _read(folder / "latency.json", _Latency)
         return TrialRecord(
-            Status(result["status"]),
-            result.get("history", []),
-            result.get("per_class", {}),
-            result.get("seconds"),
-            latency=(_read(folder / "latency.json") or {}).get(LATENCY),
-            made_by=result.get("made_by", {}),
-            notes=result.get("notes", []),
+            Status(result.status),
+            result.history,
+            result.per_class,
+            result.seconds,
+            latency=latency.milliseconds if latency else None,
+            made_by=result.made_by,
+            notes=result.notes,
         )
-    header = newest_header(folder)
-    history = header.state.get("history", []) if header else []
-    error = _read(folder / "error.json", "message")
+    history = _history_of_checkpoint(folder)
+    error = _read(folder / "error.json", _Error)
     if error is not None:
-        return TrialRecord(Status.FAILED, history, error=error["message"])
+        return TrialRecord(Status.FAILED, history, error=error.message)
     return TrialRecord(Status.PENDING, history)
 
 
@@ -201,21 +243,28 @@ def _write_result(
     write_sealed(folder / "result.json", result)
 
 
-def _read(path: Path, *required: str) -> dict[str, Any] | None:
+def _history_of_checkpoint(folder: Path) -> History:
+    header = newest_header(folder)
+    try:
+        return HISTORY.validate_python(header.state.get("history", []) if header else [])
+    except ValidationError:
+        return []  # who resumes from it is told that it is none of ours
+
+
+def _read(path: Path, kind: type[File]) -> File | None:
     """Read a file of the record; none if it is missing, or damaged, which is said."""
     try:
-        content = read_sealed(path)
+        return kind.model_validate(read_sealed(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except DamagedFileError as error:
         _warn_once(f"{error}; taken as missing, to be made again")
-        return None
-    if any(key not in content for key in required):
-        _warn_once(
-            f"{path} is damaged: it has no {' and no '.join(required)}; taken as missing, to be made again"
-        )
-        return None
-    return content
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = first["loc"][0]
+        fault = f"it has no {key}" if first["type"] == "missing" else f"its {key} is {shown(first['input'])}"
+        _warn_once(f"{path} is damaged: {fault}; taken as missing, to be made again")
+    return None
 
 
 @cache

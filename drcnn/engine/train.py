@@ -6,8 +6,8 @@ The folder of a trial then holds::
 
     config.yaml          the whole configuration
     last.safetensors     model, momentum and history after the last epoch, or within one (every
-                         ``training.checkpoint_minutes``); training resumes from here. Of a finished trial it
-                         is the trained model, without momentum
+                         ``training.checkpoint_minutes``, and before it is evaluated); training resumes from
+                         here. Of a finished trial it is the trained model, without momentum
     detections.parquet   its detections on the split that it is judged by: test, or val if there is no test
     result.json          written last: the trial is finished
 
@@ -178,11 +178,7 @@ class _Trial:
         return metrics
 
     def _train(self, epoch: int) -> tuple[dict[str, float], int, float, float]:
-        """Train an epoch, or what is left of it.
-
-        Returns:
-            Means over its steps, the number of images, the last learning rate, and seconds.
-        """
+        """Train what is left of an epoch; return means over its steps, images, last rate, and seconds."""
         training = self.config.training
         loader = make_loader(
             self.data.train,
@@ -221,8 +217,12 @@ class _Trial:
             if is_checked:
                 self._save_within(epoch, partial_epoch, number + 1, steps)
         require_finite_weights(self.detector, epoch)
+        seconds = partial_epoch.seconds()
+        if self.state.step < steps and self._evaluated_after(epoch):
+            # An evaluation may be long, and end with the node.
+            self._save_partial(partial_epoch, steps)
         means = {f"train/{name}": value for name, value in partial_epoch.means(steps).items()}
-        return means, steps * training.batch_size, rate, partial_epoch.seconds()
+        return means, steps * training.batch_size, rate, seconds
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -235,16 +235,9 @@ class _Trial:
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         """Return the metrics of the splits that are due, the same on every worker."""
-        is_last = epoch == self.config.training.epochs
-        every = self.config.evaluation.every
-        splits = {
-            "val": self.data.val if is_last or (every and epoch % every == 0) else None,
-            "test": self.data.test if is_last else None,
-        }
         figures: dict[str, float] = {}
-        for split, table in splits.items():
-            if table is None:
-                continue
+        for split in self._evaluated_after(epoch):
+            table = self.data.tables[split]
             metrics, detections = evaluate_split(self.detector, table, self.config, self.options)
             figures |= {f"{split}/{name}": value for name, value in metrics.summary.items()}
             if split == self.data.judged:
@@ -252,6 +245,11 @@ class _Trial:
                 if rank() == 0:
                     waiting_for_space(partial(write_detections, self.folder, detections), self.waits)
         return figures
+
+    def _evaluated_after(self, epoch: int) -> list[str]:
+        every, is_last = self.config.evaluation.every, epoch == self.config.training.epochs
+        is_due = {"val": is_last or bool(every and epoch % every == 0), "test": is_last}
+        return [split for split in self.data.tables if is_due.get(split)]
 
     def complete(self) -> None:
         """Write what is missing after the last epoch: a kill came before it, or a file was damaged since."""
@@ -266,11 +264,14 @@ class _Trial:
         if not is_due:
             return
         require_finite_weights(self.detector, epoch)
+        self._save_partial(partial_epoch, step)
+        if ends:
+            raise TrainingInterrupted(f"saved in epoch {epoch} at step {step} of {steps}")
+
+    def _save_partial(self, partial_epoch: PartialEpoch, step: int) -> None:
         partial_epoch.note(self.state, step)
         self._save()
         self.tell_saved()
-        if ends:
-            raise TrainingInterrupted(f"saved in epoch {epoch} at step {step} of {steps}")
 
     def _save(self) -> None:
         """Write the checkpoint, on the first worker; the others wait."""

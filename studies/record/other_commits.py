@@ -39,4 +39,5 @@ def _last_commit(folder: Path) -> str | None:
     header = newest_header(folder)  # what is damaged is told where it is read
     if header is None:
         return None
-    return str(header.state.get("made_by", {}).get("commit", "")).rpartition(", then ")[2]
+    made_by = header.state.get("made_by")
+    return str(made_by.get("commit", "") if isinstance(made_by, dict) else "").rpartition(", then ")[2]

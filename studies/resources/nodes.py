@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,8 +52,9 @@ class Examination:
         node = context.get_node_id()
         if node in self.known:
             return
-        # Also where nodes share OUTPUT, each has files of its own, and so has each launch.
-        verdict = self.requirements.output / f".examined-{context.get_job_id()}-{node}"
+        # Not in OUTPUT, which is the study's record and may be shared. Each launch has files of its own, as
+        # has each of several nodes of one machine.
+        verdict = Path(tempfile.gettempdir()) / f"drcnn-examined-{context.get_job_id()}-{node}"
         with FileLock(f"{verdict}.lock"):
             if not verdict.exists():
                 write_text(verdict, "; ".join(self._faults(node)))

@@ -1,4 +1,7 @@
-"""Data in an object store (``--data voc:s3://bucket/VOC2007``): each node downloads them once."""
+"""Data in an object store (``--data voc:s3://bucket/VOC2007``): each node downloads them once.
+
+Each file is verified by its size, and where the folder has ``SHA256SUMS`` by its checksum.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from pyarrow import fs
 from drcnn.data.annotations import DataError
 from drcnn.data.formats.folders import joined_folders
 from studies.definition.errors import FetchError, StudyError, one_line
+from studies.transfer.data_checksums import SUMS, has_checksum, read_sums
 from studies.transfer.retry import with_retries
 from studies.transfer.store import open_uri
 
@@ -108,21 +112,24 @@ class _Download:
             files = with_retries(partial(_list, self._store, self.root), RETRY_SECONDS)
         if _name(self.root, files) != remote.folder.name:
             raise FetchError(f"{self.root} has changed since the study was started; start it again")
+        self.files = {file.path.removeprefix(f"{self.root}/"): file for file in files}
         # A killed download leaves some files that are too short.
         self.missing = [file for file in files if _size(self._path(file)) != file.size]
         self.missing_bytes = sum(file.size - (_size(self._path(file)) or 0) for file in self.missing)
 
     def run(self) -> None:
-        """Download the files; the folder gets its final name when it is complete."""
+        """Download the files; the folder gets its final name when it is complete, and verified."""
         _check_disk([self])
         if self.missing_bytes > LARGE:
             amount = f"{len(self.missing)} files, {self.missing_bytes / 1e9:.1f} GB"
-            print(f"Downloading {self.root}: {amount}", flush=True)
+            how = "" if SUMS in self.files else f"; no {SUMS} there: verified by size only"
+            print(f"Downloading {self.root}: {amount}{how}", flush=True)
         for folder in {self._path(file).parent for file in self.missing}:
             folder.mkdir(parents=True, exist_ok=True)
         with _errors_named(self.root), ThreadPoolExecutor(PARALLEL_FILES) as pool:
+            sums = self._sums()
             # As a list: a file's error is raised when its result is taken.
-            list(pool.map(self._copy, self.missing))
+            list(pool.map(lambda name: self._fetch(self.files[name], sums.get(name)), self.files))
         self.draft.rename(self.remote.folder)
 
     def check_access(self) -> None:
@@ -131,6 +138,31 @@ class _Download:
             for file in self.missing[:1]:
                 with self._open(file) as stream:
                     stream.read(1)
+
+    def _sums(self) -> dict[str, str]:
+        if SUMS not in self.files:
+            return {}
+
+        def read() -> bytes:
+            with self._open(self.files[SUMS]) as stream:
+                return bytes(stream.read())
+
+        try:
+            return read_sums(with_retries(read, RETRY_SECONDS), self.files)
+        except ValueError as error:
+            raise OSError(str(error)) from None
+
+    def _fetch(self, file: fs.FileInfo, checksum: str | None) -> None:
+        """Copy a file, unless it is here; once more if it came damaged."""
+        path = self._path(file)
+        for attempts_left in (2, 1, 0):
+            if _size(path) == file.size and has_checksum(path, checksum):
+                return
+            if attempts_left:
+                self._copy(file)
+        raise OSError(
+            f"{file.path} does not match its checksum in {SUMS}, also when fetched again; upload both anew"
+        )
 
     def _copy(self, file: fs.FileInfo) -> None:
         path = self._path(file)

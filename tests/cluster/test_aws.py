@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,6 @@ import pytest
 boto3 = pytest.importorskip("boto3", reason="needs boto3: pip install '.[cluster]'")
 pytest.importorskip("moto", reason="needs a simulated AWS: pip install '.[test]'")
 
-from cluster_files import read  # noqa: E402
 from simulated_aws import REGION, aws, bootstrapped  # noqa: E402
 
 from studies.machines.aws_nodes import AwsNodes  # noqa: E402
@@ -68,28 +65,6 @@ def test_nodes_have_the_image_disk_rights_and_price_that_the_file_names() -> Non
         # A GPU node that shuts itself down is gone, and not paid for as a stopped one.
         assert asked.get("InstanceInitiatedShutdownBehavior") == (None if kind == "head" else "terminate")
         assert ("UserData" in asked) == (kind != "head")
-
-
-@pytest.mark.parametrize("is_watched", [True, False])
-def test_a_node_whose_setup_never_ends_shuts_itself_down(tmp_path: Path, *, is_watched: bool) -> None:
-    """The script that the machine starts with, with the machine's own programs imitated."""
-    programs = {
-        # Does at once what is to be done in three quarters of an hour.
-        "systemd-run": 'echo "$@" > "$0.asked"; shift 2; exec "$@"',
-        "systemctl": f'[ "$*" = "is-active --quiet head_watch" ] && exit {0 if is_watched else 3}',
-        "shutdown": 'echo "$@" > "$0.asked"',
-    }
-    for name, text in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    script = read("gpu")["available_node_types"]["gpu"]["node_config"]["UserData"]
-    # EC2 runs what begins so, and takes no more than 16 KiB.
-    assert script.startswith("#!/bin/bash\n")
-    assert len(script) < 16 * 1024
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    subprocess.run(["bash", "-c", script], env=environment, check=True)
-    assert (tmp_path / "systemd-run.asked").read_text().startswith("--on-active=2700 --unit=setup_watch ")
-    assert (tmp_path / "shutdown.asked").exists() != is_watched
 
 
 def open_to(config: dict[str, Any]) -> list[tuple[int, int, list[str]]]:

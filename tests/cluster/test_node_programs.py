@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
 import tomllib
 from importlib.metadata import requires, version
+from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_files import CLOUDS, CLUSTER, ROOT, commands, read
@@ -102,6 +105,40 @@ def test_gpu_nodes_watch_their_head_with_the_script_that_ray_has_copied_to_the_m
     assert command in prepared.get_initialization_commands("gpu")
     (told,) = with_head_node_ip([command], "192.0.2.1")
     assert "RAY_HEAD_IP=192.0.2.1" in told.replace("'", "").replace('"', "")
+
+
+def start_script(name: str) -> str:
+    """What a GPU node of a cloud runs as root when it starts."""
+    node: dict[str, Any] = read(name)["available_node_types"]["gpu"]["node_config"]
+    if name == "gpu":
+        return str(node["UserData"])
+    (script,) = (each["value"] for each in node["metadata"]["items"] if each["key"] == "startup-script")
+    return str(script)
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_node_whose_setup_never_ends_shuts_itself_down(
+    name: str, tmp_path: Path, *, is_watched: bool
+) -> None:
+    """The script that the machine starts with, with the machine's own programs imitated."""
+    programs = {
+        # Does at once what is to be done in three quarters of an hour.
+        "systemd-run": 'echo "$@" > "$0.asked"; shift 2; exec "$@"',
+        "systemctl": f'[ "$*" = "is-active --quiet head_watch" ] && exit {0 if is_watched else 3}',
+        "shutdown": 'echo "$@" > "$0.asked"',
+    }
+    for program, text in programs.items():
+        (tmp_path / program).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / program).chmod(0o755)
+    script = start_script(name)
+    # Both run what begins so; EC2 takes no more than 16 KiB.
+    assert script.startswith("#!/bin/bash\n")
+    assert len(script) < 16 * 1024
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["bash", "-c", script], env=environment, check=True)
+    assert (tmp_path / "systemd-run.asked").read_text().startswith("--on-active=2700 --unit=setup_watch ")
+    assert (tmp_path / "shutdown.asked").exists() != is_watched
 
 
 @pytest.mark.parametrize("name", CLOUDS)

@@ -133,7 +133,7 @@ def test_training_goes_on_and_ends_with_the_undisturbed_figures(
     fit(tiny_config, tiny_data, copy, report=Stop(), options=options, say=said.append)
     assert comparable(copy) == comparable(trial)
     assert (copy / "detections.parquet").read_bytes() == (trial / "detections.parquet").read_bytes()
-    assert said[-1] == "training goes on from the checkpoint of epoch 1"
+    assert said[-1] == "training goes on from the checkpoint of epoch 1, step 3 of the next"
     assert read_record(copy).notes == said
     files = {"config.yaml", LAST, "detections.parquet", "result.json"}
     assert {path.name for path in copy.iterdir()} == files, (
@@ -164,7 +164,7 @@ def test_a_full_disk_ends_training_with_the_old_checkpoint_and_it_goes_on_later(
             fit(tiny_config, tiny_data, disk / "trial", report=fill, options=options)
         fillers[0].remove()
         names = {path.name for path in (disk / "trial").iterdir()}
-        assert names == {"config.yaml", LAST}, "nothing is half-written"
+        assert names == {"config.yaml", LAST, PREVIOUS}, "nothing is half-written"
         assert read_record(disk / "trial").epoch == 1
         fit(tiny_config, tiny_data, disk / "trial", report=Stop(), options=options, say=said.append)
         assert read_record(disk / "trial").is_finished

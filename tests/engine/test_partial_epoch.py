@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 
 from drcnn.config import Config
 from drcnn.data.prepare import PreparedData
+from drcnn.detector.detector import DecoupledRCNN
+from drcnn.engine import train as loop
 from drcnn.engine.checkpoint import TrainingState, read_state, save
 from drcnn.engine.errors import TrainingInterrupted
 from drcnn.engine.partial_epoch import PartialEpoch
@@ -113,20 +116,60 @@ def test_a_checkpoint_is_due_by_the_clock_and_a_kill_loses_only_what_came_after(
     assert comparable(list(read_record(folder).history)) == comparable(undisturbed)
 
 
-def test_without_the_setting_nothing_is_saved_within_an_epoch(
+def test_what_ends_within_an_evaluation_loses_nothing_of_the_training(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config.with_changes(FIVE_STEPS)
+    undisturbed = train(config, tiny_data, tmp_path / "undisturbed")
+    steps, saved, folder = [], [], tmp_path / "killed"
+    evaluate_split, tables = loop.evaluate_split, []
+
+    def killed_at_first(detector: DecoupledRCNN, table: str, *others: Any) -> Any:
+        tables.append(table)
+        # In each epoch, and before the test split as well.
+        if len(tables) in (1, 3, 5):
+            raise KeyboardInterrupt
+        return evaluate_split(detector, table, *others)
+
+    def run() -> None:
+        fit(
+            config,
+            tiny_data,
+            folder,
+            report=StopAfter(),
+            options=RunOptions(threads=1),
+            step=lambda epoch, number, of: steps.append((epoch, number)),
+            saved=lambda: saved.append((read_state(folder / "last.safetensors").step, len(steps))),
+        )
+
+    monkeypatch.setattr(loop, "evaluate_split", killed_at_first)
+    for epoch in (0, 1, 1):
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        state = read_state(folder / "last.safetensors")
+        assert (state.epoch, state.step) == (epoch, 5)
+    run()
+    assert tables == [tiny_data.val] * 4 + [tiny_data.test, tiny_data.val, tiny_data.test]
+    assert steps == [(epoch, number) for epoch in (1, 2) for number in range(1, 6)]
+    assert saved == [(5, 5), (5, 10)]
+    assert same_tensors(folder, tmp_path / "undisturbed")
+    assert comparable(list(read_record(folder).history)) == comparable(undisturbed)
+
+
+def test_without_the_setting_an_epoch_is_saved_only_before_it_is_evaluated(
     tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
 ) -> None:
     saved: list[int] = []
-    config = tiny_config.with_changes(FIVE_STEPS)
+    config = tiny_config.with_changes({**FIVE_STEPS, "evaluation.every": None})
     fit(
         config,
         tiny_data,
         tmp_path,
         report=StopAfter(),
         options=RunOptions(threads=1),
-        saved=lambda: saved.append(1),
+        saved=lambda: saved.append(read_state(tmp_path / "last.safetensors").epoch),
     )
-    assert not saved
+    assert saved == [1]
 
 
 def _worker(

@@ -18,7 +18,7 @@ from drcnn.config import Config, ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.engine.checkpoint import TrainingState, read_model, read_state
 from drcnn.engine.errors import CheckpointError
-from drcnn.engine.record import read_record, write_finished
+from drcnn.engine.record import Status, read_record, write_finished
 from drcnn.engine.stored_trial import judge_trial, read_trial
 from drcnn.plain_text import UNPRINTABLE
 from drcnn.trained_model import find_model
@@ -50,6 +50,7 @@ def use(path: Path) -> None:
         assert isinstance(state.epoch, int)
         Config.from_yaml(state.config)
         read_model(path)
+    use_record(path.parent)
 
 
 @cases
@@ -111,9 +112,51 @@ def test_detections(trial: Path, content: bytes) -> None:
         judge_trial(read_trial(trial), ANNOTATIONS)
 
 
+RESULT = {
+    "status": "finished",
+    "epoch": 1,
+    "metrics": EPOCH,
+    "history": [EPOCH, {**EPOCH, "epoch": 2.0}],
+    "per_class": {"cup": 0.25, "bowl": float("nan")},
+    "seconds": 12.5,
+    "made_by": {"torch": "2.11", "workers": "1"},
+    "notes": ["the checkpoint was damaged"],
+}
+LATENCY = {"perf/ms_per_image": 12.5, "device": "cpu"}
+
+
+def use_record(folder: Path) -> None:
+    """What studies and reports make of a trial's record."""
+    record = read_record(folder)
+    assert isinstance(record.status, Status)
+    assert isinstance(record.epoch, int)
+    assert all(isinstance(value, float) for epoch in record.history for value in epoch.values())
+    assert all(isinstance(value, float) for value in (*record.metrics.values(), record.metric("val/AP")))
+    assert all(isinstance(value, float) for value in record.per_class.values())
+    assert all(isinstance(value, float | None) for value in (record.seconds, record.latency))
+    texts = [*record.notes, *record.per_class, *record.made_by.values(), record.error or ""]
+    assert not any(UNPRINTABLE.search(text) for text in texts)
+
+
+@cases
+@given(tree=tree_of({"result.json": RESULT, "latency.json": LATENCY, "error.json": {"message": "no"}}))
+def test_records_with_other_values(tree: Any, tmp_path: Path) -> None:
+    for name in ("result.json", "latency.json", "error.json"):
+        (tmp_path / name).write_text(json.dumps(tree.get(name)))
+    use_record(tmp_path)
+    (tmp_path / "result.json").unlink()
+    use_record(tmp_path)
+
+
+@cases
+@given(content=file_of(json.dumps(RESULT)))
+def test_results_with_damaged_bytes(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_bytes(content)
+    use_record(tmp_path)
+
+
 @cases
 @given(content=file_of(json.dumps({"message": "no", "traceback": "", "host": "a"})))
 def test_errors_with_damaged_bytes(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "error.json").write_bytes(content)
-    error = read_record(tmp_path).error
-    assert error is None or isinstance(error, str)
+    use_record(tmp_path)

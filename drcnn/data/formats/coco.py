@@ -30,6 +30,8 @@ __all__ = ["read_coco"]
 # An annotated area is at most so many times its box's, through rounding, and at least so much of it, unless
 # an outline explains it.
 MOST_AREA, LEAST_AREA = 1.1, 0.01
+# The smallest that a table holds exactly, as float32.
+SMALLEST_AREA = 2.0**-126
 
 Entries = list[tuple[str, Any]]
 
@@ -243,7 +245,7 @@ def _area(entry: Any, box: Box, where: str, faults: DataFaults) -> float:
     own = (box[2] - box[0]) * (box[3] - box[1])
     area = entry.get("area")
     least = 0.0 if entry.get("segmentation") else LEAST_AREA * own
-    if isinstance(area, int | float) and area > 0 and least <= area <= MOST_AREA * own + 2:
+    if isinstance(area, int | float) and max(least, SMALLEST_AREA) <= area <= MOST_AREA * own + 2:
         return float(area)
     faults.warn(
         "areas missing or ruled out by the box, replaced by its own",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from drcnn.data.annotations import DataError
 from drcnn.file_names import is_possible, typed_path
 
 __all__ = [
@@ -79,7 +80,7 @@ def as_split(name: str) -> str | None:
 def split_folders(folder: Path) -> dict[str, Path]:
     """Return the folders in ``folder`` that are named as splits, by their name; ``train`` comes first."""
     order = list(SPLIT_NAMES)
-    found = [(as_split(path.name), path) for path in sorted(_entries(folder)) if path.is_dir()]
+    found = [(as_split(path.name), path) for path, is_dir in sorted(_entries(folder)) if is_dir]
     ranked = sorted(((order.index(split), path) for split, path in found if split), key=lambda pair: pair[0])
     return {path.name: path for _, path in ranked}
 
@@ -102,19 +103,30 @@ def all_files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Pa
     Args:
         folder: to look into.
         above: the folders that it lies in, with links resolved: a link may lead back to one of them.
+
+    Raises:
+        DataError: a folder cannot be looked into.
     """
     real = folder.resolve()
     if real in above:
         return
-    for path in _entries(folder):
+    for path, is_dir in _entries(folder):
         if path.name.startswith("."):
             continue
-        if path.is_dir():
+        if is_dir:
             yield from all_files(path, above | {real})
         else:
             yield path
 
 
-def _entries(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return [folder / entry.name for entry in entries]
+def _entries(folder: Path) -> list[tuple[Path, bool]]:
+    """What is in a folder, and whether it is one; links are followed."""
+    try:
+        with os.scandir(folder) as entries:
+            paths = [folder / entry.name for entry in entries]
+        return [(path, path.is_dir()) for path in paths]
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder}: cannot be looked into ({error.strerror}); make it readable, or "
+            "give the folder of the data alone"
+        ) from None

@@ -195,6 +195,13 @@ def test_areas_that_the_box_rules_out_are_replaced(make_coco: MakeCoco) -> None:
         assert f"annotations[0]: area is {area!r}, the box has 600" in warnings[0].message
 
 
+def test_an_area_that_would_be_rounded_to_none_is_replaced(make_coco: MakeCoco) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][0] |= {"area": 1e-320, "segmentation": [[10, 5, 30, 35, 30, 34.5]]}
+
+    assert read(make_coco(change)).areas(0).tolist() == [600, 900]
+
+
 def test_an_outline_may_have_a_small_area(make_coco: MakeCoco) -> None:
     def change(content: dict[str, Any]) -> None:
         content["annotations"][0] |= {"area": 4.5, "segmentation": [[10, 5, 30, 35, 30, 34.5]]}

@@ -368,6 +368,23 @@ def test_linked_folders_are_followed_and_their_circles_left(
     assert contents(prepared) == expected("split")
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one of another user; permissions do not bind root, as who these tests may run."""
+    voc_roboflow(tmp_path / "data")
+    scandir, closed = os.scandir, tmp_path / "data" / "valid"
+
+    def scan(path: Path) -> object:
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(DataError, match=r"data/valid: cannot be looked into \(Permission denied\); make it"):
+        resolve_source(str(tmp_path / "data"))
+
+
 def test_a_file_name_may_not_lead_out_of_the_folder(tmp_path: Path, config: Configure) -> None:
     coco_annotations(tmp_path / "data")
     write_image(tmp_path / "a.jpg")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,8 +137,9 @@ def test_a_whole_cluster_is_checked_before_anything_starts(
 
 
 @pytest.fixture
-def later_node(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def later_node(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """This process is on a node that joined after the start; the list tells of every probe."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
     probes: list[str] = []
     probe = nodes.probe_node
 
@@ -153,11 +155,15 @@ def later_node(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return probes
 
 
-def test_a_later_node_is_examined_once(requirements: NodeRequirements, later_node: list[str]) -> None:
+def test_a_later_node_is_examined_once_and_nothing_of_it_stays_in_the_output(
+    requirements: NodeRequirements, later_node: list[str], tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.iterdir())
     examination = Examination(requirements, frozenset({"first"}), installed_versions())
     examination.require_fit()
     examination.require_fit()
     assert later_node == ["10.0.0.9"]
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_node_that_was_checked_at_the_start_is_not_examined(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from studies.definition.errors import FetchError
 from studies.run_study import main
 from studies.transfer import datasets
 from studies.transfer.datasets import RemoteFolder, check_datasets, download_datasets, localise
+from tests.damage import flip_bit
 
 
 @pytest.fixture
@@ -62,6 +64,85 @@ def test_files_come_as_they_are(store: Path, tmp_path: Path) -> None:
     download_datasets([remote])
     assert gzip.decompress((remote.folder / "packed.gz").read_bytes()) == b"packed"
     assert (remote.folder / "empty").read_bytes() == b""
+
+
+def write_sums(folder: Path) -> None:
+    """As cluster/README.md says."""
+    command = "find . -type f ! -name SHA256SUMS -print0 | xargs -0 sha256sum > SHA256SUMS"
+    assert command in (Path(__file__).parents[3] / "cluster/README.md").read_text()
+    subprocess.run(["bash", "-c", command], cwd=folder, check=True)
+
+
+def damage_copies(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> list[str]:
+    """Flip a bit in a file the first times that it comes; returns a list that tells of all copies."""
+    copy, copies = shutil.copyfileobj, list[str]()
+
+    def copy_badly(source: Any, target: Any, length: int) -> None:
+        copy(source, target, length)
+        copies.append(Path(target.name).name)
+        if copies[-1] == name and copies.count(name) <= times:
+            target.flush()
+            flip_bit(Path(target.name))
+
+    monkeypatch.setattr("shutil.copyfileobj", copy_badly)
+    return copies
+
+
+def test_a_file_that_came_damaged_is_fetched_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sums(store)
+    remote = seen(store, tmp_path)
+    copies = damage_copies(monkeypatch, "one.jpg", times=1)
+    download_datasets([remote])
+    assert (remote.folder / "JPEGImages" / "one.jpg").read_text() == "second"
+    assert sorted(copies) == ["SHA256SUMS", "list.txt", "one.jpg", "one.jpg"]
+
+
+def test_a_file_that_stays_damaged_is_named_and_what_is_whole_is_kept(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sums(store)
+    remote = seen(store, tmp_path)
+    copies = damage_copies(monkeypatch, "one.jpg", times=3)
+    with pytest.raises(
+        FetchError, match=r"VOC2007/JPEGImages/one\.jpg does not match its checksum in SHA256"
+    ):
+        download_datasets([remote])
+    assert not remote.folder.exists()
+    # It is what a later attempt begins with: neither believed nor fetched in vain.
+    download_datasets([remote])
+    assert (remote.folder / "JPEGImages" / "one.jpg").read_text() == "second"
+    assert copies.count("one.jpg") == 4
+
+
+def test_what_a_killed_download_left_is_verified(store: Path, tmp_path: Path) -> None:
+    write_sums(store)
+    remote = seen(store, tmp_path)
+    draft(remote).mkdir(parents=True)
+    (draft(remote) / "list.txt").write_text("FIRST")
+    download_datasets([remote])
+    assert (remote.folder / "list.txt").read_text() == "first"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("late.jpg", b"pixels", r"SHA256SUMS lacks 1 files, such as late\.jpg; make it again"),
+        ("list.txt", None, r"1 files of SHA256SUMS are not in the store, such as list\.txt; upload them"),
+        ("SHA256SUMS", b"no checksum", r"SHA256SUMS:1 is 'no checksum'; expected 64 hex digits"),
+        ("list.txt", b"firsT", r"list\.txt does not match its checksum"),
+    ],
+)
+def test_checksums_of_other_files_are_refused(
+    store: Path, tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    write_sums(store)
+    (store / name).unlink(missing_ok=True)
+    if content is not None:
+        (store / name).write_bytes(content)
+    with pytest.raises(FetchError, match=message):
+        download_datasets([seen(store, tmp_path)])
 
 
 def test_an_error_while_downloading_is_no_fault_of_the_data(
@@ -125,7 +206,8 @@ def test_a_long_download_is_announced(
     remote = seen(store, tmp_path)
     download_datasets([remote])
     download_datasets([remote])
-    assert capsys.readouterr().out == f"Downloading {store}: 2 files, 0.0 GB\n"
+    without = "; no SHA256SUMS there: verified by size only"
+    assert capsys.readouterr().out == f"Downloading {store}: 2 files, 0.0 GB{without}\n"
 
 
 def test_a_check_downloads_nothing(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pyarrow import fs
 
 from drcnn.data.annotations import DataError
 from drcnn.data.table_checksum import write_checksum
-from studies.definition.errors import StudyError
+from studies.definition.errors import FetchError, StudyError
 from studies.transfer.datasets import check_datasets, download_datasets, localise
 from studies.transfer.retry import with_retries
 from studies.transfer.store import ObjectStore, open_store
@@ -182,6 +183,24 @@ def test_datasets_are_downloaded_once_and_again_when_they_change(uri: str, tmp_p
     with pytest.raises(DataError, match="holds no file"):
         localise(f"coco:{where.replace('/one', '/none')}", tmp_path / "cache")
     assert localise("digits", tmp_path) == ("digits", ())
+
+
+def test_a_dataset_that_is_stored_damaged_is_named(uri: str, tmp_path: Path) -> None:
+    node = Node(uri, tmp_path / "a")
+    digest = hashlib.sha256(b"pixels").hexdigest()
+    before, _, query = uri.partition("?")
+    where = f"{before}/trials/one" + (f"?{query}" if query else "")
+
+    def download(image: str, cache: str) -> Path:
+        node.write(image_jpg=image, SHA256SUMS=f"{digest}  ./image.jpg\n")
+        node.store.upload(node.trial)
+        _, (remote,) = localise(f"voc:{where}", tmp_path / cache)
+        download_datasets([remote])
+        return remote.folder
+
+    assert (download("pixels", "one") / "image.jpg").read_text() == "pixels"
+    with pytest.raises(FetchError, match=r"one/image\.jpg does not match its checksum in SHA256SUMS, also"):
+        download("pixelS", "two")
 
 
 def test_what_was_there_before_the_store_is_uploaded_once(uri: str, tmp_path: Path) -> None:
