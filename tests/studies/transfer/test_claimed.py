@@ -68,11 +68,17 @@ def test_a_second_one_is_told_who_holds_it_since_when(place: Place) -> None:
 
 
 def test_one_that_waits_gets_it_when_it_is_given_back(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    first = place.hold()
-    release = threading.Timer(3.0, first.close)
+    first, is_released = place.hold(), threading.Event()
+
+    def give_back() -> None:
+        # Before: the one that waits may have it before this thread goes on.
+        is_released.set()
+        first.close()
+
+    release = threading.Timer(3.0, give_back)
     release.start()
     with caplog.at_level(logging.WARNING), place.hold(waits=True):
-        assert release.finished.is_set()
+        assert is_released.is_set()
         assert "my study is in use by process" in caplog.text
     release.join()
 
