@@ -50,6 +50,7 @@ def wait_for_an_epoch(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_training_ends_in_order(tmp_path: Path, number: int) -> None:
     process = train(tmp_path / "run")
@@ -59,6 +60,7 @@ def test_training_ends_in_order(tmp_path: Path, number: int) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.usefixtures("hangs_up")
 def test_training_ends_in_order_when_its_terminal_is_closed(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     # The terminal is that of its session, which is told when it is closed.

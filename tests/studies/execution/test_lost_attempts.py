@@ -124,6 +124,7 @@ def test_a_diverging_group_ends_at_once_and_optuna_is_told(output: Path) -> None
 
 @pytest.mark.faults
 @pytest.mark.slow
+@pytest.mark.usefixtures("hangs_up")
 def test_a_closed_terminal_ends_a_study_in_order(output: Path) -> None:
     launch = Launch(output, write_study(output, ONE), "--set", *assignments(training__epochs=500))
     launch.wait_until(lambda: epochs(output) >= 2)
