@@ -8,7 +8,7 @@ The half-width of the interval of ``bootstrap.mean_difference`` between two sett
     >>> seeds_for(spread, 1.2, images=300)
     5
     >>> round(half_width(spread, seeds=3, images=1200), 1)
-    0.9
+    0.8
 
 A difference that comes out larger than this is significant by itself. A true difference of just this size
 comes out larger in about half of all studies.
