@@ -66,7 +66,7 @@ def _print_enough(
     for seeds in numbers:
         if min(map(len, settings.values())) < seeds:
             continue
-        wanted = [trial for trial in trials if trial in settings[trial.setting_key][:seeds]]
+        wanted = [group[number] for number in range(seeds) for group in settings.values()]  # as they run
         left = [trial for trial in (*trained_models(wanted), *wanted) if trial.id in seconds]
         many = "s" if seeds > 1 else ""
         if left:
