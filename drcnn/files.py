@@ -1,8 +1,12 @@
-"""Atomic writing of files: a reader sees the old file or the whole new one, even after a kill."""
+"""Atomic writing of files: a reader sees the old file or the whole new one, even after a kill.
+
+And the checksum by which what is read is known to be what was written.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import shutil
 import time
 import uuid
@@ -17,6 +21,7 @@ __all__ = [
     "put_aside",
     "replacing",
     "require_space",
+    "sha256_of",
     "waiting_for_space",
     "write_text",
 ]
@@ -147,3 +152,9 @@ def _described(path: Path, draft: Path) -> str:
         f"no space left in {path.parent} to write {path.name}: {(free + written) / 1e6:,.1f} MB are free; "
         "free space there and run the same command again"
     )
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

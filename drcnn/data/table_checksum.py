@@ -5,10 +5,9 @@ Loader workers and trials map tables into memory and do not verify them: who mak
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from drcnn.files import write_text
+from drcnn.files import sha256_of, write_text
 
 __all__ = ["checksum_file", "matches_checksum", "write_checksum"]
 
@@ -20,7 +19,7 @@ def checksum_file(table: Path) -> Path:
 
 def write_checksum(table: Path) -> None:
     """Write the checksum of a table that was just saved."""
-    write_text(checksum_file(table), f"{_checksum(table)}  {table.name}\n")
+    write_text(checksum_file(table), f"{sha256_of(table)}  {table.name}\n")
 
 
 def matches_checksum(path: Path, checksum: Path) -> bool:
@@ -31,11 +30,6 @@ def matches_checksum(path: Path, checksum: Path) -> bool:
         checksum: the file with its checksum.
     """
     try:
-        return checksum.read_text(encoding="utf-8").split()[:1] == [_checksum(path)]
+        return checksum.read_text(encoding="utf-8").split()[:1] == [sha256_of(path)]
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,16 +12,16 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.config import Config, ConfigError, DataConfig, DetectorConfig
+from drcnn.files import sha256_of
 from drcnn.identity import EVALUATION, NUMERICS, effective_settings
 from drcnn.pretrained import shipped
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from drcnn.data.prepare import PreparedData
 
 __all__ = ["Inputs", "Trial", "evaluation_id", "training_id"]
@@ -110,8 +110,7 @@ class Inputs:
     def _digest_of(self, path: str, setting: str, *names: str) -> str:
         if path not in self._weights:
             try:
-                with open(path, "rb") as file:
-                    self._weights[path] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._weights[path] = sha256_of(Path(path))
             except OSError as error:
                 expected = ", ".join(map(repr, (*names, "none")))
                 raise ConfigError(

@@ -6,10 +6,11 @@ own checksums would only tell that a file is as it came there, and pyarrow does 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection
 from pathlib import Path
+
+from drcnn.files import sha256_of
 
 __all__ = ["SUMS", "has_checksum", "read_sums"]
 
@@ -51,7 +52,4 @@ def read_sums(content: bytes, names: Collection[str]) -> dict[str, str]:
 
 def has_checksum(path: Path, expected: str | None) -> bool:
     """Whether a file has this SHA-256; any has, if none is expected."""
-    if expected is None:
-        return True
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == expected
+    return expected is None or sha256_of(path) == expected
