@@ -47,10 +47,9 @@ def _ours(facts: ReportFacts) -> str:
 
 def _not_comparable(facts: ReportFacts) -> str:
     """Why the finished settings are not compared."""
-    members = [member for setting in facts.compared for member in setting.replicates]
     if len(facts.compared) == 1:
         return f"Only {escape(facts.compared[0].label)} was trained: **there is nothing to compare it with**."
-    if any(member.is_finished and member.resampled is None for member in members):
+    if any(member.is_finished and member.resampled is None for member in facts.compared_replicates):
         return "**Nothing can be said about settings**: detections or images are not there to compare."
     if any(len(setting.replicates) > 1 for setting in facts.compared):
         return (

@@ -99,7 +99,7 @@ class ReportFacts:
     @property
     def look(self) -> Look:
         """What is compared now."""
-        replicates = [replicate for setting in self.compared for replicate in setting.replicates]
+        replicates = self.compared_replicates
         return Look(frozenset(each.trial.id for each in replicates if each.resampled), len(replicates))
 
     @property
@@ -107,8 +107,7 @@ class ReportFacts:
         """Where earlier comparisons may have decided that trials were added, what that does; else empty."""
         if not self.baseline_comparisons:
             return ""
-        records = [replicate.record for setting in self.compared for replicate in setting.replicates]
-        is_complete = all(record.is_terminal for record in records)
+        is_complete = all(replicate.record.is_terminal for replicate in self.compared_replicates)
         return warning(read_looks(self.plan.folder), self.look, is_complete=is_complete)
 
     @property
@@ -135,6 +134,11 @@ class ReportFacts:
     def replicates(self) -> list[Replicate]:
         """Those of all settings, in order."""
         return [replicate for setting in self.settings for replicate in setting.replicates]
+
+    @property
+    def compared_replicates(self) -> list[Replicate]:
+        """Those of the compared settings, in order."""
+        return [replicate for setting in self.compared for replicate in setting.replicates]
 
     @property
     def left(self) -> list[str]:

@@ -185,7 +185,7 @@ def _curves(facts: ReportFacts) -> list[Picture]:
     if resampled and not facts.is_unconfirmed:
         baseline = facts.baseline if facts.baseline and facts.baseline.resampled else resampled[0]
         charts.append(result_charts.ap_over_iou(facts.compared, baseline))
-    histories = [replicate.record.history for setting in facts.compared for replicate in setting.replicates]
+    histories = [replicate.record.history for replicate in facts.compared_replicates]
     key = facts.chosen_by
     if any(sum(not math.isnan(epoch.get(key, math.nan)) for epoch in history) > 1 for history in histories):
         charts.append(result_charts.ap_by_epoch(facts.compared, key))
