@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -35,20 +34,19 @@ from drcnn.data.loader import make_loader
 from drcnn.data.prepare import prepare
 from drcnn.detector.fused import Weights, unchanged_weights
 from drcnn.engine.checkpoint import load_detector, read_state
-from drcnn.engine.evaluate import make_metric
+from drcnn.engine.evaluate import detect_batch, detections_table, make_metric
 from drcnn.engine.export import export_onnx
 from drcnn.engine.precision import autocast
 from drcnn.trained_model import find_model
 
-__all__ = ["Engine", "Row", "measure", "table_of"]
+__all__ = ["Engine", "Row", "make_engines", "measure"]
 
 OUTPUTS = ("boxes", "scores", "labels")
 # Images that ranges of int8 are taken from, and images that are timed.
 CALIBRATION, TIMED = 100, 32
 
-# Boxes float32[D, 4] in pixels of the batch's image, scores float32[D], labels int64[D].
-Found = Sequence[NDArray[Any]]
-Engine = Callable[[Batch], Found]
+# Detects in a batch of one image; returns columns, as ``detect_batch`` does.
+Engine = Callable[[Batch], dict[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -85,33 +83,17 @@ def measure(
         calibration = list(islice(_batches(data.train, config), CALIBRATION))
         path = Path(folder) / "detector.onnx"
         export_onnx(checkpoint, config, path)
-        engines = _engines(checkpoint, config, path, calibration, threads)
+        engines = make_engines(checkpoint, config, path, calibration, threads)
         judge = make_metric(config.evaluation, truth)
-        metrics = {name: judge(table_of(truth, batches, engine)).summary for name, engine in engines.items()}
+        tables = {
+            name: detections_table(truth, list(map(engine, batches))) for name, engine in engines.items()
+        }
+        metrics = {name: judge(table).summary for name, table in tables.items()}
         seconds = _seconds(engines, batches[:TIMED], repeats)
     return [
         Row(name, 1000 * seconds[name] / len(batches[:TIMED]), metrics[name]["AP"], metrics[name]["AP50"])
         for name in engines
     ]
-
-
-def table_of(annotations: Annotations, batches: Sequence[Batch], engine: Engine) -> pa.Table:
-    """Return an engine's detections in batches of one image, as ``drcnn.engine.evaluate`` describes them."""
-    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in ("row", "label", "score", "boxes")}
-    for batch in batches:
-        boxes, scores, labels = engine(batch)
-        columns["row"].append(np.full(len(scores), int(batch.rows[0])))
-        columns["boxes"].append(boxes / np.tile(batch.scales[0].numpy(), 2))
-        columns["score"].append(scores)
-        columns["label"].append(labels.astype(np.int32))
-    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    ids = np.asarray(annotations.ids, dtype=object)[joined["row"]]
-    sides = {
-        name: joined["boxes"][:, at].astype(np.float32) for at, name in enumerate(("x1", "y1", "x2", "y2"))
-    }
-    return pa.table(
-        {"image_id": pa.array(ids, pa.string()), "label": joined["label"], "score": joined["score"], **sides}
-    )
 
 
 def _batches(table: str, config: Config) -> Any:
@@ -129,9 +111,18 @@ def _seconds(engines: dict[str, Engine], batches: Sequence[Batch], repeats: int)
     return {name: statistics.median(spent) for name, spent in rounds.items()}
 
 
-def _engines(
+def make_engines(
     checkpoint: Path, config: Config, path: Path, calibration: Sequence[Batch], threads: int
 ) -> dict[str, Engine]:
+    """Make an engine of each kind that there is here.
+
+    Args:
+        checkpoint: of the trained detector.
+        config: how to detect.
+        path: the same, exported.
+        calibration: batches of one image, for the ranges of int8.
+        threads: of each engine; those of torch are the process's.
+    """
     engines = {
         "torch float32": _in_torch(checkpoint, config, "none"),
         "torch bf16": _in_torch(checkpoint, config, "bf16"),
@@ -162,10 +153,9 @@ def _in_torch(checkpoint: Path, config: Config, amp: str) -> Engine:
     weights: Weights = {}
 
     @torch.inference_mode()
-    def run(batch: Batch) -> Found:
+    def run(batch: Batch) -> dict[str, NDArray[Any]]:
         with autocast(torch.device("cpu"), amp), unchanged_weights(weights):
-            found = detector.detect(batch)
-        return found.boxes.numpy(), found.scores.float().numpy(), found.labels.numpy()
+            return detect_batch(detector, batch)
 
     return run
 
@@ -177,9 +167,8 @@ def _in_onnxruntime(path: Path, threads: int) -> Engine:
     settings.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, settings)
 
-    def run(batch: Batch) -> Found:
-        found: Found = session.run(list(OUTPUTS), {"image": _pixels(batch)})
-        return found
+    def run(batch: Batch) -> dict[str, NDArray[Any]]:
+        return _columns(batch, *session.run(list(OUTPUTS), {"image": _pixels(batch)}))
 
     return run
 
@@ -189,11 +178,21 @@ def _in_openvino(core: Any, model: Any, precision: str, threads: int) -> Engine:
         model, "CPU", {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     )
 
-    def run(batch: Batch) -> Found:
+    def run(batch: Batch) -> dict[str, NDArray[Any]]:
         found = compiled({"image": _pixels(batch)})
-        return [found[name] for name in OUTPUTS]
+        return _columns(batch, *[found[name] for name in OUTPUTS])
 
     return run
+
+
+def _columns(
+    batch: Batch, boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any]
+) -> dict[str, NDArray[Any]]:
+    """The columns of an image's detections, from what the exported detector returns (OUTPUTS)."""
+    corners = (boxes / np.tile(batch.scales[0].numpy(), 2)).astype(np.float32)
+    sides = dict(zip(("x1", "y1", "x2", "y2"), corners.T, strict=True))
+    row = np.full(len(scores), int(batch.rows[0]))
+    return {"row": row, "label": labels.astype(np.int32), "score": scores, **sides}
 
 
 def _pixels(batch: Batch) -> NDArray[np.uint8]:

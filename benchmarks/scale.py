@@ -27,7 +27,7 @@ from drcnn.engine.record import read_record
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Machines
 from studies.execution.progress import Progress
-from studies.execution.report_command import try_report
+from studies.execution.report_command import Outcome
 from studies.execution.trial_watcher import TuneRun
 from studies.execution.tuning import run_trials
 from studies.record.results import ranked, write_results
@@ -189,7 +189,7 @@ def _launch(plan: Plan, cluster: _Cluster, tracker: Meter) -> tuple[Launch, floa
     laps.append(time.monotonic())
     write_results(plan.folder / "results.parquet", trials)
     laps.append(time.monotonic())
-    reports, line = try_report(plan, trials)
+    reports, line = Outcome(plan, trials).write_report()
     if not reports:
         raise RuntimeError(line)
     laps.append(time.monotonic())

@@ -10,7 +10,7 @@ and test-time sweeps read it again from Parquet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ __all__ = [
     "coco_metrics",
     "detect_batch",
     "detect_split",
+    "detections_table",
     "evaluate_split",
     "make_metric",
     "voc07_metrics",
@@ -103,7 +104,11 @@ def detect_split(
         parts = [detect_batch(detector, batch.to(device)) for batch in loader]
     detector.train(was_training)
     # A worker may have had no image at all.
-    parts = [part for parts in gather(parts) for part in parts]
+    return detections_table(annotations, [part for parts in gather(parts) for part in parts])
+
+
+def detections_table(annotations: Annotations, parts: Sequence[dict[str, NDArray[Any]]]) -> pa.Table:
+    """Join the detections of a split's batches (``detect_batch``), by row and falling score."""
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     # An order that does not depend on how the images were batched or shared out.
     order = np.lexsort((-columns["score"], columns["row"]))

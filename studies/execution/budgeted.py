@@ -21,6 +21,7 @@ from studies.resources.slots import Allocation
 from studies.resources.throughput import estimate_remaining, measure_on_node
 from studies.search.searcher import StudySearcher
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.job import run_options
 
 __all__ = ["BudgetedTrials", "LaunchBudget"]
 
@@ -82,7 +83,7 @@ class LaunchBudget:
         self._estimate = partial(
             estimate_remaining,
             output=plan.output,
-            measure=partial(measure_on_node, allocation, folders),
+            measure=partial(measure_on_node, allocation, folders, run_options(allocation)),
             workers=request.workers,
             gpus=allocation.gpus,
         )

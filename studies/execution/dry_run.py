@@ -30,6 +30,7 @@ from studies.resources.throughput import (
 )
 from studies.search.confirmation import confirming_count, confirming_trials
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.job import run_options
 
 __all__ = ["print_preview"]
 
@@ -222,7 +223,7 @@ def _machines(
     if not request.machines.is_cluster:
         here = NodeShape(os.cpu_count() or 1, torch.cuda.device_count())
         allocation = allocate(request.machines, [here])
-        yield allocation, partial(measure_image_time, device="cuda" if allocation.gpus else "cpu")
+        yield allocation, partial(measure_image_time, run_options(allocation))
         return
     import ray
 
@@ -232,7 +233,8 @@ def _machines(
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
         is_up = total.get("CPU", 0) >= allocation.cpus and total.get("GPU", 0) >= allocation.gpus
         # To start a machine for an estimate would be more than was asked for.
-        yield allocation, partial(measure_on_node, allocation, folders) if is_up else None
+        measure = partial(measure_on_node, allocation, folders, run_options(allocation))
+        yield allocation, measure if is_up else None
 
 
 def _cost(worker_seconds: float, allocation: Allocation) -> str:

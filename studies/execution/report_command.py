@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -28,73 +30,83 @@ from studies.transfer.store import open_store
 from studies.transfer.trial_folders import TrialFolders
 from studies.transfer.trial_store import TrialStore
 
-__all__ = ["report", "try_answer", "try_description", "try_note", "try_report", "try_results"]
+if TYPE_CHECKING:
+    from studies.report.facts import ReportFacts
+
+__all__ = ["Outcome", "report"]
 
 # Letters of a description's table: MLflow keeps 8,000 in all.
 LONGEST_TABLE = 6000
 
 
-def try_report(plan: Plan, trials: Sequence[Trial]) -> tuple[list[Path], str]:
-    """Write the report; a fault in it must not cost a study its result.
+class Outcome:
+    """What a study's trials show, for a launch to tell; their folders are read once.
 
-    Returns:
-        The files, and one line to print.
+    A fault in it must not cost a study its result: what cannot be told is left out, or says why in a line.
+
+    Args:
+        plan: the study.
+        trials: all that are shown, with those that confirm a search.
     """
-    try:
-        from studies.report.report import write_report
 
-        files = write_report(plan, trials, plan.folder)
-    except Exception as error:
-        why = one_line(error)
-        return [], f"Report: could not be written: {type(error).__name__}: {why}"
-    page = next(file for file in files if file.suffix == ".html")
-    return files, f"Report: {page}"
+    def __init__(self, plan: Plan, trials: Sequence[Trial]) -> None:
+        self._plan, self._trials = plan, trials
 
-
-def try_answer(plan: Plan, trials: Sequence[Trial]) -> tuple[str, ...]:
-    """The two sentences on what a study shows; none if its trials cannot be read: ``try_report`` says why."""
-    try:
-        from studies.report.answer import answer
+    @cached_property
+    def _facts(self) -> ReportFacts:
         from studies.report.facts import gather_facts
 
-        return answer(gather_facts(plan, trials))
-    except Exception:
-        return ()
+        return gather_facts(self._plan, self._trials)
 
+    def write_report(self) -> tuple[list[Path], str]:
+        """Write the report; returns its files, none if it could not be written, and one line to print."""
+        try:
+            from studies.report.report import write_report
 
-def try_note(plan: Plan, trials: Sequence[Trial]) -> None:
-    """Note which trials a launch has compared; a fault says itself where the report is made."""
-    with suppress(Exception):
-        from studies.analysis.looks import note
-        from studies.report.facts import gather_facts
+            files = write_report(self._facts, self._plan.folder)
+        except Exception as error:
+            return [], f"Report: could not be written: {type(error).__name__}: {one_line(error)}"
+        page = next(file for file in files if file.suffix == ".html")
+        return files, f"Report: {page}"
 
-        facts = gather_facts(plan, trials)
-        if facts.baseline_comparisons:
-            note(plan.folder, facts.look)
+    @cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """The two sentences on what the study shows; none if its trials cannot be read."""
+        try:
+            from studies.report.answer import answer
 
+            return answer(self._facts)
+        except Exception:
+            return ()
 
-def try_results(console: Console, plan: Plan, trials: Sequence[Trial], confirming: Sequence[Trial]) -> None:
-    """Print the tables of results, or in a line why they cannot be shown: the trials are finished anyway."""
-    from studies.report.terminal import print_results
+    def note_look(self) -> None:
+        """Note which trials a launch has compared."""
+        with suppress(Exception):
+            from studies.analysis.looks import note
 
-    try:
-        print_results(console, plan, trials, confirming)
-    except Exception as error:
-        console.out(f"Results: cannot be shown: {type(error).__name__}: {one_line(error)}")
+            if self._facts.baseline_comparisons:
+                note(self._plan.folder, self._facts.look)
 
+    def print_results(self, console: Console) -> None:
+        """Print the tables of results, or in a line why they cannot be shown."""
+        from studies.report.terminal import print_results
 
-def try_description(plan: Plan, trials: Sequence[Trial], sentences: Sequence[str]) -> str:
-    """What describes a launch's run in MLflow, as Markdown: title, sentences, and table if it can be made."""
-    parts: list[str] = [escape(plan.study.title), *sentences]
-    with suppress(Exception):
-        from studies.report.facts import gather_facts
-        from studies.report.result_tables import settings_table
+        try:
+            print_results(console, self._facts)
+        except Exception as error:
+            console.out(f"Results: cannot be shown: {type(error).__name__}: {one_line(error)}")
 
-        facts = gather_facts(plan, trials)
-        table = settings_table(facts.compared, facts.tables, facts.shown, is_short=True).to_markdown()
-        if len(table) < LONGEST_TABLE:
-            parts.append(table)
-    return "\n\n".join(parts)
+    def description(self) -> str:
+        """What describes a launch's run in MLflow, as Markdown: title, sentences, and a table that fits."""
+        parts: list[str] = [escape(self._plan.study.title), *self.sentences]
+        with suppress(Exception):
+            from studies.report.result_tables import settings_table
+
+            facts = self._facts
+            table = settings_table(facts.compared, facts.tables, facts.shown, is_short=True).to_markdown()
+            if len(table) < LONGEST_TABLE:
+                parts.append(table)
+        return "\n\n".join(parts)
 
 
 def report(
@@ -133,8 +145,9 @@ def report(
             price = request.price if price is None else price
             plan = Plan(*resolve(replace(request, source=source)), output, inputs, margin, price)
             trials = _trials(plan, request, TrialFolders(store))
-            files, line = try_report(plan, trials)
-            sentences = try_answer(plan, trials)
+            outcome = Outcome(plan, trials)
+            files, line = outcome.write_report()
+            sentences = outcome.sentences
     except FetchError:
         raise
     except OSError as error:

@@ -19,8 +19,8 @@ from studies.definition.metrics import key_of
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
-from studies.execution import report_command
 from studies.execution.progress import Progress
+from studies.execution.report_command import Outcome
 from studies.record import provenance
 from studies.record.completion import is_complete, to_time, without_unused_seeds
 from studies.record.other_commits import note_on_other_commits
@@ -90,9 +90,9 @@ class StudyRun:
             self._note_complete(self._all(), tracker)
             self._work(tracker)
             self._write_results()
-            reports, report_line = report_command.try_report(self._plan, self._shown())
-            sentences = report_command.try_answer(self._plan, self._shown())
-            report_command.try_note(self._plan, self._shown())
+            outcome = Outcome(self._plan, self._shown())
+            reports, report_line = outcome.write_report()
+            outcome.note_look()
         except KeyboardInterrupt:
             unwritten = self._close(tracker, "KILLED")
             kept = sum(map(self._is_complete, self._all()))
@@ -104,12 +104,12 @@ class StudyRun:
             self._close(tracker, "FAILED")
             raise
         failed = [trial for trial in self._incomplete() if not self._was_left(trial)]
-        unwritten = self._close(tracker, "FAILED" if failed else "FINISHED", reports, sentences)
+        unwritten = self._close(tracker, "FAILED" if failed else "FINISHED", reports, outcome)
         study = self._plan.study
         # A search is not chosen from by the images that judge it.
         best_first = study.chosen_by if self._search else key_of(study.metric, self._sample.data.judged)
         link = tracker.trials_link(best_first)
-        self._print_summary(failed, report_line, sentences, link)
+        self._print_summary(failed, report_line, outcome, link)
         if unwritten:
             self._console.out(unwritten, highlight=False)
         return 1 if failed or unwritten else 0
@@ -249,7 +249,7 @@ class StudyRun:
         return is_complete(read_record(trial.folder), None if confirms else self._search)
 
     def _close(
-        self, tracker: Tracker, status: str, reports: Sequence[Path] = (), sentences: Sequence[str] = ()
+        self, tracker: Tracker, status: str, reports: Sequence[Path] = (), outcome: Outcome | None = None
     ) -> str:
         """Write the results and close the runs, however the launch ended; returns what MLflow lacks."""
         files, best = [*reports], None
@@ -264,8 +264,8 @@ class StudyRun:
                 self._folders.collect_weights(best)
         except OSError as error:
             self._console.out(f"--storage: the study's files cannot be copied: {error}", highlight=False)
-        note = report_command.try_description(self._plan, self._shown(), sentences)
-        return tracker.close(status, self._all(), best, files, note)
+        outcome = outcome or Outcome(self._plan, self._shown())
+        return tracker.close(status, self._all(), best, files, outcome.description())
 
     def _write_results(self) -> list[Path]:
         if self._searcher is not None:
@@ -275,15 +275,15 @@ class StudyRun:
         return [write_results(self._plan.folder / "results.parquet", self._shown())]
 
     def _print_summary(
-        self, failed: Sequence[Trial], report_line: str, sentences: Sequence[str], trials_link: str
+        self, failed: Sequence[Trial], report_line: str, outcome: Outcome, trials_link: str
     ) -> None:
         from studies.report.terminal import next_steps, outcome_lines, print_answer
 
-        report_command.try_results(self._console, self._plan, self._table(), self._confirming)
+        outcome.print_results(self._console)
         new = [t for t in self._all() if t.id not in self._reused and self._is_complete(t)]
         lines = outcome_lines(new, list(self._reused.values()), failed)
         self._console.out(*lines, *self._budget_lines(len(failed)), sep="\n", highlight=False)
-        print_answer(self._console, self._plan.study.title, sentences)
+        print_answer(self._console, self._plan.study.title, outcome.sentences)
         steps = next_steps(self._plan, self._uri, trials_link, report_line)
         self._console.out(*steps, sep="\n", highlight=False)
 

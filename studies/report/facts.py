@@ -153,10 +153,14 @@ class ReportFacts:
         ]
 
     @property
+    def searched_settings(self) -> list[Setting]:
+        """Of a search, its settings with its own trials, without those that confirm its best."""
+        return _by_seed(self.plan, self.settings, is_own=True)
+
+    @property
     def searched(self) -> list[Replicate]:
-        """Of a search, its own trials, without those that confirm its best."""
-        seed = self.plan.base.seed
-        return [replicate for replicate in self.replicates if replicate.trial.config.seed == seed]
+        """Of a search, its own trials."""
+        return [replicate for setting in self.searched_settings for replicate in setting.replicates]
 
     @property
     def has_detections(self) -> bool:
@@ -217,11 +221,12 @@ class ReportFacts:
 def gather_facts(plan: Plan, trials: Sequence[Trial]) -> ReportFacts:
     """Read the folders of a study's trials, those that confirm a search included."""
     settings = group_by_setting(trials)
-    confirming = _confirming(plan, settings)
+    is_search = isinstance(plan.study, SearchStudy)
+    confirming = _by_seed(plan, settings, is_own=False) if is_search else []
     confirmed = [setting for setting in confirming if setting.resampled]
     compared = confirmed or settings
     # The single runs of a search say nothing about settings, nor beside the paper's.
-    is_unconfirmed = isinstance(plan.study, SearchStudy) and not confirmed
+    is_unconfirmed = is_search and not confirmed
     tables = [] if is_unconfirmed else join_paper(plan, compared)
     baseline = _baseline(plan, compared, tables)
     models = group_by_setting(trained_models(trials))
@@ -236,15 +241,14 @@ def gather_facts(plan: Plan, trials: Sequence[Trial]) -> ReportFacts:
     )
 
 
-def _confirming(plan: Plan, settings: Sequence[Setting]) -> list[Setting]:
-    """The settings with replicates whose seed a search did not use, with only those."""
-    if not isinstance(plan.study, SearchStudy):
-        return []
-    new = {
-        setting.label: [member for member in setting.replicates if member.trial.config.seed != plan.base.seed]
+def _by_seed(plan: Plan, settings: Sequence[Setting], *, is_own: bool) -> list[Setting]:
+    """The settings of a search with only the replicates of its own seed, or only those of others."""
+    seed = plan.base.seed
+    members = [
+        tuple(member for member in setting.replicates if (member.trial.config.seed == seed) == is_own)
         for setting in settings
-    }
-    return [Setting(label, tuple(members)) for label, members in new.items() if members]
+    ]
+    return [Setting(setting.label, own) for setting, own in zip(settings, members, strict=True) if own]
 
 
 def _baseline(plan: Plan, settings: Sequence[Setting], tables: Sequence[PaperComparison]) -> Setting | None:

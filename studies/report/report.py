@@ -24,7 +24,7 @@ from studies.analysis.replicates import load_annotations, setting_labels
 from studies.analysis.search_summary import importances
 from studies.definition.labels import value_text
 from studies.definition.metrics import SPLITS
-from studies.definition.plan import Plan, Trial
+from studies.definition.plan import Trial
 from studies.definition.study import SearchStudy
 from studies.report import comparison_tables, result_tables
 from studies.report.answer import answer
@@ -33,7 +33,7 @@ from studies.report.charts import results as result_charts
 from studies.report.charts import search as search_charts
 from studies.report.deviations import deviations
 from studies.report.diagnosis import diagnosis_section
-from studies.report.facts import ReportFacts, gather_facts
+from studies.report.facts import ReportFacts
 from studies.report.origin import mixture, origin
 from studies.report.rendering import render_markdown
 
@@ -43,18 +43,16 @@ __all__ = ["write_report"]
 MOST_UNFILLED = 0.05
 
 
-def write_report(plan: Plan, trials: Sequence[Trial], folder: Path) -> list[Path]:
+def write_report(facts: ReportFacts, folder: Path) -> list[Path]:
     """Write the report of a study's trials, whatever state they are in.
 
     Args:
-        plan: the study.
-        trials: all of it, with those of a search's confirmation.
+        facts: what it tells of.
         folder: where to write.
 
     Returns:
         The files written; the report's own first.
     """
-    facts = gather_facts(plan, trials)
     pictures: list[Picture] = []
 
     def show(picture: Picture) -> Markup:

@@ -19,37 +19,28 @@ from studies.analysis.power import known_spread, measured_spread, sentence
 from studies.analysis.replicates import group_by_setting
 from studies.definition.metrics import points
 from studies.definition.plan import Plan, Trial
-from studies.definition.study import SearchStudy
 from studies.record.launch_request import as_typed
 from studies.record.tracking.addresses import ui_command
-from studies.report.facts import gather_facts
+from studies.report.facts import ReportFacts
 from studies.report.rendering import render_markdown
 from studies.report.result_tables import best_trials_table, settings_table, trials_table
 
 __all__ = ["next_steps", "outcome_lines", "print_answer", "print_power", "print_results"]
 
 
-def print_results(
-    console: Console, plan: Plan, trials: Sequence[Trial], confirming: Sequence[Trial] = ()
-) -> None:
-    """Print every trial's last figures, the means over seeds, and those of a search's confirmation.
-
-    Args:
-        console: where to print.
-        plan: the study.
-        trials: of the study, without those that confirm a search.
-        confirming: those that do.
-    """
-    facts = gather_facts(plan, trials)
-    _print_table(console, trials_table(facts.settings, facts.tables, facts.shown))
-    if any(len(setting.replicates) > 1 for setting in facts.settings):
+def print_results(console: Console, facts: ReportFacts) -> None:
+    """Print every trial's last figures, the means over seeds, and those of a search's confirmation."""
+    if facts.is_search:
+        _print_table(console, trials_table(facts.searched_settings, [], "val"))
+    else:
+        _print_table(console, trials_table(facts.settings, facts.tables, facts.shown))
+    if not facts.is_search and any(len(setting.replicates) > 1 for setting in facts.settings):
         _print_table(console, settings_table(facts.settings, facts.tables, facts.shown, is_short=True))
     if facts.tables:
         console.print(Markdown(render_markdown("paper_notes.md.j2", facts=facts)))
-    if isinstance(plan.study, SearchStudy) and facts.best_trials:
+    if facts.is_search and facts.best_trials:
         _print_table(console, best_trials_table(facts))
-    if confirming:
-        facts = gather_facts(plan, [*trials, *confirming])
+    if facts.confirming:
         console.print("Confirmed with seeds that the search did not use:", highlight=False)
         table = settings_table(facts.confirming, facts.tables, facts.judged_by, is_short=True)
         _print_table(console, table)

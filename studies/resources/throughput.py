@@ -27,6 +27,7 @@ from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
 from drcnn.engine.optimizer import make_optimizer
 from drcnn.engine.precision import autocast
 from drcnn.engine.record import read_record
+from drcnn.engine.run_options import RunOptions
 from studies.definition.plan import Trial
 
 if TYPE_CHECKING:
@@ -178,14 +179,15 @@ def _recorded(output: Path, judged_last: Mapping[DataConfig, int]) -> Throughput
     return throughputs
 
 
-def measure_image_time(trial: Trial, device: str) -> ImageTime:
+def measure_image_time(options: RunOptions, trial: Trial) -> ImageTime:
     """Run a few training steps and a few batches of inference with a trial's configuration and data.
 
     Args:
+        options: how its worker will run; they stay set in this process.
         trial: whose data are prepared here.
-        device: 'cpu' or 'cuda'.
     """
-    config, target = trial.config, torch.device(device)
+    options.apply()
+    config, target = trial.config, torch.device(options.device)
     detector, train = _untrained(trial, target)
 
     def detect(batch: Batch) -> None:
@@ -251,13 +253,15 @@ def _untrained(trial: Trial, target: torch.device) -> tuple[DecoupledRCNN, Calla
     return detector.train(), train
 
 
-def measure_on_node(allocation: Allocation, folders: TrialFolders, trial: Trial) -> ImageTime:
+def measure_on_node(
+    allocation: Allocation, folders: TrialFolders, options: RunOptions, trial: Trial
+) -> ImageTime:
     """``measure_image_time`` on any node with a free slot, in a process that ends afterwards."""
     import ray
 
     def measure() -> ImageTime:
         folders.prepare_data(trial)
-        return measure_image_time(trial, "cuda" if allocation.gpus else "cpu")
+        return measure_image_time(options, trial)
 
     folders.offer([trial])
     # Its end frees the GPU's memory.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from drcnn.data.prepare import PreparedData, prepare
+from drcnn.engine.run_options import RunOptions
 from studies.definition.plan import Plan, Trial, expand, search_points
 from studies.definition.request import Request
 from studies.definition.study import SearchStudy
@@ -53,9 +54,13 @@ def plan_of(make_plan: Make, tmp_path: Path) -> Make:
 def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Show:
     """What a preview prints, on a machine of eight cores; a measured image takes a second."""
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    monkeypatch.setattr(
-        "studies.execution.dry_run.measure_image_time", lambda trial, device: ImageTime(1.0, 1.0, "measured")
-    )
+
+    def measure(options: RunOptions, trial: Trial) -> ImageTime:
+        # A trial has one core, whatever is free while an estimate is made.
+        assert options.threads == 1
+        return ImageTime(1.0, 1.0, "measured")
+
+    monkeypatch.setattr("studies.execution.dry_run.measure_image_time", measure)
 
     def run(plan: Plan, gpus: int = 0, concurrent: int = 1, **asked: Any) -> str:
         monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)

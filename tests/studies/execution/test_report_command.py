@@ -18,7 +18,7 @@ from studies.definition.errors import StudyError
 from studies.definition.plan import Plan, Trial
 from studies.definition.request import Request, resolve
 from studies.definition.trial import Inputs
-from studies.execution.report_command import report, try_report
+from studies.execution.report_command import Outcome, report
 from studies.record.launch_request import keep_request, launch_command, load_request, was_launched
 from studies.record.output_folder import study_lock
 from studies.run_study import main
@@ -42,7 +42,7 @@ def test_a_fault_in_the_report_is_one_line_and_costs_nothing(
         raise ValueError("no\nsuch figure")
 
     monkeypatch.setattr("studies.report.report.write_report", broken)
-    files, line = try_report(make_plan("nms_sweep"), [])
+    files, line = Outcome(make_plan("nms_sweep"), []).write_report()
     assert files == []
     assert line == "Report: could not be written: ValueError: no such figure"
 

@@ -16,6 +16,7 @@ from drcnn.data.prepare import PreparedData
 from drcnn.engine.record import write_pruned
 from studies.definition.plan import Plan, Trial
 from studies.definition.trial import Inputs
+from studies.report.facts import gather_facts
 from studies.report.report import write_report
 
 SEARCH = """
@@ -69,7 +70,7 @@ def write() -> Callable[[Plan, Sequence[Trial]], str]:
 
     def write_files(plan: Plan, trials: Sequence[Trial]) -> str:
         folder = plan.folder
-        files = write_report(plan, trials, folder)
+        files = write_report(gather_facts(plan, trials), folder)
         assert files[:2] == [folder / "report.md", folder / "report.html"]
         assert all(file.exists() for file in files)
         return (folder / "report.md").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from studies.analysis.verdicts import Verdict
 from studies.definition.metrics import points
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Request
-from studies.execution.report_command import try_note
+from studies.execution.report_command import Outcome
 from studies.record.launch_request import keep_request
 
 Write = Callable[[Plan, Sequence[Trial]], str]
@@ -342,7 +342,7 @@ def test_seeds_that_were_added_after_a_look_are_told(
         for trial in trials:
             finish_detector(trial, annotations, blur=4)
         text = write(plan, trials)
-        try_note(plan, trials)
+        Outcome(plan, trials).note_look()
     assert text.count("The settings were compared once before, with fewer trials.") == 1
     assert "compared once before" not in write(plan, expand(plan, 2))
     assert "It is the published detector, chosen by val/AP alone: its setting" in text

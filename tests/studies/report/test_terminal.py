@@ -10,6 +10,7 @@ from rich.console import Console
 
 from studies.definition.plan import Plan, Trial, expand
 from studies.record.results import publish_best, write_results
+from studies.report.facts import gather_facts
 from studies.report.terminal import next_steps, print_answer, print_results
 
 
@@ -20,7 +21,7 @@ def test_the_table_shows_ours_theirs_and_the_difference(
     trials = expand(plan)
     finish(trials[0].folder, [0.3, 0.4])
     text = io.StringIO()
-    print_results(Console(file=text, width=160), plan, trials)
+    print_results(Console(file=text, width=160), gather_facts(plan, trials))
     assert "40.0 (55.0, -15.0)" in text.getvalue()
     assert "VOC07+12" in text.getvalue()
 
@@ -33,7 +34,7 @@ def test_several_seeds_are_shown_as_mean_and_interval(
     for trial, value in zip(trials[:: len(trials) // 3], [0.30, 0.32, 0.34], strict=True):
         finish(trial.folder, [value])
     text = io.StringIO()
-    print_results(Console(file=text, width=160), plan, trials)
+    print_results(Console(file=text, width=160), gather_facts(plan, trials))
     assert "NMS_reg=0.7 NMS_cls=0.7 " in text.getvalue()
     assert "3 of 3" in text.getvalue()
     assert "32.0 ± 5.0 (55.0, -23.0)" in text.getvalue()
@@ -42,7 +43,7 @@ def test_several_seeds_are_shown_as_mean_and_interval(
 def test_a_search_prints_its_best_trials_and_its_confirmation(searched: tuple[Plan, list[Trial]]) -> None:
     plan, trials = searched
     text = io.StringIO()
-    print_results(Console(file=text, width=160), plan, trials[:6], trials[6:])
+    print_results(Console(file=text, width=160), gather_facts(plan, trials))
     shown = " ".join(text.getvalue().split())
     assert "The Pareto front: no other trial is both faster and better than one of these." in shown
     assert "Confirmed with seeds that the search did not use:" in shown

@@ -50,7 +50,8 @@ def test_an_estimate_asks_finished_trials_and_measures_the_rest(trials: list[Tri
     recorded = replace(model, id="recorded", config=model.config.with_changes({"seed": 2}))
     measured = replace(model, id="measured", config=model.config.with_changes({"detector.stages": 1}))
     unfinished = [replace(trial, folder=tmp_path / "trials" / trial.id) for trial in (recorded, measured)]
-    estimate = estimate_remaining(unfinished, tmp_path, partial(measure_image_time, device="cpu"))
+    measure = partial(measure_image_time, RunOptions(threads=1))
+    estimate = estimate_remaining(unfinished, tmp_path, measure)
     assert all(0 < seconds < 600 for seconds in estimate.seconds.values())
     assert estimate.sources == ("finished trials of this output folder", "a few steps measured now")
     metrics = read_record(model.folder).metrics
