@@ -20,8 +20,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional
 
 from drcnn.data.annotations import DataError
 
@@ -160,12 +158,14 @@ def resize(image: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor,
         image: uint8[3, H, W].
         boxes: float32[G, 4].
     """
+    # It takes a second to load, which commands that read no image need not wait.
+    from torchvision.transforms.v2.functional import resize as resize_image
+
     height, width = image.shape[-2:]
     if (width, height) == size:
         return image, boxes
-    target = [size[1], size[0]]
-    resized = functional.resize(image, target, antialias=True)
-    return resized, _plain(functional.resize(_wrap(boxes, height, width), target))
+    ratios = torch.tensor([size[0] / width, size[1] / height] * 2)
+    return resize_image(image, [size[1], size[0]], antialias=True), boxes * ratios
 
 
 def flip(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,19 +175,9 @@ def flip(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         image: uint8[3, H, W].
         boxes: float32[G, 4].
     """
-    height, width = image.shape[-2:]
-    mirrored = _plain(functional.horizontal_flip(_wrap(boxes, height, width)))
-    return functional.horizontal_flip(image), mirrored
-
-
-def _wrap(boxes: Tensor, height: int, width: int) -> tv_tensors.BoundingBoxes:
-    kind = tv_tensors.BoundingBoxFormat.XYXY
-    return tv_tensors.BoundingBoxes(boxes, format=kind, canvas_size=(height, width))
-
-
-def _plain(boxes: tv_tensors.BoundingBoxes) -> Tensor:
-    plain: Tensor = boxes.as_subclass(Tensor)
-    return plain
+    x1, y1, x2, y2 = boxes.unbind(1)
+    width = image.shape[-1]
+    return image.flip(-1), torch.stack((width - x2, y1, width - x1, y2), 1)
 
 
 @contextmanager

@@ -23,14 +23,12 @@ from drcnn.batch import Batch
 from drcnn.config import Config, ConfigError, DataConfig
 from drcnn.data.annotations import Annotations
 from drcnn.data.loader import BatchLoader, make_loader
-from drcnn.detector.detector import DecoupledRCNN, build_detector, move_detector
-from drcnn.engine.optimizer import make_optimizer
-from drcnn.engine.precision import autocast
 from drcnn.engine.record import read_record
 from drcnn.engine.run_options import RunOptions
 from studies.definition.plan import Trial
 
 if TYPE_CHECKING:
+    from drcnn.detector.detector import DecoupledRCNN
     from studies.resources.slots import Allocation
     from studies.transfer.trial_folders import TrialFolders
 
@@ -236,6 +234,10 @@ def largest_batch(trial: Trial, batch_size: int, workers: int) -> tuple[int, Cal
 
 def _untrained(trial: Trial, target: torch.device) -> tuple[DecoupledRCNN, Callable[[Batch], None]]:
     """A trial's detector in training mode, and a step that leaves it untrained."""
+    from drcnn.detector.detector import build_detector, move_detector
+    from drcnn.engine.optimizer import make_optimizer
+    from drcnn.engine.precision import autocast
+
     config = trial.config
     detector = build_detector(config.detector, len(trial.data.classes), pretrained=False)
     detector = move_detector(detector, target)

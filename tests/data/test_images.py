@@ -11,6 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional
 
 from drcnn.data.annotations import DataError
 from drcnn.data.images import decode, flip, inspect, resize, resized_sizes
@@ -67,6 +69,23 @@ def test_boxes_stay_inside_and_keep_their_share(
     assert (moved >= 0).all()
     assert (moved <= torch.tensor([width, height] * 2) + 1e-3).all()
     assert type(moved) is torch.Tensor
+
+
+@given(images_with_boxes(), SIDES, SIDES)
+def test_resizing_and_flipping_are_torchvisions(
+    sample: tuple[torch.Tensor, torch.Tensor], width: int, height: int
+) -> None:
+    blank, boxes = sample
+    image = torch.arange(blank.numel()).reshape(blank.shape).to(torch.uint8)
+    theirs = tv_tensors.BoundingBoxes(
+        boxes, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=tuple(image.shape[1:])
+    )
+    resized, moved = resize(image, boxes, (width, height))
+    assert torch.equal(resized, functional.resize(image, [height, width], antialias=True))
+    assert torch.equal(moved, functional.resize(theirs, [height, width]).as_subclass(torch.Tensor))
+    mirrored, turned = flip(image, boxes)
+    assert torch.equal(mirrored, functional.horizontal_flip(image))
+    assert torch.equal(turned, functional.horizontal_flip(theirs).as_subclass(torch.Tensor))
 
 
 @given(images_with_boxes())
