@@ -91,11 +91,13 @@ def agreement_claim(agreements: Mapping[str, Agreement], settings: int) -> str:
     if any(math.isnan(agreement.p) for agreement in agreements.values()):
         return "With one seed a setting nothing can be said about the settings' order."
     corrected = f", corrected for {len(agreements)} metrics" if len(agreements) > 1 else ""
-    least = min(agreement.least for agreement in agreements.values())
-    if least >= level:
+    least = {agreement.least for agreement in agreements.values()}
+    if min(least) >= level:
+        # The paper's ties, which differ from metric to metric, change it.
+        more = " or more" if len(least) > 1 else ""
         return (
             f"With {settings} settings no agreement can be significant: even the paper's own order would "
-            f"have p = {least:.2f}{corrected}."
+            f"have p = {min(least):.2f}{more}{corrected}."
         )
     significant = [metric for metric, agreement in agreements.items() if agreement.p < level]
     listed = ", ".join(significant) or "none"

@@ -20,6 +20,7 @@ __all__ = [
     "Agreement",
     "Comparison",
     "compare_best",
+    "compare_pairs",
     "compare_with_baseline",
     "holm",
     "kendall",
@@ -106,16 +107,46 @@ class Agreement:
     least: float
 
 
+def compare_pairs(
+    pairs: Sequence[tuple[Setting, Setting]],
+    metric: str,
+    margin: float,
+    planned: Sequence[Comparison] = (),
+) -> list[Comparison]:
+    """Compare the first setting of each pair with the second, corrected for the number of comparisons.
+
+    Args:
+        pairs: of settings with the detections of two seeds or more each.
+        metric: the name of the metric, such as AP50.
+        margin: the difference, a fraction, up to which settings are equivalent.
+        planned: comparisons of another family, made before. Such a pair is returned as it is there, and does
+            not count here: no pair has two verdicts.
+    """
+    known = {(each.label, each.baseline): each for way in planned for each in (way, way.reversed)}
+    labels = [(setting.label, baseline.label) for setting, baseline in pairs]
+    new = [pair for pair, names in zip(pairs, labels, strict=True) if names not in known]
+    differences = [mean_difference(a.resampled, b.resampled, metric) for a, b in new]
+    corrected = holm([difference.p for difference in differences])
+    known |= {
+        (a.label, b.label): Comparison(a.label, b.label, metric, difference, p_holm, len(new), margin)
+        for (a, b), difference, p_holm in zip(new, differences, corrected, strict=True)
+    }
+    return [known[names] for names in labels]
+
+
 def compare_with_baseline(
-    baseline: Setting, settings: Sequence[Setting], metric: str, margin: float
+    baseline: Setting,
+    settings: Sequence[Setting],
+    metric: str,
+    margin: float,
+    planned: Sequence[Comparison] = (),
 ) -> list[Comparison]:
     """Compare every other setting with the baseline, corrected for the number of comparisons.
 
     Args:
         baseline: chosen before the results are known (the paper's best, the study's first).
         settings: those to compare; the baseline may be among them.
-        metric: the name of the metric, such as AP50.
-        margin: the difference, a fraction, up to which settings are equivalent.
+        metric, margin, planned: as of ``compare_pairs``.
 
     Returns:
         A comparison for each other setting with the detections of two seeds or more; none if the baseline
@@ -124,7 +155,7 @@ def compare_with_baseline(
     if not baseline.is_replicated:
         return []
     others = [setting for setting in settings if setting.is_replicated and setting.label != baseline.label]
-    return _compare([(setting, baseline) for setting in others], metric, margin)
+    return compare_pairs([(setting, baseline) for setting in others], metric, margin, planned)
 
 
 def compare_best(
@@ -137,14 +168,9 @@ def compare_best(
     pairs. So the correction is for all k (k - 1) / 2 pairs of k settings, not for the k - 1 returned: those
     alone would make a false claim in 8 of 100 tables of 4 equal settings, and in 20 of 100 tables of 16.
 
-    The comparisons with a baseline, chosen before there were results, are a family of their own. Such a pair
-    is returned as it is there, and does not count here: no pair has two verdicts.
-
     Args:
         settings: those to compare; settings with the detections of fewer than two seeds are left out.
-        metric: the name of the metric, such as AP50.
-        margin: the difference, a fraction, up to which settings are equivalent.
-        planned: from ``compare_with_baseline`` with the same settings.
+        metric, margin, planned: as of ``compare_pairs``.
 
     Returns:
         The best setting compared with each other one; empty for a single setting.
@@ -153,24 +179,9 @@ def compare_best(
         (setting for setting in settings if setting.is_replicated),
         key=lambda setting: -float(np.mean([detector.whole[metric] for detector in setting.resampled])),
     )
-    pairs = list(itertools.combinations(ranked, 2))
-    known = {frozenset((each.label, each.baseline)): each for each in planned}
-    new = _compare([(a, b) for a, b in pairs if frozenset((a.label, b.label)) not in known], metric, margin)
-    known |= {frozenset((each.label, each.baseline)): each for each in new}
     # The pairs of the best setting come first.
-    of_best = [known[frozenset((a.label, b.label))] for a, b in pairs[: max(0, len(ranked) - 1)]]
-    return [each if each.label == ranked[0].label else each.reversed for each in of_best]
-
-
-def _compare(pairs: Sequence[tuple[Setting, Setting]], metric: str, margin: float) -> list[Comparison]:
-    differences = [
-        mean_difference(setting.resampled, baseline.resampled, metric) for setting, baseline in pairs
-    ]
-    corrected = holm([difference.p for difference in differences])
-    return [
-        Comparison(setting.label, baseline.label, metric, difference, p_holm, len(pairs), margin)
-        for (setting, baseline), difference, p_holm in zip(pairs, differences, corrected, strict=True)
-    ]
+    pairs = list(itertools.combinations(ranked, 2))
+    return compare_pairs(pairs, metric, margin, planned)[: max(0, len(ranked) - 1)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,7 +5,6 @@ Metrics of trained detectors are fractions of 1; the paper's are points (× 100)
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 
 from drcnn.engine.average_precision import METRICS
 from drcnn.engine.bootstrap import Difference, mean_difference
-from studies.analysis.comparisons import Agreement, holm, kendall
+from studies.analysis.comparisons import Agreement, Comparison, holm, kendall
 from studies.analysis.replicates import Setting, setting_labels
 from studies.analysis.verdicts import Verdict, verdict
 from studies.definition.paper_tables import PaperRow, paper_rows, row_of
@@ -26,6 +25,7 @@ __all__ = [
     "agreements",
     "effects_of_best",
     "join_paper",
+    "questions",
 ]
 
 # Points. Tables V and VI both hold the setting of three stages, NMS_reg 0.85, λ = 1, trained twice: its
@@ -163,39 +163,56 @@ def _agreement(comparison: PaperComparison, metric: str) -> Agreement | None:
     return agreement if seeds > 1 else replace(agreement, p=math.nan, least=math.nan)
 
 
-def effects_of_best(comparison: PaperComparison, margin: float) -> list[list[Effect]]:
-    """The change of every metric from the first row to each of the paper's best rows.
+def questions(tables: Sequence[PaperComparison]) -> list[tuple[Setting, Setting]]:
+    """Each of the paper's best settings with the first of its table: the changes that a study asks about.
 
     A row of another backbone is compared with the first row of its own backbone: the paper does not ask
     whether ResNet-101 is better than ResNet-50.
+    """
+    pairs = [(best[1], first[1]) for table in tables for first, best in _question_rows(table)]
+    return list({(best.label, first.label): (best, first) for best, first in pairs}.values())
+
+
+def effects_of_best(
+    table: PaperComparison, margin: float, planned: Sequence[Comparison]
+) -> list[list[Effect]]:
+    """The change of every metric from the first row to each of the paper's best rows.
 
     Args:
-        comparison: a table of the paper.
+        table: of the paper.
         margin: the change, a fraction, up to which settings are equivalent.
+        planned: the comparisons of ``questions``; what they are about has their p.
 
     Returns:
-        One list for each best row. The question is about AP: its p is corrected for the best rows only, that
-        of the other metrics for all their effects.
+        One list for each best row. The p of the other metrics is corrected for all of them.
     """
-    rows = [pair for pair in comparison.rows if pair[1].resampled]
-    of_rows = []
-    for best in comparison.best:
-        if best in rows and (first := _first_of_backbone(rows, best)) is not best:
-            of_rows.append(_changes(first, best, margin))
-    changes = list(itertools.chain(*of_rows))
-    of_question = iter(holm([effect.ours.p for effect in changes if effect.metric == "AP"]))
-    of_others = iter(holm([effect.ours.p for effect in changes if effect.metric != "AP"]))
+    asked = {(each.label, each.baseline): each for each in planned}
+    of_rows = [
+        _changes(first, best, margin, asked.get((best[1].label, first[1].label)))
+        for first, best in _question_rows(table)
+    ]
+    others = [effect.ours.p for effects in of_rows for effect in effects if math.isnan(effect.p_holm)]
+    corrected = iter(holm(others))
     return [
         [
-            replace(effect, p_holm=next(of_question if effect.metric == "AP" else of_others))
+            replace(effect, p_holm=next(corrected)) if math.isnan(effect.p_holm) else effect
             for effect in effects
         ]
         for effects in of_rows
     ]
 
 
-def _changes(first: RowAndSetting, second: RowAndSetting, margin: float) -> list[Effect]:
-    """The change of each metric that the paper has of both rows; p is not corrected yet."""
+def _question_rows(table: PaperComparison) -> list[tuple[RowAndSetting, RowAndSetting]]:
+    """The first row of the same backbone, and each of the best rows; those with detections."""
+    rows = [pair for pair in table.rows if pair[1].resampled]
+    pairs = [(_first_of_backbone(rows, best), best) for best in table.best if best in rows]
+    return [(first, best) for first, best in pairs if first is not best]
+
+
+def _changes(
+    first: RowAndSetting, second: RowAndSetting, margin: float, asked: Comparison | None
+) -> list[Effect]:
+    """The change of each metric that the paper has of both rows; p of what was asked, else not known yet."""
     baseline, label = setting_labels([first[1], second[1]])
     figures, others = second[0].figures, first[0].figures
     return [
@@ -205,7 +222,7 @@ def _changes(first: RowAndSetting, second: RowAndSetting, margin: float) -> list
             metric,
             figures[metric] - others[metric],
             _change(first[1], second[1], metric),
-            math.nan,
+            asked.p_holm if asked is not None and asked.metric == metric else math.nan,
             margin,
         )
         for metric in METRICS

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from studies.analysis.comparisons import Comparison, compare_best, compare_with_baseline
+from studies.analysis.comparisons import Comparison, compare_best, compare_pairs, compare_with_baseline
 from studies.analysis.looks import Look, read_looks, warning
-from studies.analysis.paper import Effect, PaperComparison, effects_of_best, join_paper
+from studies.analysis.paper import Effect, PaperComparison, effects_of_best, join_paper, questions
 from studies.analysis.replicates import Replicate, Setting, group_by_setting
 from studies.analysis.search_summary import pareto_front
 from studies.definition.labels import parameter_name, value_text
@@ -82,19 +82,28 @@ class ReportFacts:
     @cached_property
     def best_comparisons(self) -> list[Comparison]:
         """The setting of the highest mean with each other one, nearest first."""
-        return compare_best(self.compared, self.metric, self.margin, self.baseline_comparisons)
+        planned = [*self.question_comparisons, *self.baseline_comparisons]
+        return compare_best(self.compared, self.metric, self.margin, planned)
 
     @cached_property
     def baseline_comparisons(self) -> list[Comparison]:
         """Each other setting with the baseline."""
         if self.baseline is None:
             return []
-        return compare_with_baseline(self.baseline, self.compared, self.metric, self.margin)
+        return compare_with_baseline(
+            self.baseline, self.compared, self.metric, self.margin, self.question_comparisons
+        )
+
+    @cached_property
+    def question_comparisons(self) -> list[Comparison]:
+        """What the paper's tables ask: each of their best settings with their first."""
+        pairs = [pair for pair in questions(self.tables) if all(each.is_replicated for each in pair)]
+        return compare_pairs(pairs, self.metric, self.margin)
 
     @cached_property
     def paper_effects(self) -> list[list[list[Effect]]]:
         """Of each of the paper's tables, the change of every metric to each of its best rows."""
-        return [effects_of_best(table, self.margin) for table in self.tables]
+        return [effects_of_best(table, self.margin, self.question_comparisons) for table in self.tables]
 
     @property
     def look(self) -> Look:

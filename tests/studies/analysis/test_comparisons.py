@@ -12,12 +12,15 @@ from studies.analysis.claims import best_claim, seeds_claim
 from studies.analysis.comparisons import (
     Comparison,
     compare_best,
+    compare_pairs,
     compare_with_baseline,
     holm,
     kendall,
 )
 from studies.analysis.verdicts import Verdict, is_within
 from tests.engine.bootstrap_helpers import CURVE, IMAGES, detector, setting
+
+ASKED = {"a": 0.50, "b": 0.504, "c": 0.51, "d": 0.506}
 
 
 def test_holm_as_in_the_textbook() -> None:
@@ -115,6 +118,20 @@ def test_a_pair_has_one_verdict() -> None:
     ]
     assert planned[1].reversed.difference.value == -planned[1].difference.value
     assert planned[1].reversed.difference.p_above == pytest.approx(1 - planned[1].difference.p_above)
+
+
+def test_what_was_asked_before_is_a_family_of_its_own() -> None:
+    settings = [setting(name, [detector(value, 0.01, 1)] * 2) for name, value in ASKED.items()]
+    asked = compare_pairs([(settings[2], settings[0])], "AP", 0.005)
+    compared = compare_with_baseline(settings[2], settings, "AP", 0.005, asked)
+    assert [(each.label, each.baseline, each.comparisons) for each in compared] == [
+        ("a", "c", 1),
+        ("b", "c", 2),
+        ("d", "c", 2),
+    ]
+    assert compared[0] == asked[0].reversed
+    p_values = [each.difference.p for each in compared[1:]]
+    assert [each.p_holm for each in compared[1:]] == holm(p_values)
 
 
 @pytest.mark.parametrize(("seeds", "by_images"), [(2, 0.02), (3, 0.005)])

@@ -25,6 +25,7 @@ from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Request
 from studies.execution.report_command import Outcome
 from studies.record.launch_request import keep_request
+from studies.report.facts import gather_facts
 
 Write = Callable[[Plan, Sequence[Trial]], str]
 MINE = """
@@ -206,6 +207,24 @@ def test_ways_to_test_the_same_detectors_are_paired(
     (alone,) = compare_best([unpaired(setting) for setting in settings], "AP", 0.005)
     assert alone.verdict is Verdict.UNDECIDED
     assert "are compared detector by detector" in write(plan, trials)
+
+
+def test_the_papers_change_and_the_comparison_of_its_settings_have_one_p(
+    planned: Callable[..., Plan], annotations: Annotations
+) -> None:
+    plan = planned("table_04")
+    trials = expand(plan, 2)
+    for number, trial in enumerate(trials):
+        finish_detector(trial, annotations, blur=4 - 0.3 * trial.config.detector.stages, seed=number)
+    facts = gather_facts(plan, trials)
+    (effects,) = facts.paper_effects[0]
+    assert (effects[0].baseline, effects[0].label, effects[0].metric) == ("stages=1", "stages=3", "AP")
+    of_pair = next(each for each in facts.baseline_comparisons if each.label == "stages=1")
+    assert of_pair.baseline == "stages=3"
+    assert effects[0].p_holm == of_pair.p_holm == of_pair.difference.p
+    assert [each.comparisons for each in facts.baseline_comparisons] == [1, 2, 2]
+    # Of the other metrics, all changes are one family.
+    assert all(effect.p_holm >= effect.ours.p for effect in effects[1:])
 
 
 def test_the_command_is_the_launchs(
