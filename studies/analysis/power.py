@@ -149,20 +149,20 @@ def known_spread(profile: str, source: str, study: str, path: Path = SPREADS) ->
 
     Args:
         profile: ``laptop`` or ``paper``.
-        source: the data, as ``--data`` takes them.
+        source: the data, as ``--data`` takes them; all but the digits count as photographs.
         study: its name; for one that nobody has measured, the widest spread of the others is taken.
         path: the table of spreads.
 
     Returns:
         None if nobody has measured any study of the profile on such data.
     """
-    kind = source.partition(":")[0]
+    kind = "digits" if source == "digits" else "photographs"
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if (row["profile"], row["data"]) == (profile, kind)]
     if not rows:
         return None
     row = max(rows, key=lambda row: (row["study"] == study, float(row["sd_seeds"])))
-    where = f"{row['study']} with the {profile} profile on {kind} (studies/analysis/{path.name})"
+    where = f"{row['study']} with the {profile} profile on {row['of']} (studies/analysis/{path.name})"
     over_seeds, over_both, over_images = (float(row[name]) for name in ("sd_seeds", "sd_both", "sd_images"))
     return Spread(over_seeds, over_both, over_images, int(row["images"]), where)
 

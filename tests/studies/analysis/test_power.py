@@ -120,10 +120,10 @@ def test_two_settings_with_two_seeds_are_needed() -> None:
 def test_the_table_is_asked_by_profile_kind_of_data_and_study(tmp_path: Path) -> None:
     table = tmp_path / "spreads.csv"
     table.write_text(
-        "profile,data,study,images,sd_seeds,sd_both,sd_images,command\n"
-        "laptop,voc,a,300,0.9,0.5,0.4,x\n"
-        "laptop,digits,a,100,0.3,0.2,0.6,y\n"
-        "laptop,digits,b,100,0.5,0.2,0.6,y\n"
+        "profile,data,of,study,images,sd_seeds,sd_both,sd_images,command\n"
+        "laptop,photographs,50 cats,a,300,0.9,0.5,0.4,x\n"
+        "laptop,digits,digits,a,100,0.3,0.2,0.6,y\n"
+        "laptop,digits,digits,b,100,0.5,0.2,0.6,y\n"
     )
     assert known_spread("laptop", "digits", "a", table) == Spread(
         0.3, 0.2, 0.6, 100, "a with the laptop profile on digits (studies/analysis/spreads.csv)"
@@ -131,6 +131,10 @@ def test_the_table_is_asked_by_profile_kind_of_data_and_study(tmp_path: Path) ->
     other = known_spread("laptop", "digits", "another", table)
     assert other is not None
     assert other.sd_seeds == 0.5, "the widest"
+    for source in ("yolo:somewhere", "folder"):
+        own = known_spread("laptop", source, "another", table)
+        assert own is not None
+        assert own.source == "a with the laptop profile on 50 cats (studies/analysis/spreads.csv)"
     assert known_spread("paper", "coco:somewhere", "a", table) is None
     assert known_spread("laptop", "digits", "nms_sweep") is not None
 
