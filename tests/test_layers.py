@@ -123,5 +123,26 @@ def test_help_and_bad_input_load_nothing_heavy(arguments: list[str]) -> None:
     assert loaded_by(code) == set()
 
 
+def test_a_launch_does_not_load_torchvision() -> None:
+    """It takes seconds, and only trials need it: they run in processes of their own."""
+    modules = [
+        "studies.execution.launch",
+        "studies.execution.tuning",
+        "studies.record.tracking.launch_run",
+        "studies.report.report",
+        "studies.resources.memory",
+        "drcnn.engine.required_start",
+    ]
+    code = "\n".join(f"import {name}" for name in modules)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint('torchvision' in sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
+
+
 def test_cluster_is_configuration_only() -> None:
     assert not list((ROOT / "cluster").rglob("*.py"))

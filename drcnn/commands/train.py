@@ -67,7 +67,7 @@ def _train(options: argparse.Namespace) -> int:
     from drcnn.data.prepare import prepare
     from drcnn.engine.checkpoint_header import newest_header
     from drcnn.engine.metrics import counted_detections
-    from drcnn.engine.start import require_start
+    from drcnn.engine.required_start import require_start
     from drcnn.engine.train import fit
 
     before = newest_header(options.output)

@@ -6,24 +6,23 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torchvision import models
 
 from drcnn.backbone_weights import IMAGENET_BACKBONES
 from drcnn.config import ConfigError
-from drcnn.detector.backbones import Body
 from drcnn.pretrained import shipped
 
-__all__ = ["download", "load_backbone", "require_weights"]
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
-IMAGENET: dict[str, models.WeightsEnum] = {
-    name: models.get_model_weights(name)["IMAGENET1K_V1"] for name in IMAGENET_BACKBONES
-}
+    from drcnn.detector.backbones import Body
 
+__all__ = ["download", "imagenet", "load_backbone", "require_weights"]
 
 # How to do without a backbone's weights.
 OTHERWISE = (
@@ -89,15 +88,24 @@ def _state(name: str, weights: str, width: float) -> Mapping[str, Tensor]:
 
 
 def _download(name: str) -> Mapping[str, Tensor]:
-    if name not in IMAGENET:
+    if name not in IMAGENET_BACKBONES:
         raise ConfigError(
             f"detector.weights = 'imagenet': torchvision offers none for {name}; {OTHERWISE}; OpenMMLab's "
             "resnext101_32x4d has these names"
         )
-    return download(IMAGENET[name], f"detector.weights = 'imagenet': the download for {name}", OTHERWISE)
+    return download(imagenet(name), f"detector.weights = 'imagenet': the download for {name}", OTHERWISE)
 
 
-def download(weights: models.WeightsEnum, what: str, otherwise: str) -> Mapping[str, Tensor]:
+def imagenet(name: str) -> WeightsEnum:
+    """torchvision's weights of a backbone, one of ``IMAGENET_BACKBONES``, and where they are."""
+    # It takes a second to load, which a launch that reads a file of weights need not wait.
+    from torchvision import models
+
+    weights: WeightsEnum = models.get_model_weights(name)["IMAGENET1K_V1"]
+    return weights
+
+
+def download(weights: WeightsEnum, what: str, otherwise: str) -> Mapping[str, Tensor]:
     """Download weights of torchvision, or take them from its cache.
 
     Args:

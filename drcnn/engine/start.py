@@ -16,17 +16,15 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, faster
 
 from drcnn.config import Config, ConfigError, DetectorConfig
 from drcnn.detector.detector import DecoupledRCNN, build_detector
-from drcnn.detector.weights import download, require_weights
+from drcnn.detector.weights import download
 from drcnn.engine.checkpoint import read_model, read_state
 from drcnn.engine.errors import CheckpointError
 from drcnn.engine.torchvision_twin import from_torchvision
 from drcnn.presets import STARTS
 from drcnn.variants import VARIANTS
 
-__all__ = ["ARCHITECTURE", "coco_state", "first_detector", "require_start", "start_from"]
+__all__ = ["coco_state", "download_coco", "first_detector", "start_from", "trained_settings"]
 
-# What backbone, pyramid and RPN are made of.
-ARCHITECTURE = ("backbone", "backbone_width", "norm", "fpn_channels")
 # torchvision's statistics of COCO are meant without the term that keeps a variance from 0; ours have it.
 EPSILON = 1e-5
 
@@ -38,31 +36,6 @@ class _Whole(NamedTuple):
     tensors: Mapping[str, Tensor]
     classes: tuple[str, ...]
     detector: Mapping[str, object]
-
-
-def require_start(config: Config) -> None:
-    """Check that there is what training starts from, and that it fits: before time goes into other things.
-
-    Raises:
-        ConfigError: it does not fit; or the file is missing, damaged or no checkpoint.
-        OSError: the download failed; a later attempt may succeed.
-    """
-    init = config.training.init
-    if init == "none":
-        require_weights(config.detector.backbone, config.detector.weights, config.detector.backbone_width)
-        return
-    own = config.detector.model_dump()
-    theirs = STARTS["coco"] if init == "coco" else _settings(init)
-    theirs = {key.removeprefix("detector."): value for key, value in theirs.items()}
-    differing = [key for key in ARCHITECTURE if theirs.get(key, own[key]) != own[key]]
-    if init == "coco" and not differing:
-        _download_coco()
-    if differing:
-        recipe = " ".join(f"detector.{key}={theirs[key]}" for key in differing)
-        raise ConfigError(
-            f"training.init = {init!r}: its detector is another one; give --set {recipe}, "
-            "or 'drcnn train --from', which takes over its settings"
-        )
 
 
 def first_detector(
@@ -151,24 +124,34 @@ def coco_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _download_coco() -> Mapping[str, Tensor]:
+def download_coco() -> Mapping[str, Tensor]:
+    """torchvision's detector that was trained on COCO, downloaded or from its cache.
+
+    Raises:
+        ConfigError, OSError: as ``drcnn.detector.weights.download`` does.
+    """
     weights = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     otherwise = "give the path of a checkpoint, or 'none'"
     return download(weights, "training.init = 'coco': the download", otherwise)
 
 
 def _coco() -> _Whole:
-    state = _download_coco()
+    state = download_coco()
     settings = {key.removeprefix("detector."): value for key, value in STARTS["coco"].items()}
     return _Whole(coco_state(state), (), settings)
 
 
 def _checkpoint(init: str) -> _Whole:
-    settings = _settings(init)
+    settings = trained_settings(init)
     return _Whole(read_model(Path(init)), tuple(read_state(Path(init)).classes), settings)
 
 
-def _settings(init: str) -> dict[str, object]:
+def trained_settings(init: str) -> dict[str, object]:
+    """The detector's settings in a checkpoint to start from.
+
+    Raises:
+        ConfigError: it is missing, damaged or no checkpoint.
+    """
     path = Path(init)
     if not path.is_file():
         raise ConfigError(

@@ -47,9 +47,10 @@ from drcnn.engine.optimizer import make_optimizer
 from drcnn.engine.partial_epoch import PartialEpoch, SaveTimes
 from drcnn.engine.performance import performance, reset_peak_memory
 from drcnn.engine.precision import autocast, require_precision
+from drcnn.engine.required_start import require_start
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate, warmup_steps
-from drcnn.engine.start import first_detector, require_start
+from drcnn.engine.start import first_detector
 from drcnn.engine.workers import distributed, from_first, rank, world_size
 from drcnn.files import waiting_for_space, write_text
 

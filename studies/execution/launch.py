@@ -112,7 +112,7 @@ def _adopt(plan: Plan, folders: TrialFolders) -> None:
 
 def _require_starts(trials: Sequence[Trial]) -> None:
     """Open what training starts from, before trials take time; a cluster's nodes look themselves."""
-    from drcnn.engine.start import ARCHITECTURE, require_start
+    from drcnn.engine.required_start import ARCHITECTURE, require_start
 
     left = [trial for trial in (*trained_models(trials), *trials) if not trial.is_evaluation]
     configs = [trial.config for trial in left if not read_record(trial.folder).is_terminal]

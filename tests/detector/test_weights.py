@@ -13,7 +13,7 @@ import torch
 
 from drcnn.config import ConfigError
 from drcnn.detector.backbones import Body, build_body
-from drcnn.detector.weights import IMAGENET, load_backbone
+from drcnn.detector.weights import imagenet, load_backbone
 from tests.pickles import Touch
 
 
@@ -22,7 +22,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where torch keeps the download for a ResNet-18; nothing is there yet."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    return tmp_path / "checkpoints" / Path(IMAGENET["resnet18"].url).name
+    return tmp_path / "checkpoints" / Path(imagenet("resnet18").url).name
 
 
 def resnet18() -> Body:

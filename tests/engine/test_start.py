@@ -16,8 +16,9 @@ from drcnn.config import Config, ConfigError, TrainingConfig
 from drcnn.data.prepare import PreparedData
 from drcnn.detector.detector import DecoupledRCNN, build_detector
 from drcnn.engine.checkpoint import read_model, read_state
+from drcnn.engine.required_start import require_start
 from drcnn.engine.schedule import learning_rate, warmup_steps
-from drcnn.engine.start import coco_state, require_start, start_from
+from drcnn.engine.start import coco_state, start_from
 from drcnn.engine.torchvision_twin import from_torchvision, torchvision_twin
 from drcnn.engine.train import fit
 from tests.engine.conftest import write_checkpoint
