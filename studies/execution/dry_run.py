@@ -145,7 +145,7 @@ def _preview_search(
 ) -> _Remaining:
     from studies.search.optuna_record import search_key, split_by_progress
 
-    ended, begun = split_by_progress(plan, search_key(plan, points[0]))
+    ended, begun = split_by_progress(plan, search_key(plan))
     print(
         f"{plan.name}: {study.trials} trials of {plan.base.training.epochs} epochs; "
         f"{len(ended)} of {study.trials} ended; chosen by TPE from:"

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from drcnn.report.blocks import escape
 from studies.definition.errors import FetchError, StudyError, one_line
-from studies.definition.plan import Plan, Trial, expand, search_points
+from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Request, resolve
 from studies.definition.study import SearchStudy
 from studies.record.completion import without_unused_seeds
@@ -177,7 +177,7 @@ def _trials(plan: Plan, request: Request, folders: TrialFolders) -> list[Trial]:
     from studies.search.optuna_record import recorded_trials, search_key, storage_faults_named
 
     with storage_faults_named(plan):
-        searched = recorded_trials(plan, search_key(plan, search_points(plan)[0]))
+        searched = recorded_trials(plan, search_key(plan))
     folders.collect_ended(searched, ended)
     confirming = confirming_trials(plan, searched, request.seeds)
     return [*searched, *folders.collect_ended(confirming, ended)]

@@ -147,8 +147,8 @@ class StudyRun:
         from studies.search.optuna_record import search_key
         from studies.search.searcher import StudySearcher
 
-        key = search_key(self._plan, self._sample)
-        self._searcher = StudySearcher(self._plan, key, partial(self._folders.store.download, weights=False))
+        fetch = partial(self._folders.store.download, weights=False)
+        self._searcher = StudySearcher(self._plan, search_key(self._plan), fetch)
         self._trials = self._searcher.trials()
         self._folders.collect_ended(self._trials, ended)
         is_over = self._searcher.remaining() <= 0

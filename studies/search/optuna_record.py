@@ -25,6 +25,7 @@ from drcnn.backbone_weights import WEIGHT_NAMES
 from drcnn.config import Config, ConfigError
 from drcnn.engine.record import read_record
 from drcnn.files import DAMAGED
+from drcnn.identity import NUMERICS, effective_settings
 from studies.definition.errors import StudyError, one_line
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
@@ -51,15 +52,17 @@ TRIAL_ID = "trial_id"
 LOCK_SECONDS = 30
 
 
-def search_key(plan: Plan, sample: Trial) -> str:
-    """The name of the Optuna study of a search: a hash of its definition, base configuration and data."""
-    tree = plan.base.model_dump(mode="json")
-    tree["data"]["source"] = sample.data.fingerprint
-    if plan.base.detector.weights not in WEIGHT_NAMES:
-        # The content of a file, wherever it lies.
-        tree["detector"]["weights"] = plan.inputs.weights_digest(plan.base.detector)
+def search_key(plan: Plan) -> str:
+    """The name of the Optuna study of a search: a hash of its definition, and of what its trials share.
+
+    As a trial's identity, it does not change with where data and weights lie.
+    """
     definition = plan.study.model_dump(mode="json", exclude={"title", "answers", "paper", "confirm"})
-    text = json.dumps([definition, tree], sort_keys=True)
+    base, start = plan.base, plan.base.detector.weights
+    if base.training.init != "none" or start not in WEIGHT_NAMES:
+        start = plan.inputs.start_digest(base)
+    shared = [effective_settings(base), plan.inputs.data(base.data).fingerprint, start, NUMERICS]
+    text = json.dumps([definition, shared], sort_keys=True)
     return f"{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

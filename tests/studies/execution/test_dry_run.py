@@ -171,7 +171,7 @@ def test_what_a_search_did_is_not_left(plan_of: Make, show: Show) -> None:
     plan = plan_of(SEARCH)
     assert "0 of 3 ended" in (text := show(plan))
     assert "Time left: about 144 s" in text.replace("2 min", "144 s")
-    search = StudySearcher(plan, search_key(plan, search_points(plan)[0]))
+    search = StudySearcher(plan, search_key(plan))
     for tune_id, done in zip("abc", (1, 2, 3), strict=True):
         suggested = search.suggest(tune_id)
         assert isinstance(suggested, dict)
@@ -199,7 +199,7 @@ def test_a_search_is_confirmed_when_it_is_over(plan_of: Make, show: Show) -> Non
     confirm = "confirm: {top: 1, seeds: 2, against: {detector.nms_reg: 0.85}}\n"
     plan = plan_of(SEARCH.replace("trials: 3", "trials: 1") + confirm)
     assert "Time left: about 4 min" in show(plan), "five trials of 48 s"
-    search = StudySearcher(plan, search_key(plan, search_points(plan)[0]))
+    search = StudySearcher(plan, search_key(plan))
     suggested = search.suggest("a")
     assert isinstance(suggested, dict)
     record(suggested["trial"])

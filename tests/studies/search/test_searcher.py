@@ -11,7 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from drcnn.engine.record import read_record, write_failed, write_latency, write_pruned
 from studies.definition.plan import Plan, Trial, search_points
-from studies.search.optuna_record import recorded_trials, split_by_progress
+from studies.search.optuna_record import recorded_trials, search_key, split_by_progress
 from studies.search.pruning import make_scheduler
 from studies.search.searcher import StudySearcher
 
@@ -45,6 +45,20 @@ def states(plan: Plan) -> list[str]:
 
 def best(plan: Plan) -> list[str]:
     return [trial.user_attrs["trial_id"] for trial in optuna_study(plan).best_trials]
+
+
+def test_a_search_is_known_by_what_decides_its_results(make_plan: Callable[..., Plan]) -> None:
+    key = search_key(make_plan(SEARCH))
+    for without_effect in (
+        {"data__on_bad_data": "skip"},
+        {"training__checkpoint_minutes": 3},
+        {"evaluation__every": 2},
+        {"data__val_split": "other"},
+    ):
+        assert search_key(make_plan(SEARCH, **without_effect)) == key, without_effect
+    for deciding in ({"training__lr": 0.5}, {"evaluation__metric": "voc07"}, {"seed": 7}):
+        assert search_key(make_plan(SEARCH, **deciding)) != key, deciding
+    assert search_key(make_plan(SEARCH.replace("trials: 4", "trials: 5"))) != key
 
 
 def test_the_papers_point_comes_first_and_floats_are_round(make_plan: Callable[..., Plan]) -> None:
