@@ -115,7 +115,7 @@ def forest_chart(rows: Sequence[ForestRow], baseline: str, metric: str, margin: 
     if compared:
         caption += " Lines: 95 % intervals, each by itself; one that goes on ends in an arrow."
     if compared > 1:
-        caption += f" The verdicts are corrected for {compared} comparisons."
+        caption += " The verdicts are corrected for the number of comparisons made together."
     if None in kinds:
         caption += " A cross: not compared, for want of seeds; it says nothing about its setting."
     height = 0.95 + max(0.36 * len(rows), 0.19 * lines) + 0.2 * math.ceil((len(kinds) + 2) / 2)
