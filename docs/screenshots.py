@@ -2,8 +2,8 @@
 
     python docs/screenshots.py runs/nms_sweep
 
-writes docs/pictures/: ``report.png``, ``trials.png`` (the list of trials in MLflow, best first) and
-``compared.png`` (the trials side by side). Needs Chromium.
+writes docs/pictures/: ``report.png``, ``trials.png`` (the list of trials in MLflow, best first),
+``compared.png`` (the trials side by side) and ``detected.png`` (the report's best image). Needs Chromium.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def take(study: Path, folder: Path = PICTURES) -> list[Path]:
             "trials": link,
             "compared": f"{address}/#/compare-runs?{urlencode(compared)}",
         }
-        return [_picture(url, folder / f"{name}.png") for name, url in pages.items()]
+        pictures = [_picture(url, folder / f"{name}.png") for name, url in pages.items()]
+    return [*pictures, shutil.copy(study / "sample_best_1.png", folder / "detected.png")]
 
 
 @contextmanager
