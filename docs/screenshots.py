@@ -68,7 +68,7 @@ def take(study: Path, folder: Path = PICTURES) -> list[Path]:
             "compared": f"{address}/#/compare-runs?{urlencode(compared)}",
         }
         pictures = [_picture(url, folder / f"{name}.png") for name, url in pages.items()]
-    return [*pictures, shutil.copy(study / "sample_best_1.png", folder / "detected.png")]
+    return [*pictures, Path(shutil.copy(study / "sample_best_1.png", folder / "detected.png"))]
 
 
 @contextmanager
