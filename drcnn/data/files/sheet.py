@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from drcnn.data.annotations import Annotations
-from drcnn.data.files.drawing import color_of, draw_box, scaled, write_name
+from drcnn.data.files.drawing import color_of, draw_box, drawn_names, scaled, write_name
 
 __all__ = ["sheet"]
 
@@ -20,7 +20,7 @@ IGNORED = "#999999"
 
 
 def sheet(tables: Mapping[str, Annotations], count: int, seed: int = 0) -> Image.Image:
-    """Draw images of all splits with their objects and the names of these.
+    """Draw images of all splits with their objects and the names of these (``drawn_names``).
 
     Every class that a split has is shown in it where ``count`` allows, and then images of any kind, without
     objects too. Objects that are ignored (difficult or crowds) are grey.
@@ -60,8 +60,9 @@ def _choose(table: Annotations, count: int, random: np.random.Generator) -> list
 def _tile(table: Annotations, row: int, split: str) -> Image.Image:
     image, scale = scaled(table.source(row), SIDE)
     pen = ImageDraw.Draw(image)
+    names = drawn_names(table.classes)
     objects = [
-        (box, table.classes[label], IGNORED if is_ignored else color_of(label))
+        (box, names[label], IGNORED if is_ignored else color_of(label))
         for box, label, is_ignored in zip(
             table.boxes(row) * scale, table.labels(row).tolist(), table.ignore(row), strict=True
         )
