@@ -260,9 +260,7 @@ def test_a_run_that_starts_from_another_sees_images_as_that_did(voc: Path, tmp_p
     assert new.train_split == "train"
 
 
-def test_the_end_says_what_is_next(
-    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_end_says_what_is_next(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "my run"
     assert train(voc, run) == 0
     commands = [line.partition("drcnn ")[2] for line in capsys.readouterr().out.splitlines()[-2:]]
@@ -281,7 +279,10 @@ def test_the_end_says_what_is_next(
     [
         (["train"], "interrupted; the same command goes on where it was last saved"),
         (["data", "check", "digits"], "stopped"),
-        (["data", "download", "voc", "--output", "x"], "interrupted; the same command goes on within the file"),
+        (
+            ["data", "download", "voc", "--output", "x"],
+            "interrupted; the same command goes on within the file",
+        ),
     ],
 )
 def test_ctrl_c_says_what_is_true_of_the_verb(

@@ -21,7 +21,7 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     complexity = commands.add_parser(
         "complexity",
         help="count parameters and FLOPs as the paper does",
-        epilog="example: drcnn complexity --set detector.variant=decoupled_cascade detector.backbone=resnet50",
+        epilog="example: drcnn complexity --set detector.variant=decoupled_cascade",
     )
     add_changes(complexity)
     complexity.add_argument(

@@ -39,9 +39,10 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     train = commands.add_parser(
         "train",
         help="train one configuration, or resume it",
-        epilog="example: drcnn train --data photos --set training.epochs=4 --output runs/one. Ctrl-C, SIGTERM "
-        "and a closed terminal (SIGHUP) end it with status 130, and the same command resumes it where it was "
-        "last saved, at the latest after the last finished epoch; under nohup it survives its terminal.",
+        epilog="example: drcnn train --data photos --set training.epochs=4 --output runs/one. Ctrl-C, "
+        "SIGTERM and a closed terminal (SIGHUP) end it with status 130, and the same command resumes it "
+        "where it was last saved, at the latest after the last finished epoch; under nohup it survives its "
+        "terminal.",
     )
     add_configuration(train)
     train.add_argument(
@@ -60,7 +61,9 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
         "--output", type=Path, default=Path("runs/train"), help="folder of the run (runs/train)"
     )
     train.add_argument("--json", action="store_true", help="print one JSON object per epoch")
-    train.set_defaults(run=_train, interrupted="interrupted; the same command goes on where it was last saved")
+    train.set_defaults(
+        run=_train, interrupted="interrupted; the same command goes on where it was last saved"
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -134,7 +137,9 @@ def _refuse_other_settings(output: Path, state: Mapping[str, Any], now: Config) 
     is_to_read = there != here or (recorded and Path(here[1]).is_file())
     if is_to_read and recorded != start_digest(now):
         changed.append(
-            f"{'='.join(there)} there, {'='.join(here)} here" if there != here else f"the content of {here[1]}"
+            f"{'='.join(there)} there, {'='.join(here)} here"
+            if there != here
+            else f"the content of {here[1]}"
         )
     if changed:
         raise ConfigError(

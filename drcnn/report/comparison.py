@@ -107,7 +107,8 @@ def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
         about_intervals(comparison),
         "## Where one wins most",
         f"Left A, right B; of several seeds the first is drawn. {how_drawn(comparison.annotations.classes)} "
-        f"Detections are drawn from the score at which F1 is highest: {scores}. AP counts weaker ones too.{among}",
+        f"Detections are drawn from the score at which F1 is highest: {scores}. AP counts weaker ones too."
+        f"{among}",
     ]
     for name, drawn in zip(NAMES, pictures, strict=True):
         blocks += [f"### {name} wins", *(picture.to_markdown() for picture in drawn or [])]

@@ -53,8 +53,9 @@ def write_evaluation(
     charts = [precision_recall_chart(diagnosis), confusion_chart(diagnosis)]
     drawn = f" Chosen among {MOST_IMAGES} drawn at random." if len(annotations) > MOST_IMAGES else ""
     how = (
-        f"{how_drawn(annotations.classes)} Only detections with a score from {diagnosis.score:.2f} are drawn and counted, at "
-        f"which F1 is highest on all {len(annotations):,} images; AP counts weaker ones too.{drawn}"
+        f"{how_drawn(annotations.classes)} Only detections with a score from {diagnosis.score:.2f} are drawn "
+        f"and counted, at which F1 is highest on all {len(annotations):,} images; AP counts weaker ones "
+        f"too.{drawn}"
     )
     blocks = [
         f"# {escape(title)}",

@@ -75,7 +75,9 @@ def _existing(text: str) -> Path:
 
 def _in_folder(folder: Path, without: Collection[Path]) -> Iterator[Path]:
     for top, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != "." and Path(top, name).resolve() not in without)
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and Path(top, name).resolve() not in without
+        )
         for name in sorted(names):
             if name[0] != "." and Path(name).suffix.lower() in PICTURES | VIDEOS:
                 yield Path(top, name)

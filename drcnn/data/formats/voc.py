@@ -55,9 +55,7 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
     if not any(path.is_file() for path in lists.values()):
         first = lists[folders[0]]
         existing = ", ".join(sorted(file.stem for file in first.parent.glob("*.txt"))) or "none"
-        raise DataError(
-            f"{first}: no such list (there are: {existing}); {instead_of(split)}"
-        )
+        raise DataError(f"{first}: no such list (there are: {existing}); {instead_of(split)}")
     names = sorted(
         set().union(*(all_class_names((folder / "Annotations").glob("*.xml")) for folder in folders))
     )
