@@ -34,10 +34,12 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    config = configuration(options)
+    # Loads torch: not before the arguments are known to make sense.
     from drcnn.data.check import check
     from drcnn.data.summary import counts_by_class
 
-    checked = check(configuration(options).data)
+    checked = check(config.data)
     counts = counts_by_class(checked.tables)
     if options.json:
         print(json.dumps(_as_json(checked, counts)))

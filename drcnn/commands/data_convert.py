@@ -26,11 +26,12 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
+    config = configuration(options)
+    # Loads torch: not before the arguments are known to make sense.
     from drcnn.data.annotations import Annotations
     from drcnn.data.files.convert import write_coco
     from drcnn.data.prepare import prepare
 
-    config = configuration(options)
     with TemporaryDirectory(prefix="drcnn-") as cache:
         prepared = prepare(config.data, Path(cache))
         tables = {split: Annotations.load(path) for split, path in prepared.tables.items()}

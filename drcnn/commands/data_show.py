@@ -33,12 +33,13 @@ def _show(options: argparse.Namespace) -> int:
         raise ConfigError(f"--images {options.images}: expected at least 1")
     if options.output.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output {options.output}: expected a picture ({', '.join(SUFFIXES)})")
+    config = configuration(options)
+    # Loads torch: not before the arguments are known to make sense.
     from drcnn.data.annotations import Annotations
     from drcnn.data.files.drawing import numbers_in_words
     from drcnn.data.files.sheet import sheet
     from drcnn.data.prepare import prepare
 
-    config = configuration(options)
     with TemporaryDirectory(prefix="drcnn-") as cache:
         prepared = prepare(config.data, Path(cache))
         tables = {split: Annotations.load(path) for split, path in prepared.tables.items()}

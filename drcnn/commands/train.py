@@ -163,13 +163,13 @@ def _configuration_from(options: argparse.Namespace) -> Config:
 
     ``--data`` replaces the data with their splits, ``--set`` anything. The schedule is the profile's.
     """
-    from drcnn.engine.checkpoint import read_state
+    from drcnn.engine.checkpoint_header import read_header
 
     source = None if options.data is None else absolute_source(options.data)
     changes: dict[str, Any] = {"training.init": "coco"}
     if options.start != "coco":
         checkpoint = find_model(options.start).checkpoint.resolve()
-        theirs = dict(Config.from_yaml(read_state(checkpoint).config).flat())
+        theirs = dict(Config.from_yaml(read_header(checkpoint).state["config"]).flat())
         taken = ("detector.", *(SIZES if source else ("data.",)))
         changes = {key: value for key, value in theirs.items() if key.startswith(taken)}
         changes["training.init"] = str(checkpoint)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+from matplotlib import get_data_path
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,6 +19,7 @@ __all__ = [
     "draw_box",
     "draw_detections",
     "drawn_names",
+    "font",
     "numbers_in_words",
     "png",
     "scaled",
@@ -83,12 +86,17 @@ def numbers_in_words(classes: Sequence[str]) -> str:
 
 
 @cache
+def font(letters: int) -> ImageFont.FreeTypeFont:
+    """Return the font of pictures, DejaVu Sans, in a size in pixels: Pillow's own has ASCII only."""
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), letters)
+
+
+@cache
 def _has_glyph(character: str) -> bool:
     """Whether the font draws it as anything else than the box that stands for what it lacks."""
     if character.isspace():
         return True
-    font = ImageFont.load_default(size=17)
-    drawn, lacking = (font.getmask(text) for text in (character, LACKING))
+    drawn, lacking = (font(17).getmask(text) for text in (character, LACKING))
     return (drawn.size, bytes(drawn)) != (lacking.size, bytes(lacking))
 
 
@@ -136,9 +144,9 @@ def write_name(
     is_below: bool = False,
 ) -> None:
     """Write above a box, or inside at its lower border, in black on the box's colour; never off the image."""
-    font = ImageFont.load_default(size=letters)
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    own = font(letters)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=own)
     x = min(max(0.0, box[0]), max(0.0, size[0] - right - 6))
     y = min(box[3], size[1] - bottom - 6.0) if is_below else max(0.0, box[1] - bottom - 6)
     pen.rectangle((x, y, x + right - left + 6, y + bottom - top + 8), fill=color)
-    pen.text((x + 3, y + 1), text, fill="#000000", font=font)
+    pen.text((x + 3, y + 1), text, fill="#000000", font=own)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from itertools import accumulate
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from drcnn.data.annotations import Annotations
-from drcnn.data.files.drawing import color_of, draw_box, drawn_names, scaled, write_name
+from drcnn.data.files.drawing import color_of, draw_box, drawn_names, font, scaled, write_name
 
 __all__ = ["sheet"]
 
@@ -75,7 +75,8 @@ def _tile(table: Annotations, row: int, split: str) -> Image.Image:
     tile = Image.new("RGB", (SIDE, image.height + CAPTION), "#ffffff")
     number = len(table.boxes(row))
     objects_text = "no objects" if not number else "1 object" if number == 1 else f"{number} objects"
-    font = ImageFont.load_default(size=14)
-    ImageDraw.Draw(tile).text((0, 2), f"{split}: {table.ids[row]}, {objects_text}", fill="#000000", font=font)
+    ImageDraw.Draw(tile).text(
+        (0, 2), f"{split}: {table.ids[row]}, {objects_text}", fill="#000000", font=font(14)
+    )
     tile.paste(image, (0, CAPTION))
     return tile
