@@ -165,7 +165,7 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffi
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_exif_orientation_of_a_jpeg_is_applied(tmp_path: Path, orientation: int) -> None:
-    """Torchvision decodes JPEG, whose colours are rounded: each corner has one of its own."""
+    """JPEG rounds colours: each corner has one of its own."""
     path = tmp_path / "a.jpg"
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -178,7 +178,6 @@ def test_the_exif_orientation_of_a_jpeg_is_applied(tmp_path: Path, orientation: 
     assert decoded.shape == upright.shape == ((32, 64, 3) if orientation < 5 else (64, 32, 3))
     assert inspect(str(path)).size == (upright.shape[1], upright.shape[0])
     assert inspect(str(path)).orientation == orientation
-    # Two decoders of a JPEG differ by a little at the edges of colours.
     assert np.abs(decoded - upright).mean() < 2
     for row, column in ((4, 4), (4, -4), (-4, 4), (-4, -4)):
         assert np.abs(decoded[row, column] - upright[row, column]).max() < 10
