@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"drcnn: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("drcnn: interrupted; the same command resumes after the last finished epoch", file=sys.stderr)
+        print(f"drcnn: {getattr(options, 'interrupted', 'stopped')}", file=sys.stderr)
         return INTERRUPTED
     return status
 

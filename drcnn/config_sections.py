@@ -161,7 +161,11 @@ class DataConfig(Section):
         description="'digits', 'voc:DIR', 'coco:DIR' or 'yolo:DIR' (several folders joined with '+')",
     )
     train_split: str = Field("train", description="VOC: a list in ImageSets/Main; COCO: instances_NAME*.json")
-    val_split: str | None = Field("val", description="to choose by, as a search does; none: nothing chooses")
+    val_split: str | None = Field(
+        "val",
+        description="to choose by, as a search does; none: nothing chooses; auto: 'val' where the data has a "
+        "test split, else 'val' is the one to judge by",
+    )
     test_split: str | None = Field(
         "auto", description="to judge by, once, after the last epoch; auto: 'test' where the data has it"
     )

@@ -1,4 +1,4 @@
-"""What decides the result of a trial: its effective settings, and the version of the numerics.
+"""What decides the result of a trial: its effective settings, what it starts from, the numerics' version.
 
 Two configurations with the same effective settings, on the same data, weights and seed, give the same
 result; nothing else may enter a trial's identity. What was used besides (torch, device, workers, commit) is
@@ -7,12 +7,25 @@ recorded with the result (``drcnn.engine.made_by``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from drcnn.config import Config
+from drcnn.backbone_weights import WEIGHT_NAMES
+from drcnn.config import Config, ConfigError, DetectorConfig
+from drcnn.files import sha256_of
+from drcnn.pretrained import shipped
 from drcnn.variants import VARIANTS
 
-__all__ = ["EVALUATION", "INFERENCE", "NUMERICS", "WITHOUT_EFFECT", "effective_settings"]
+__all__ = [
+    "EVALUATION",
+    "INFERENCE",
+    "NUMERICS",
+    "WITHOUT_EFFECT",
+    "effective_settings",
+    "start_digest",
+    "weights_digest",
+]
 
 # Raise it with every change after which the same settings give other figures than rounding explains.
 NUMERICS = 2
@@ -70,3 +83,43 @@ def effective_settings(config: Config) -> dict[str, Any]:
     if data.short_side is None:
         del settings["data.long_side"]
     return settings
+
+
+def start_digest(config: Config, sha256: Callable[[Path], str] = sha256_of) -> str:
+    """Return the content that training starts from: the whole detector of ``training.init``, or weights.
+
+    Args:
+        config: the trial.
+        sha256: of a file's content.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    init = config.training.init
+    if init == "none":
+        return weights_digest(config.detector, sha256)
+    return f"init {init if init == 'coco' else _digest_of(init, sha256, 'training.init', 'coco')}"
+
+
+def weights_digest(detector: DetectorConfig, sha256: Callable[[Path], str] = sha256_of) -> str:
+    """Return the content of a weights file as a hash; the names ``imagenet`` and ``none`` are their own.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    weights = detector.weights
+    if weights == "digits":
+        weights = str(shipped(detector.backbone, detector.backbone_width))
+    elif weights in WEIGHT_NAMES:
+        return weights
+    return _digest_of(weights, sha256, "detector.weights", *WEIGHT_NAMES[:-1])
+
+
+def _digest_of(path: str, sha256: Callable[[Path], str], setting: str, *names: str) -> str:
+    try:
+        return sha256(Path(path))
+    except OSError as error:
+        expected = ", ".join(map(repr, (*names, "none")))
+        raise ConfigError(
+            f"{setting} = {path!r}: {error.strerror}; expected {expected} or the path of a file"
+        ) from None

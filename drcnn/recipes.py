@@ -102,9 +102,10 @@ PAPER_VOC: dict[str, Any] = {
 
 PAPER_COCO: dict[str, Any] = {
     **PAPER_EXECUTION,
-    # The labels of COCO's own test split are not published.
-    "data.val_split": None,
-    "data.test_split": "val",
+    # COCO's val judges: the labels of its own test split are not published. A folder with a test split is
+    # judged by that.
+    "data.val_split": "auto",
+    "data.test_split": "auto",
     "data.short_side": 800,
     "data.long_side": 1333,
     # The official code's λ for COCO, with or without a cascade; on VOC it is 1 (docs/detector.md, D2).
@@ -112,14 +113,11 @@ PAPER_COCO: dict[str, Any] = {
     "training.schedule": "coco_1x",
 }
 
-# The paper has no such data: COCO's detector and schedule, with splits as the folder has them.
-PAPER_YOLO: dict[str, Any] = {**PAPER_COCO, "data.val_split": "val", "data.test_split": "auto"}
-
-# A search needs images to choose by, apart from those that it is judged by. COCO has none to spare.
+# A search needs images to choose by, apart from those that it is judged by where the data has such.
 SEARCH_SPLITS: dict[str, dict[str, Any]] = {
     "voc": {"data.train_split": "train", "data.val_split": "val"},
-    "coco": {"data.val_split": "val", "data.test_split": None},
-    "yolo": {},
+    "coco": {"data.val_split": "val"},
+    "yolo": {"data.val_split": "val"},
 }
 
 
@@ -142,7 +140,8 @@ def recipe(profile: str, source: str, *, chooses: bool = False) -> dict[str, Any
         ("laptop", "yolo"): LAPTOP_PHOTOS,
         ("paper", "voc"): PAPER_VOC,
         ("paper", "coco"): PAPER_COCO,
-        ("paper", "yolo"): PAPER_YOLO,
+        # The paper has no such data: COCO's detector and schedule.
+        ("paper", "yolo"): PAPER_COCO,
     }
     if profile not in PROFILES:
         raise ConfigError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")

@@ -1,14 +1,15 @@
 """Run a study: ``python studies/run_study.py nms_sweep``. The same command resumes it after a stop.
 
-    --list                 the studies there are
-    NAME --dry-run         the trials it would run, and how long they take
-    NAME --smoke           two tiny trials, to see that everything works
-    NAME --seeds 3         three replicates of each setting
-    NAME --budget 2h       what fits into two hours; the same command goes on with the rest
-    report NAME            write the report again, from the output folder (report --help explains)
+    --list                              the studies there are
+    nms_sweep --dry-run                 the trials it would run, and how long they take
+    nms_sweep --smoke                   two tiny trials, to see that everything works
+    nms_sweep --seeds 3                 three replicates of each setting
+    search --data photos --budget 2h    what fits into two hours; the same command goes on with the rest
+    report search                       write the report again, from the output folder
 
 Exit status: 0 all trials finished (or are left, as a budget says), 1 some failed or MLflow lacks runs (it
-says which and why), 2 bad input or a full disk, 130 interrupted.
+says which and why), 2 bad input or a full disk, 130 interrupted: Ctrl-C, SIGTERM and a closed terminal
+(SIGHUP) end a study in order; under nohup it survives its terminal.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if __name__ == "__main__" and not __package__:
 import argparse
 import os
 from dataclasses import fields
+from functools import partial
+from importlib.metadata import version
 from typing import NoReturn
 
 from drcnn.config import ConfigError
@@ -108,10 +111,11 @@ def _study_parser() -> _Parser:
     parser = _Parser(
         prog="run_study",
         description="Run a study, or resume it after a stop: the same command goes on with what is left.",
-        epilog="Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end a study in order, with status 130; under "
-        "nohup it survives its terminal. 'run_study report NAME' writes the report of a study again.",
+        epilog="\n\n".join(("examples (run_study.py ...):", *__doc__.rstrip().split("\n\n")[1:])),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
+    parser.add_argument("--version", action="version", version=f"drcnn {version('drcnn')}")
     parser.add_argument(
         "names", nargs="*", default=[], metavar="NAME", help="a study of the catalogue, or a .yaml file"
     )
@@ -217,13 +221,14 @@ def _add_place_options(parser: argparse.ArgumentParser) -> None:
 def _add_report_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--margin",
-        type=_margin,
+        type=partial(_above_zero, below=100, expected="AP points above 0 and below 100"),
         metavar="POINTS",
-        help=f"settings that differ by less than so many AP points are equivalent ({default})",
+        help="settings are equivalent where the whole 95 %% interval of their difference lies within so many "
+        f"AP points ({default})",
     )
     parser.add_argument(
         "--price",
-        type=_price,
+        type=partial(_above_zero, below=1e6, expected="dollars a GPU hour, such as 1.42"),
         metavar="DOLLARS",
         help="of a GPU for an hour: the report tells what the measured GPU hours cost",
     )
@@ -265,14 +270,6 @@ def _budget(text: str) -> float:
         return parse_budget(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _margin(text: str) -> float:
-    return _above_zero(text, 100, "AP points above 0 and below 100")
-
-
-def _price(text: str) -> float:
-    return _above_zero(text, 1e6, "dollars a GPU hour, such as 1.42")
 
 
 def _above_zero(text: str, below: float, expected: str) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from drcnn.cli import main
-from drcnn.config import Config
+from drcnn.config import Config, DataConfig
 from tests.tiny_detector import TINY_DETECTOR
 
 TINY = [
@@ -73,8 +74,38 @@ def test_another_configuration_is_named(
     voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(voc, tmp_path / "run") == 0
-    assert train(voc, tmp_path / "run", "--on-bad-data", "skip") == 2
-    assert "another configuration (data.on_bad_data=fail there, skip here)" in capsys.readouterr().err
+    assert train(voc, tmp_path / "run", "--set", "data.flip=0.25") == 2
+    assert "another configuration (data.flip=0.5 there, 0.25 here)" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_where_nothing_changed_that_decides_its_result(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(voc, tmp_path / "first") == 0
+    start = tmp_path / "first" / "last.safetensors"
+    run = tmp_path / "run"
+    assert train(voc, run, "--set", f"training.init={start}") == 0
+    moved = voc.rename(tmp_path / "elsewhere")
+    other = start.rename(tmp_path / "renamed.safetensors")
+    trained = (run / "last.safetensors").read_bytes()
+    for unimportant in (
+        (f"training.init={other}",),
+        (f"training.init={other}", "evaluation.every=none", "training.checkpoint_minutes=9"),
+        # It is in the checkpoint all the same.
+        (f"training.init={start}", "data.on_bad_data=skip"),
+    ):
+        assert train(moved, run, "--set", *unimportant) == 0, capsys.readouterr().err
+        assert (run / "last.safetensors").read_bytes() == trained
+    config = Config.from_yaml((run / "config.yaml").read_text(encoding="utf-8"))
+    assert config.data.source == f"voc:{moved}"
+    capsys.readouterr()
+    assert train(moved, tmp_path / "third", "--set", "seed=2") == 0
+    third = tmp_path / "third" / "last.safetensors"
+    assert train(moved, run, "--set", f"training.init={third}") == 2
+    assert f"(training.init={start} there, training.init={third} here)" in capsys.readouterr().err
+    third.rename(start)
+    assert train(moved, run, "--set", f"training.init={start}") == 2
+    assert f"(the content of {start})" in capsys.readouterr().err
 
 
 def test_a_run_says_what_it_skips_and_how_many_warnings_there_are(
@@ -137,6 +168,32 @@ def test_check_ends_with_a_table(voc: Path, capsys: pytest.CaptureFixture[str]) 
     assert lines[-1] == f"voc:{voc}: no faults"
 
 
+def test_the_table_fits_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "classes.txt").write_text("a_name_of_many_letters\n")
+    for number in range(40):
+        Image.new("RGB", (2048, 1536), (number, 0, 0)).save(folder / f"{number}.png")
+        width = 0.25 + number / 100
+        (folder / f"{number}.txt").write_text(f"0 0.5 0.5 {width} {width}\n")
+    assert main(["data", "check", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith("class "))
+    table = lines[first : first + 7]
+    assert max(map(len, table)) <= 80
+    assert table[4].startswith("a_name_of_ma…  train")
+    assert not any("." in line for line in table)
+
+
+def test_check_reads_the_splits_of_a_profile(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(voc)]) == 0
+    assert main(["data", "check", str(voc), "--profile", "paper"]) == 1
+    assert "test.txt: no such list (there are: train, val)" in capsys.readouterr().out
+    (voc / "ImageSets/Main/test.txt").write_text("c\n")
+    assert main(["data", "check", str(voc), "--profile", "paper"]) == 0
+    assert "trainval is train and val" in capsys.readouterr().out
+
+
 def test_check_gives_json_of_all_of_it(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_label(voc, "b", right=500)
     assert main(["data", "check", f"voc:{voc}", "--json"]) == 1
@@ -182,3 +239,72 @@ def test_a_run_is_used_from_another_folder_and_started_from_on_its_own_data(
     assert main(["train", "--from", str(first), *run]) == 0
     config = Config.from_yaml((second / "config.yaml").read_text(encoding="utf-8"))
     assert config.data.source == f"voc:{voc}"
+
+
+def test_a_run_that_starts_from_another_sees_images_as_that_did(voc: Path, tmp_path: Path) -> None:
+    first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
+    (voc / "ImageSets/Main/mine.txt").write_text("a\nb\n")
+    own = ("--set", "data.train_split=mine", "data.train_short_sides=[48,64]")
+    assert train(voc, first, *own) == 0
+
+    def data_of(run: Path) -> DataConfig:
+        return Config.from_yaml((run / "config.yaml").read_text(encoding="utf-8")).data
+
+    run = ["--set", "training.epochs=1", "--output"]
+    assert main(["train", "--from", str(first), *run, str(second)]) == 0
+    assert data_of(second) == data_of(first)
+    assert main(["train", "--from", str(first), "--data", str(voc), *run, str(third)]) == 0
+    new = data_of(third)
+    assert (new.short_side, new.long_side, new.train_short_sides) == (64, 96, (48, 64))
+    # Other data have other splits.
+    assert new.train_split == "train"
+
+
+def test_the_end_says_what_is_next(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "my run"
+    assert train(voc, run) == 0
+    commands = [line.partition("drcnn ")[2] for line in capsys.readouterr().out.splitlines()[-2:]]
+    evaluate, predict = (shlex.split(command) for command in commands)
+    assert evaluate == ["evaluate", str(run), "--output", str(run / "errors")]
+    assert main(evaluate) == 0
+    assert predict == ["predict", str(run), "PICTURES", "--output", str(run / "found")]
+    predict[2] = str(voc / "JPEGImages")
+    assert main(predict) == 0
+    assert (run / "errors" / "evaluation.html").is_file()
+    assert len(list((run / "found" / "pictures").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        (["train"], "interrupted; the same command goes on where it was last saved"),
+        (["data", "check", "digits"], "stopped"),
+        (
+            ["data", "download", "voc", "--output", "x"],
+            "interrupted; the same command goes on within the file",
+        ),
+    ],
+)
+def test_ctrl_c_says_what_is_true_of_the_verb(
+    verb: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("drcnn.cli.end_in_order", interrupted)
+    assert main(verb) == 130
+    assert capsys.readouterr().err.startswith(f"drcnn: {said}")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "train", "evaluate", "compare", "predict", "export", "complexity", "bench", "settings",
+        "data check", "data show", "data convert", "data download",
+    ],
+)  # fmt: skip
+def test_every_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*verb.split(), "--help"])
+    assert ended.value.code == 0
+    assert f"example: drcnn {verb}" in " ".join(capsys.readouterr().out.split())

@@ -118,7 +118,7 @@ def test_the_papers_recipes_name_their_schedules_and_metrics() -> None:
     saved_within = Config().with_changes({"training.checkpoint_minutes": 15.0}).training
     assert (voc.training, voc.evaluation.metric) == (saved_within, "voc07")
     assert (voc.data.train_split, voc.data.val_split, voc.data.test_split) == ("trainval", None, "test")
-    assert (coco.data.train_split, coco.data.val_split, coco.data.test_split) == ("train", None, "val")
+    assert (coco.data.train_split, coco.data.val_split, coco.data.test_split) == ("train", "auto", "auto")
     assert (coco.training.milestones, coco.training.lr, coco.evaluation.metric) == ((8, 11), 0.01, "coco")
 
 

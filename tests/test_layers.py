@@ -144,5 +144,36 @@ def test_a_launch_does_not_load_torchvision() -> None:
     assert done.stdout == "False\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["settings", "nms"],
+        ["trian"],
+        ["train", "--set", "detector.nms_tst=0.7"],
+        ["train", "--set", "training.epochs=-1"],
+        ["train", "--data", "no-such-folder"],
+        ["train", "--profile", "paper"],
+        ["train", "--from", "no-such-model"],
+        ["evaluate", "no-such-model"],
+        ["predict", "no-such-model", "no-such-picture", "--output", "found"],
+        ["export", "no-such-model", "--output", "detector.txt"],
+        ["data", "check", "no-such-folder"],
+        ["data", "show", "no-such-folder"],
+        ["data", "convert", "no-such-folder", "--output", "new"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_bad_input_of_drcnn_load_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    """They end in under a second."""
+    code = (
+        f"import contextlib, os\nos.chdir({str(tmp_path)!r})\nfrom drcnn.cli import main\n"
+        f"with contextlib.suppress(SystemExit):\n    status = main({arguments!r})\n"
+        f"    assert status == {0 if 'settings' in arguments else 2}, status"
+    )
+    assert loaded_by(code) & {"torch", "torchvision"} == set()
+
+
 def test_cluster_is_configuration_only() -> None:
     assert not list((ROOT / "cluster").rglob("*.py"))

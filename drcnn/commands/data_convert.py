@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from drcnn.commands.options import DATA_HELP, SubCommands, add_changes, configuration
+from drcnn.commands.options import SubCommands, add_data, configuration
 
 __all__ = ["add"]
 
@@ -18,19 +18,20 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
         help="write the data as COCO",
         description="Write annotations/instances_SPLIT.json and SPLIT/ with the images, as hard links where "
         "the file system allows, else as copies. Objects that are ignored (VOC's difficult) become iscrowd.",
+        epilog="example: drcnn data convert photos --output photos_coco",
     )
-    convert.add_argument("data", help=DATA_HELP)
+    add_data(convert)
     convert.add_argument("--output", type=Path, required=True, help="a new folder")
-    add_changes(convert)
-    convert.set_defaults(run=_convert, profile="laptop")
+    convert.set_defaults(run=_convert)
 
 
 def _convert(options: argparse.Namespace) -> int:
+    config = configuration(options)
+    # Loads torch: not before the arguments are known to make sense.
     from drcnn.data.annotations import Annotations
     from drcnn.data.files.convert import write_coco
     from drcnn.data.prepare import prepare
 
-    config = configuration(options)
     with TemporaryDirectory(prefix="drcnn-") as cache:
         prepared = prepare(config.data, Path(cache))
         tables = {split: Annotations.load(path) for split, path in prepared.tables.items()}

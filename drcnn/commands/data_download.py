@@ -21,10 +21,13 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
         "download",
         help="download VOC2007 and VOC2012 (2.9 GB) or COCO 2017 (20.4 GB) from their official sources",
         description="Download, check and unpack. The same command goes on after a stop.",
+        epilog="example: drcnn data download voc --output data",
     )
     download.add_argument("name", choices=tuple(FOLDERS))
     download.add_argument("--output", type=Path, required=True, help="folder to unpack into")
-    download.set_defaults(run=_download)
+    download.set_defaults(
+        run=_download, interrupted="interrupted; the same command goes on within the file, or unpacks again"
+    )
 
 
 def _download(options: argparse.Namespace) -> int:

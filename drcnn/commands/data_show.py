@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from drcnn.commands.options import DATA_HELP, SubCommands, add_changes, configuration
+from drcnn.commands.options import SubCommands, add_data, configuration
 from drcnn.config import ConfigError
 
 __all__ = ["add"]
@@ -16,13 +16,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     """Add the verb, with its options."""
-    show = commands.add_parser("show", help="draw samples of all splits with their boxes, as one picture")
-    show.add_argument("data", help=DATA_HELP)
+    show = commands.add_parser(
+        "show",
+        help="draw samples of all splits with their boxes, as one picture",
+        epilog="example: drcnn data show photos --images 20 --output samples.png",
+    )
+    add_data(show)
     show.add_argument("--output", type=Path, default=Path("data.png"), help="the picture (data.png)")
     show.add_argument("--images", type=int, default=12, help="how many (12)")
     show.add_argument("--seed", type=int, default=0, help="chooses the images (0)")
-    add_changes(show)
-    show.set_defaults(run=_show, profile="laptop")
+    show.set_defaults(run=_show)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -30,11 +33,13 @@ def _show(options: argparse.Namespace) -> int:
         raise ConfigError(f"--images {options.images}: expected at least 1")
     if options.output.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output {options.output}: expected a picture ({', '.join(SUFFIXES)})")
+    config = configuration(options)
+    # Loads torch: not before the arguments are known to make sense.
     from drcnn.data.annotations import Annotations
+    from drcnn.data.files.drawing import numbers_in_words
     from drcnn.data.files.sheet import sheet
     from drcnn.data.prepare import prepare
 
-    config = configuration(options)
     with TemporaryDirectory(prefix="drcnn-") as cache:
         prepared = prepare(config.data, Path(cache))
         tables = {split: Annotations.load(path) for split, path in prepared.tables.items()}
@@ -43,4 +48,6 @@ def _show(options: argparse.Namespace) -> int:
     picture.save(options.output)
     print("\n".join(prepared.said_at_start(options.data)))
     print(f"{options.output}: {picture.width}x{picture.height} pixels, classes {', '.join(prepared.classes)}")
+    if numbers := numbers_in_words(prepared.classes):
+        print(numbers)
     return 0

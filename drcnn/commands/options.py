@@ -20,6 +20,7 @@ __all__ = [
     "absolute_source",
     "add_changes",
     "add_configuration",
+    "add_data",
     "configuration",
     "run_options",
 ]
@@ -44,9 +45,20 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a whole configuration: profile, data and changes."""
-    parser.add_argument("--profile", choices=PROFILES, default="laptop")
+    _add_profile(parser, "the settings before --set: laptop (default) or paper")
     parser.add_argument("--data", help=f"{DATA_HELP} (digits)")
     add_changes(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the data, as the first argument, and what else decides which images are read of it."""
+    parser.add_argument("data", help=DATA_HELP)
+    _add_profile(parser, "which splits are read: those of laptop (default) or of paper")
+    add_changes(parser)
+
+
+def _add_profile(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--profile", choices=PROFILES, default="laptop", help=what)
 
 
 def configuration(options: argparse.Namespace) -> Config:

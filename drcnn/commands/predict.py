@@ -80,6 +80,8 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _text(summary: Summary, options: argparse.Namespace) -> str:
+    from drcnn.data.files.drawing import numbers_in_words
+
     if not summary.pictures:
         return "No file could be read: nothing was written but an empty predictions.json"
     total = sum(summary.counts.values())
@@ -93,6 +95,8 @@ def _text(summary: Summary, options: argparse.Namespace) -> str:
             f"No score is above {UNSURE:g}: the detector sees none of its classes, or learned too little"
         )
     lines.append(f"Pictures: {options.output / 'pictures'}")
+    if numbers := numbers_in_words(list(summary.counts)):
+        lines.append(numbers)
     lines.append(f"Detections: {summary.predictions}")
     if summary.labels is not None:
         lines.append(f"Labels: {summary.labels}")

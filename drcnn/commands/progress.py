@@ -40,10 +40,12 @@ class StepProgress:
             steps: of each epoch.
         """
         now, done = time.monotonic(), (epoch - 1) * steps + step
+        if step == steps and self._is_terminal:
+            self._draw(f"epoch {epoch}/{self._epochs}  trained; is evaluated, where that is due, and saved")
         if self._began is None:
             self._began = now, done  # the first step also loads and compiles
             return
-        if now - self._shown < (REDRAW if self._is_terminal else LINE):
+        if step == steps or now - self._shown < (REDRAW if self._is_terminal else LINE):
             return
         self._shown = now
         since, before = self._began

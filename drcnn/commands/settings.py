@@ -61,7 +61,11 @@ def _choices(key: str, field: FieldInfo) -> tuple[Any, ...]:
 
 def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     """Add the verb, with its options."""
-    parser = commands.add_parser("settings", help="list every setting, with its default and its meaning")
+    parser = commands.add_parser(
+        "settings",
+        help="list every setting, with its default and its meaning",
+        epilog="example: drcnn settings nms split",
+    )
     parser.add_argument("words", nargs="*", metavar="WORD", help="only those whose key holds a WORD")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(

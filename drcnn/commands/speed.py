@@ -18,7 +18,11 @@ __all__ = ["add"]
 
 def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     """Add the verb, with its options."""
-    complexity = commands.add_parser("complexity", help="count parameters and FLOPs as the paper does")
+    complexity = commands.add_parser(
+        "complexity",
+        help="count parameters and FLOPs as the paper does",
+        epilog="example: drcnn complexity --set detector.variant=decoupled_cascade",
+    )
     add_changes(complexity)
     complexity.add_argument(
         "--classes", type=int, default=80, help="number of classes without the background (80, as in COCO)"
@@ -29,7 +33,11 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     complexity.add_argument("--json", action="store_true")
     complexity.set_defaults(run=_complexity)
 
-    bench = commands.add_parser("bench", help="measure speed beside torchvision's Faster R-CNN, in one run")
+    bench = commands.add_parser(
+        "bench",
+        help="measure speed beside torchvision's Faster R-CNN, in one run",
+        epilog="example: drcnn bench --images 1 --size 480 640",
+    )
     add_changes(bench)
     bench.add_argument("--images", type=int, default=2, help="images per batch (2)")
     bench.add_argument("--size", type=int, nargs=2, default=(480, 608), metavar=("HEIGHT", "WIDTH"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,15 @@ from drcnn.commands.options import (
 )
 from drcnn.commands.progress import StepProgress
 from drcnn.config import Config, ConfigError
+from drcnn.identity import effective_settings, start_digest
 from drcnn.plain_text import printable
 from drcnn.recipes import configured
 from drcnn.trained_model import find_model
 
 __all__ = ["add"]
 
+# What a detector sees of any data.
+SIZES = ("data.short_side", "data.long_side", "data.train_short_sides")
 # Metrics of an epoch's line.
 SHOWN = ("AP", "AP50", "AP90")
 
@@ -34,16 +39,18 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
     train = commands.add_parser(
         "train",
         help="train one configuration, or resume it",
-        epilog="Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end it with status 130, and the same command "
-        "resumes it after the last finished epoch; under nohup it survives its terminal.",
+        epilog="example: drcnn train --data photos --set training.epochs=4 --output runs/one. Ctrl-C, "
+        "SIGTERM and a closed terminal (SIGHUP) end it with status 130, and the same command resumes it "
+        "where it was last saved, at the latest after the last finished epoch; under nohup it survives its "
+        "terminal.",
     )
     add_configuration(train)
     train.add_argument(
         "--from",
         dest="start",
         metavar="MODEL|coco",
-        help="start from a whole detector: 'coco' (torchvision's Faster R-CNN), or, with its settings and "
-        f"data, {MODEL}",
+        help="start from a whole detector: 'coco' (torchvision's Faster R-CNN), or, with its detector's "
+        f"settings, its image sizes and, without --data, its data and splits, {MODEL}",
     )
     train.add_argument(
         "--on-bad-data",
@@ -54,7 +61,9 @@ def add(commands: SubCommands[argparse.ArgumentParser]) -> None:
         "--output", type=Path, default=Path("runs/train"), help="folder of the run (runs/train)"
     )
     train.add_argument("--json", action="store_true", help="print one JSON object per epoch")
-    train.set_defaults(run=_train)
+    train.set_defaults(
+        run=_train, interrupted="interrupted; the same command goes on where it was last saved"
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -72,9 +81,10 @@ def _train(options: argparse.Namespace) -> int:
 
     before = newest_header(options.output)
     if before is not None:
-        _refuse_other_settings(options.output, Config.from_yaml(before.state["config"]), config)
+        _refuse_other_settings(options.output, before.state, config)
     # Of a folder that does not exist ``prepare`` tells at once: no download before that.
     elif config.data.source == "digits" or _exists(config.data.source):
+        progress.phase("looking for the weights, which are downloaded once")
         require_start(config)
     progress.phase("reading the data")
     data = prepare(config.data, options.output / "data")
@@ -97,14 +107,49 @@ def _train(options: argparse.Namespace) -> int:
     fit(config, data, options.output, report=report, options=run_options(), say=say, step=progress.step)
     if not options.json:
         print(f"{options.output}: finished; model in last.safetensors, record in result.json")
+        print("\n".join(_next(options.output)))
     return 0
 
 
-def _refuse_other_settings(output: Path, before: Config, now: Config) -> None:
-    old, new = dict(before.flat()), dict(now.flat())
-    changed = ", ".join(f"{key}={old[key]} there, {new[key]} here" for key in new if old[key] != new[key])
+def _next(output: Path) -> list[str]:
+    """The commands that use the detector, to be copied into a shell."""
+    model, page, found = (shlex.quote(str(path)) for path in (output, output / "errors", output / "found"))
+    return [
+        f"what is wrong with it:   drcnn evaluate {model} --output {page}",
+        f"find objects with it:    drcnn predict {model} PICTURES --output {found}",
+    ]
+
+
+def _refuse_other_settings(output: Path, state: Mapping[str, Any], now: Config) -> None:
+    """Refuse to go on with a run of which anything that decides its result was different.
+
+    ``fit`` compares the content of the data, wherever it lies.
+    """
+    before = Config.from_yaml(state["config"])
+    old, new = effective_settings(before), effective_settings(now)
+    changed = [
+        f"{key}={old.get(key)} there, {new.get(key)} here"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+    there, here, recorded = _start(before), _start(now), state.get("start", "")
+    # A checkpoint holds all weights: the file that it started from need not be there any more.
+    is_to_read = there != here or (recorded and Path(here[1]).is_file())
+    if is_to_read and recorded != start_digest(now):
+        changed.append(
+            f"{'='.join(there)} there, {'='.join(here)} here"
+            if there != here
+            else f"the content of {here[1]}"
+        )
     if changed:
-        raise ConfigError(f"{output} holds a run of another configuration ({changed}); give another --output")
+        raise ConfigError(
+            f"{output} holds a run of another configuration ({', '.join(changed)}); give another --output"
+        )
+
+
+def _start(config: Config) -> tuple[str, str]:
+    init = config.training.init
+    return ("detector.weights", config.detector.weights) if init == "none" else ("training.init", init)
 
 
 def _exists(source: str) -> bool:
@@ -114,15 +159,19 @@ def _exists(source: str) -> bool:
 
 
 def _configuration_from(options: argparse.Namespace) -> Config:
-    """The configuration of ``--from``: detector and data are those which it starts from, unless given."""
-    from drcnn.engine.checkpoint import read_state
+    """The configuration of ``--from``: detector, image sizes and data are those which it starts from.
+
+    ``--data`` replaces the data with their splits, ``--set`` anything. The schedule is the profile's.
+    """
+    from drcnn.engine.checkpoint_header import read_header
 
     source = None if options.data is None else absolute_source(options.data)
     changes: dict[str, Any] = {"training.init": "coco"}
     if options.start != "coco":
         checkpoint = find_model(options.start).checkpoint.resolve()
-        theirs = dict(Config.from_yaml(read_state(checkpoint).config).flat())
-        changes = {key: value for key, value in theirs.items() if key.startswith("detector.")}
+        theirs = dict(Config.from_yaml(read_header(checkpoint).state["config"]).flat())
+        taken = ("detector.", *(SIZES if source else ("data.",)))
+        changes = {key: value for key, value in theirs.items() if key.startswith(taken)}
         changes["training.init"] = str(checkpoint)
         source = source or theirs["data.source"]
     if source is None:

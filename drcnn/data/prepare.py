@@ -20,8 +20,9 @@ from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.checks import few_to_judge, unusable, warnings_across_splits, warnings_of_split
 from drcnn.data.faults import DataFaults
 from drcnn.data.formats.classes import matched
-from drcnn.data.formats.folders import all_files
-from drcnn.data.formats.sources import Source, open_source, split_names
+from drcnn.data.formats.folders import all_files, as_split
+from drcnn.data.formats.source import Source
+from drcnn.data.formats.sources import open_source, split_names
 from drcnn.data.prepared import PreparedData
 from drcnn.data.table_checksum import checksum_file, matches_checksum, write_checksum
 from drcnn.data.warnings import count_warnings, total
@@ -64,7 +65,7 @@ def prepare(data: DataConfig, cache: Path) -> PreparedData:
         fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
         skipped=tuple(dict.fromkeys(message for table in tables.values() for message in table.skipped)),
         warnings=total([*(table.warnings for table in tables.values()), across]),
-        described=_described(source, tables),
+        described=_described(source, tables, names),
     )
 
 
@@ -122,9 +123,13 @@ def _table(source: Source, name: str, split: str, data: DataConfig, cache: Path)
     return str(path)
 
 
-def _described(source: Source, tables: dict[str, Annotations]) -> str:
-    counts = ", ".join(f"{split} {len(table):,}" for split, table in tables.items())
-    return f"{source.words}; images: {counts}" if source.words else ""
+def _described(source: Source, tables: dict[str, Annotations], names: dict[str, str]) -> str:
+    def count(split: str) -> str:
+        # A split may serve as another one: COCO's val is the paper's test.
+        other = "" if as_split(names[split]) == split else f" (its {names[split]})"
+        return f"{split} {len(tables[split]):,}{other}"
+
+    return f"{source.words}; images: {', '.join(map(count, tables))}" if source.words else ""
 
 
 def _stamps(paths: list[Path]) -> list[tuple[str, int, int]]:

@@ -54,6 +54,8 @@ class TrainingState:
         scaler: state of the fp16 gradient scaler; empty otherwise.
         data: of each split, the digests of its images and annotations (``Annotations.content``); empty in
             files of earlier versions.
+        start: the content that training started from (``drcnn.identity.start_digest``); empty in files of
+            earlier versions.
         notes: what a person may not expect of how it was trained, such as a checkpoint that was damaged.
         step: how many steps of the epoch after ``epoch`` are done; 0 where it has not been begun.
         sums: of each worker, its losses added up over these steps.
@@ -68,6 +70,7 @@ class TrainingState:
     made_by: dict[str, str] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
     data: dict[str, dict[str, str]] = field(default_factory=dict)
+    start: str = ""
     notes: list[str] = field(default_factory=list)
     step: int = 0
     sums: list[dict[str, float]] = field(default_factory=list)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from drcnn.data.annotations import DataError
-from drcnn.data.files.drawing import draw_detections
+from drcnn.data.files.drawing import draw_detections, drawn_names
 from drcnn.data.files.picture_files import PictureFile
 from drcnn.data.files.prediction_files import LabelledPicture, write_coco, write_labels
 from drcnn.data.files.video import frames, writing
@@ -101,6 +101,7 @@ class _Run:
 
     def __init__(self, predictor: Predictor, output: Path, score: float) -> None:
         self.predictor, self.folder, self.score = predictor, output / "pictures", score
+        self.names = drawn_names(predictor.classes)
         self.found: list[LabelledPicture] = []
         self.summary = Summary(counts=dict.fromkeys(predictor.classes, 0))
 
@@ -152,8 +153,9 @@ class _Run:
         for label in found.labels:
             self.summary.counts[label] += 1
         drawn = Image.fromarray(pixels)
-        texts = [f"{label} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
-        draw_detections(drawn, found.boxes, texts, list(map(self.predictor.classes.index, found.labels)))
+        labels = list(map(self.predictor.classes.index, found.labels))
+        texts = [f"{self.names[at]} {score:.2f}" for at, score in zip(labels, found.scores, strict=True)]
+        draw_detections(drawn, found.boxes, texts, labels)
         return drawn
 
 

@@ -53,6 +53,7 @@ from drcnn.engine.schedule import learning_rate, warmup_steps
 from drcnn.engine.start import first_detector
 from drcnn.engine.workers import distributed, from_first, rank, world_size
 from drcnn.files import waiting_for_space, write_text
+from drcnn.identity import start_digest
 
 __all__ = ["Report", "Say", "Step", "fit"]
 
@@ -148,12 +149,16 @@ class _Trial:
         self.model = distributed(self.detector, self.device)
 
     def _resume(self) -> TrainingState:
+        text, content = self.config.to_yaml(), data_content(self.data)
+        if rank() == 0:
+            write_text(self.folder / "config.yaml", text)
         if not self.last.exists():
-            if rank() == 0:
-                write_text(self.folder / "config.yaml", self.config.to_yaml())
-            return TrainingState(self.config.to_yaml(), list(self.data.classes), data=data_content(self.data))
-        refuse_changed_data(self.last, data_content(self.data))
+            start = start_digest(self.config)
+            return TrainingState(text, list(self.data.classes), data=content, start=start)
+        refuse_changed_data(self.last, content)
         state = checkpoint.restore(self.last, self.detector, self.optimizer)
+        # The same but for what has no effect: where the data lies, say.
+        state.config = text
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
         return state

@@ -89,7 +89,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
         The files, the page first.
     """
     from drcnn.report.evaluation import write_pages
-    from drcnn.report.samples import HOW_DRAWN
+    from drcnn.report.samples import how_drawn
 
     pictures = [_drawn(comparison, wins, name) for name, wins in zip(NAMES, comparison.wins, strict=True)]
     scores = " and ".join(
@@ -106,8 +106,9 @@ def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
         verdict(comparison),
         about_intervals(comparison),
         "## Where one wins most",
-        f"Left A, right B; of several seeds the first is drawn. {HOW_DRAWN} Detections are drawn from the "
-        f"score at which F1 is highest: {scores}. AP counts weaker ones too.{among}",
+        f"Left A, right B; of several seeds the first is drawn. {how_drawn(comparison.annotations.classes)} "
+        f"Detections are drawn from the score at which F1 is highest: {scores}. AP counts weaker ones too."
+        f"{among}",
     ]
     for name, drawn in zip(NAMES, pictures, strict=True):
         blocks += [f"### {name} wins", *(picture.to_markdown() for picture in drawn or [])]

@@ -17,7 +17,7 @@ from drcnn.report.blocks import Picture, Table, escape
 from drcnn.report.diagnosis_charts import confusion_chart, precision_recall_chart
 from drcnn.report.diagnosis_tables import classes_table, errors_table
 from drcnn.report.page import render_page
-from drcnn.report.samples import HOW_DRAWN, best_and_worst
+from drcnn.report.samples import best_and_worst, how_drawn
 
 __all__ = ["metrics_table", "write_evaluation", "write_pages"]
 
@@ -53,8 +53,9 @@ def write_evaluation(
     charts = [precision_recall_chart(diagnosis), confusion_chart(diagnosis)]
     drawn = f" Chosen among {MOST_IMAGES} drawn at random." if len(annotations) > MOST_IMAGES else ""
     how = (
-        f"{HOW_DRAWN} Only detections with a score from {diagnosis.score:.2f} are drawn and counted, at "
-        f"which F1 is highest on all {len(annotations):,} images; AP counts weaker ones too.{drawn}"
+        f"{how_drawn(annotations.classes)} Only detections with a score from {diagnosis.score:.2f} are drawn "
+        f"and counted, at which F1 is highest on all {len(annotations):,} images; AP counts weaker ones "
+        f"too.{drawn}"
     )
     blocks = [
         f"# {escape(title)}",

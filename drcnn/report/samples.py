@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from drcnn.data.annotations import Annotations
-from drcnn.data.files.drawing import draw_box, png, scaled, write_name
+from drcnn.data.files.drawing import draw_box, drawn_names, numbers_in_words, png, scaled, write_name
 from drcnn.engine.diagnosis import rank_images
 from drcnn.engine.judged_detections import JudgedDetections
-from drcnn.report.blocks import Picture
+from drcnn.report.blocks import Picture, escape
 
-__all__ = ["HOW_DRAWN", "best_and_worst", "draw_judged", "found_in", "photo", "side_by_side"]
+__all__ = ["best_and_worst", "draw_judged", "found_in", "how_drawn", "photo", "side_by_side"]
 
 HOW_DRAWN = (
     "White boxes are true objects, named below; blue ones are detections that are right (IoU from 0.5), "
@@ -23,6 +23,12 @@ HOW_DRAWN = (
 FOUND, WRONG, OBJECT, NEITHER = "#56b4e9", "#ff8a3d", "#ffffff", "#b9bec5"
 SIDE = 480  # pixels, the longer side of a drawn image
 GAP = 12  # between two
+
+
+def how_drawn(classes: Sequence[str]) -> str:
+    """Say in Markdown what the boxes of a picture mean, and which numbers stand for names, if any do."""
+    numbers = escape(numbers_in_words(classes))
+    return f"{HOW_DRAWN} Some names are numbers {numbers}." if numbers else HOW_DRAWN
 
 
 def best_and_worst(
@@ -58,17 +64,16 @@ def draw_judged(annotations: Annotations, judged: JudgedDetections, row: int, sc
     image, scale = scaled(annotations.source(row), SIDE)
     size = image.size
     pen = ImageDraw.Draw(image)
-    keep = ~annotations.ignore(row)
+    keep, names = ~annotations.ignore(row), drawn_names(annotations.classes)
     for box, label in zip(annotations.boxes(row)[keep] * scale, annotations.labels(row)[keep], strict=True):
         draw_box(pen, box, size, "#000000", width=4)
         draw_box(pen, box, size, OBJECT, width=2, inset=1)
-        write_name(pen, annotations.classes[label], box, size, OBJECT, is_below=True)
+        write_name(pen, names[label], box, size, OBJECT, is_below=True)
     for place in np.flatnonzero((judged.image == row) & (judged.score >= score)):
         color = FOUND if judged.is_right[place] else WRONG if judged.is_wrong[place] else NEITHER
         box = judged.boxes[place] * scale
         draw_box(pen, box, size, color)
-        name = annotations.classes[judged.label[place]]
-        write_name(pen, f"{name} {judged.score[place]:.2f}", box, size, color)
+        write_name(pen, f"{names[judged.label[place]]} {judged.score[place]:.2f}", box, size, color)
     return image
 
 

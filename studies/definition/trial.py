@@ -12,14 +12,13 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drcnn.backbone_weights import WEIGHT_NAMES
-from drcnn.config import Config, ConfigError, DataConfig, DetectorConfig
+from drcnn.config import Config, DataConfig, DetectorConfig
 from drcnn.files import sha256_of
-from drcnn.identity import EVALUATION, NUMERICS, effective_settings
-from drcnn.pretrained import shipped
+from drcnn.identity import EVALUATION, NUMERICS, effective_settings, start_digest, weights_digest
 
 if TYPE_CHECKING:
     from drcnn.data.prepare import PreparedData
@@ -71,7 +70,7 @@ class Inputs:
     def __init__(self, prepare: Callable[[DataConfig], PreparedData]) -> None:
         self._prepare = prepare
         self._data: dict[DataConfig, PreparedData] = {}
-        self._weights: dict[str, str] = {}
+        self._sha256 = cache(sha256_of)
 
     def data(self, config: DataConfig) -> PreparedData:
         """The prepared splits.
@@ -84,39 +83,12 @@ class Inputs:
         return self._data[config]
 
     def start_digest(self, config: Config) -> str:
-        """The content that training starts from: the whole detector of ``training.init``, or weights.
-
-        Raises:
-            ConfigError: the file cannot be read.
-        """
-        init = config.training.init
-        if init == "none":
-            return self.weights_digest(config.detector)
-        return f"init {init if init == 'coco' else self._digest_of(init, 'training.init', 'coco')}"
+        """The content that training starts from (``drcnn.identity.start_digest``)."""
+        return start_digest(config, self._sha256)
 
     def weights_digest(self, detector: DetectorConfig) -> str:
-        """The content of a weights file as a hash; the names ``imagenet`` and ``none`` are their own.
-
-        Raises:
-            ConfigError: the file cannot be read.
-        """
-        weights = detector.weights
-        if weights == "digits":
-            weights = str(shipped(detector.backbone, detector.backbone_width))
-        elif weights in WEIGHT_NAMES:
-            return weights
-        return self._digest_of(weights, "detector.weights", *WEIGHT_NAMES[:-1])
-
-    def _digest_of(self, path: str, setting: str, *names: str) -> str:
-        if path not in self._weights:
-            try:
-                self._weights[path] = sha256_of(Path(path))
-            except OSError as error:
-                expected = ", ".join(map(repr, (*names, "none")))
-                raise ConfigError(
-                    f"{setting} = {path!r}: {error.strerror}; expected {expected} or the path of a file"
-                ) from None
-        return self._weights[path]
+        """The content of a weights file (``drcnn.identity.weights_digest``)."""
+        return weights_digest(detector, self._sha256)
 
 
 def training_id(config: Config, inputs: Inputs) -> str:

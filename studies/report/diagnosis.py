@@ -7,7 +7,7 @@ from drcnn.engine.diagnosis import MOST_IMAGES, diagnose
 from drcnn.engine.judged_detections import judge
 from drcnn.report.diagnosis_charts import confusion_chart, precision_recall_chart
 from drcnn.report.diagnosis_tables import classes_table, errors_table
-from drcnn.report.samples import HOW_DRAWN, best_and_worst
+from drcnn.report.samples import best_and_worst, how_drawn
 from studies.analysis.replicates import Replicate, load_annotations
 from studies.report.facts import ReportFacts
 
@@ -29,7 +29,7 @@ def diagnosis_section(facts: ReportFacts) -> dict[str, object]:
         "is_published": facts.published is not None and facts.published.trial.id == replicate.trial.id,
         "tables": [errors_table(diagnosis), classes_table(diagnosis)],
         "charts": [precision_recall_chart(diagnosis), confusion_chart(diagnosis)],
-        "how_drawn": HOW_DRAWN,
+        "how_drawn": how_drawn(annotations.classes),
         "min_score": f"{diagnosis.score:.2f}",
         "drawn": MOST_IMAGES if len(annotations) > MOST_IMAGES else 0,
         "best": best,

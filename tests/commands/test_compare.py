@@ -65,7 +65,8 @@ def test_compare_shows_settings_metrics_and_images(
     assert re.search(r"(Which has|[AB] has) the higher AP|All figures are equal", told)
     assert "No setting that has an effect differs" not in told
     assert sorted(trained.rglob("*")) == before
-    assert "Where one wins most" in (tmp_path / "out" / "comparison.html").read_text()
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "Where one wins most" in page
     assert main(["compare", str(one), str(two), "--json"]) == 0
     compared = json.loads(capsys.readouterr().out)
     assert main(["evaluate", str(one), "--json"]) == 0

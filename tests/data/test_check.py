@@ -50,7 +50,7 @@ def test_check_tells_every_fault(make_voc: Make, config: Configure) -> None:
     good = [("dog", (1, 1, 9, 9))]
     folder = make_voc({"a": bad, "b": good, "c": good}, lists=["train"])
     (folder / "JPEGImages" / "b.jpg").unlink()
-    faults = check(config(source=f"voc:{folder}")).faults
+    faults = check(config(source=f"voc:{folder}", val_split="chosen")).faults
     assert [message.removeprefix(f"{folder}/") for message in faults[:3]] == [
         "Annotations/a.xml: object 1: box [30, 4, 10, 8] is inverted "
         "(expected xmin <= xmax and ymin <= ymax); correct it or use --on-bad-data skip",
@@ -58,7 +58,7 @@ def test_check_tells_every_fault(make_voc: Make, config: Configure) -> None:
         "correct it or use --on-bad-data skip",
         "JPEGImages/b.jpg: no such image file; restore it or use --on-bad-data skip",
     ]
-    assert "val.txt: no such list" in faults[3]
+    assert "chosen.txt: no such list" in faults[3]
     assert len(faults) == 4
     assert check(config(source=f"voc:{make_voc(name='sound')}")).faults == ()
 

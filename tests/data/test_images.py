@@ -163,6 +163,26 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffi
     assert inspect(str(path)).size == (upright.shape[1], upright.shape[0])
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_of_a_jpeg_is_applied(tmp_path: Path, orientation: int) -> None:
+    """JPEG rounds colours: each corner has one of its own."""
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.zeros((32, 64, 3), dtype=np.uint8)
+    pixels[:16, :32], pixels[:16, 32:], pixels[16:, :32] = (240, 0, 0), (0, 240, 0), (0, 0, 240)
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    with Image.open(path) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image)).astype(int)
+    decoded = decode(str(path)).permute(1, 2, 0).numpy().astype(int)
+    assert decoded.shape == upright.shape == ((32, 64, 3) if orientation < 5 else (64, 32, 3))
+    assert inspect(str(path)).size == (upright.shape[1], upright.shape[0])
+    assert inspect(str(path)).orientation == orientation
+    assert np.abs(decoded - upright).mean() < 2
+    for row, column in ((4, 4), (4, -4), (-4, 4), (-4, -4)):
+        assert np.abs(decoded[row, column] - upright[row, column]).max() < 10
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_an_exif_block_that_cannot_be_read_does_no_harm(tmp_path: Path) -> None:
     Image.new("RGB", (5, 3)).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0 and nothing more")

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image, ImageColor
 
 from drcnn.config import Config, ConfigError
 from drcnn.data.annotations import Annotations, DataError
@@ -15,6 +16,8 @@ from drcnn.engine.average_precision import coco_metrics
 from drcnn.engine.comparison import compare_trials
 from drcnn.engine.record import write_finished
 from drcnn.engine.stored_trial import StoredTrial, judge_trial, read_trial, require_same_data
+from drcnn.report.comparison import write_comparison
+from drcnn.report.samples import FOUND, GAP
 
 from .diagnosis_helpers import found, split
 
@@ -48,6 +51,28 @@ def test_what_differs_and_where_one_wins(tmp_path: Path) -> None:
     assert content["metrics"]["AP"]["low"] < 0 < content["metrics"]["AP"]["high"]
     assert content["AP50_lost"]["A"]["missed"] == pytest.approx(1 - content["metrics"]["AP50"]["A"])
     assert not comparison.is_replicated
+
+
+def test_pictures_show_both_sides_where_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in SPLIT.ids:
+        Image.new("RGB", (100, 100)).save(f"{name}.jpg")
+    a = trial(tmp_path / "a", ONE_LESS)
+    b = trial(tmp_path / "b", ANOTHER_LESS, detector__nms_reg=0.7)
+    page, *_ = write_comparison(tmp_path / "out", compare_trials([a], [b], SPLIT))
+    drawn = sorted((tmp_path / "out").glob("*.png"))
+    assert [path.name for path in drawn] == ["a_wins_1.png", "b_wins_1.png"]
+    assert page.read_text().count("data:image/png;base64,") == len(drawn)
+    for path, wins in zip(drawn, (0, 1), strict=True):
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        half = (pixels.shape[1] - GAP) // 2
+        sides = pixels[:, :half], pixels[:, half + GAP :]
+        is_right = [(np.abs(side - ImageColor.getrgb(FOUND)).sum(-1) < 30).sum() for side in sides]
+        # Both show the object, and the winner's has a detection of it that is right.
+        assert is_right[wins] > 100
+        assert is_right[1 - wins] == 0
+        assert all((side.sum(-1) > 700).sum() > 100 for side in sides)
 
 
 def test_the_same_detections_do_not_differ(tmp_path: Path) -> None:

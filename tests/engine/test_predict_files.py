@@ -110,7 +110,7 @@ def test_a_video_is_refused_where_its_package_is_missing(
 def test_a_video_gets_its_boxes_frame_by_frame(
     tiny_checkpoint: Path, tiny_data: PreparedData, tmp_path: Path
 ) -> None:
-    pytest.importorskip("av")
+    pytest.importorskip("av", reason="needs: pip install '.[video]', which [test] includes")
     from drcnn.data.files import video
 
     rng = np.random.default_rng(0)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from study_helpers import assignments
 
+from studies import run_study
 from studies.definition.request import budget_text, parse_budget
 from studies.run_study import main
 
@@ -121,6 +123,32 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert error.count("\n") == 1, error
     assert all(part in error for part in parts), error
     assert not output.exists()
+
+
+def test_help_has_examples_that_are_understood(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(run_study, "_run", lambda options: asked.append(options) or 0)
+    monkeypatch.setattr(run_study, "_report", lambda options: asked.append(options) or 0)
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    # The rule itself, and not that the difference is small.
+    assert "where the whole 95 % interval of their difference lies" in " ".join(text.split())
+    examples = text[text.index("examples (") :].split("\n\n")[1].splitlines()
+    assert len(examples) >= 5
+    for line in examples:
+        assert main(shlex.split(line.strip().partition("  ")[0])) == 0
+    assert len(asked) == len(examples) - 1  # --list runs nothing
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("drcnn ")
 
 
 def test_an_output_that_is_a_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

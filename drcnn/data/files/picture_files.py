@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,17 +41,21 @@ def find_pictures(inputs: Sequence[str], *, without: Path) -> list[PictureFile]:
     Args:
         inputs: files, and folders, which are searched with all folders in them; names that begin with a dot
             are passed over there.
-        without: the folder of the results, which is not searched.
+        without: the folder of the results, which is not searched; if it is an input itself, the pictures
+            that an earlier command wrote into it are not.
 
     Raises:
         DataError: an input does not exist or is an address, or a folder holds no picture.
     """
+    own = {without.resolve()}
+    if (without / "predictions.json").is_file():
+        own.add((without / "pictures").resolve())
     roots: list[Path] = []
     files: dict[Path, None] = {}
     for text in inputs:
         path = _existing(text)
         roots.append(path if path.is_dir() else path.parent)
-        found = list(_in_folder(path, without.absolute())) if path.is_dir() else [path]
+        found = list(_in_folder(path, own)) if path.is_dir() else [path]
         if not found:
             kinds = " ".join(sorted(PICTURES | VIDEOS))
             raise DataError(f"{text}: the folder holds no picture and no video ({kinds})")
@@ -69,9 +73,11 @@ def _existing(text: str) -> Path:
     raise DataError(f"{text}: no such file or folder; expected pictures, folders of pictures, or a video")
 
 
-def _in_folder(folder: Path, without: Path) -> Iterator[Path]:
+def _in_folder(folder: Path, without: Collection[Path]) -> Iterator[Path]:
     for top, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != "." and Path(top, name) != without)
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and Path(top, name).resolve() not in without
+        )
         for name in sorted(names):
             if name[0] != "." and Path(name).suffix.lower() in PICTURES | VIDEOS:
                 yield Path(top, name)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from itertools import accumulate
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from drcnn.data.annotations import Annotations
-from drcnn.data.files.drawing import color_of, draw_box, scaled, write_name
+from drcnn.data.files.drawing import color_of, draw_box, drawn_names, font, scaled, write_name
 
 __all__ = ["sheet"]
 
@@ -20,7 +20,7 @@ IGNORED = "#999999"
 
 
 def sheet(tables: Mapping[str, Annotations], count: int, seed: int = 0) -> Image.Image:
-    """Draw images of all splits with their objects and the names of these.
+    """Draw images of all splits with their objects and the names of these (``drawn_names``).
 
     Every class that a split has is shown in it where ``count`` allows, and then images of any kind, without
     objects too. Objects that are ignored (difficult or crowds) are grey.
@@ -60,8 +60,9 @@ def _choose(table: Annotations, count: int, random: np.random.Generator) -> list
 def _tile(table: Annotations, row: int, split: str) -> Image.Image:
     image, scale = scaled(table.source(row), SIDE)
     pen = ImageDraw.Draw(image)
+    names = drawn_names(table.classes)
     objects = [
-        (box, table.classes[label], IGNORED if is_ignored else color_of(label))
+        (box, names[label], IGNORED if is_ignored else color_of(label))
         for box, label, is_ignored in zip(
             table.boxes(row) * scale, table.labels(row).tolist(), table.ignore(row), strict=True
         )
@@ -74,7 +75,8 @@ def _tile(table: Annotations, row: int, split: str) -> Image.Image:
     tile = Image.new("RGB", (SIDE, image.height + CAPTION), "#ffffff")
     number = len(table.boxes(row))
     objects_text = "no objects" if not number else "1 object" if number == 1 else f"{number} objects"
-    font = ImageFont.load_default(size=14)
-    ImageDraw.Draw(tile).text((0, 2), f"{split}: {table.ids[row]}, {objects_text}", fill="#000000", font=font)
+    ImageDraw.Draw(tile).text(
+        (0, 2), f"{split}: {table.ids[row]}, {objects_text}", fill="#000000", font=font(14)
+    )
     tile.paste(image, (0, CAPTION))
     return tile

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,4 +76,5 @@ def _av(path: Path) -> ModuleType:
         import av
     except ImportError:
         raise DataError(f"{path}: reading a video needs PyAV: pip install 'drcnn[video]'") from None
-    return cast(ModuleType, av)
+    module: ModuleType = av
+    return module

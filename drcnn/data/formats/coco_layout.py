@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from drcnn.data.annotations import DataError
-from drcnn.data.formats.folders import as_split
+from drcnn.data.formats.folders import as_split, instead_of
 from drcnn.file_names import is_possible
 from drcnn.plain_text import shown
 
@@ -102,7 +102,7 @@ def find_files(folder: Path, split: str) -> tuple[Path, Path]:
         existing = ", ".join(str(path.relative_to(folder)) for path in splits.values()) or "none"
         raise DataError(
             f"{folder}: no annotations of split {split!r}, such as annotations/{PREFIX}{split}.json "
-            f"(found {existing}); set data.{as_split(split) or split}_split to one that exists"
+            f"(found {existing}); {instead_of(split)}"
         )
     return splits[name], _image_folder(folder, splits[name])
 

@@ -17,6 +17,7 @@ __all__ = [
     "distinct_names",
     "files_in",
     "image_files",
+    "instead_of",
     "is_folder",
     "joined_folders",
     "split_folders",
@@ -75,6 +76,15 @@ def as_split(name: str) -> str | None:
     ('val', None)
     """
     return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def instead_of(split: str) -> str:
+    """Say which settings do without a split that a folder does not have."""
+    if as_split(split) == "val":
+        return "--set data.val_split=null trains without choosing"
+    if as_split(split) == "test":
+        return "--set data.train_split=train data.val_split=val data.test_split=null judges by val"
+    return "set data.train_split, data.val_split and data.test_split to its own (null: none)"
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from drcnn.config import DataConfig
@@ -15,36 +14,19 @@ from drcnn.data.formats.classes import concatenated
 from drcnn.data.formats.folders import (
     as_split,
     distinct_names,
+    instead_of,
     is_folder,
     joined_folders,
 )
 from drcnn.data.formats.label_pairs import Pair, Pairs, find_pairs, label_faults
 from drcnn.data.formats.layouts import FORMATS, has_lists, not_of_format, resolve_source
+from drcnn.data.formats.made_splits import divided, with_missing_splits
+from drcnn.data.formats.source import Source
 from drcnn.file_names import is_possible, typed_path
-from drcnn.split_shares import split_of, split_shares
 
-__all__ = ["Source", "open_source", "split_names"]
+__all__ = ["open_source", "split_names"]
 
 DIGITS_COUNTS = {"train": 500, "val": 150, "test": 300}
-
-
-@dataclass(frozen=True)
-class Source:
-    """How to read data.
-
-    Attributes:
-        read: reads a split by the data's name of it.
-        files: those whose change means reading a split again; a folder stands for all files in it.
-        find: returns what the data call a split (``val`` may be ``valid``); none if they do not have it.
-        settings: what else decides the content; the first is the format.
-        words: what was recognised.
-    """
-
-    read: Callable[[str, DataFaults], Annotations]
-    files: Callable[[str], list[Path]]
-    find: Callable[[str], str | None]
-    settings: tuple[object, ...]
-    words: str
 
 
 def open_source(data: DataConfig) -> Source:
@@ -58,6 +40,10 @@ def open_source(data: DataConfig) -> Source:
             split: getattr(data, f"{split}_images") or number for split, number in DIGITS_COUNTS.items()
         }
         return _digits_source(counts)
+    return with_missing_splits(_open_folders(data), data)
+
+
+def _open_folders(data: DataConfig) -> Source:
     form, _, where = resolve_source(data.source).partition(":")
     if not where:
         raise DataError(f"--data {data.source}: names no folder; expected {form}:DIR")
@@ -82,7 +68,11 @@ def split_names(data: DataConfig, source: Source) -> dict[str, str]:
         wanted = {"train": "train", "val": data.val_split and "val", "test": data.test_split and "test"}
     else:
         test = source.find("test") if data.test_split == "auto" else data.test_split
-        wanted = {"train": data.train_split, "val": data.val_split, "test": test}
+        val = data.val_split
+        if val == "auto":
+            # Without a test split val is looked at once, to judge by, and nothing chooses.
+            val, test = (source.find("val"), test) if test or not data.test_split else (None, "val")
+        wanted = {"train": data.train_split, "val": val, "test": test}
     names = {split: source.find(name) or name for split, name in wanted.items() if name}
     if len(names) == 1:
         raise DataError(
@@ -134,7 +124,7 @@ def _coco_source(folder: Path, shares: str) -> Source:
         settings=("coco", str(folder)),
         words=f"COCO {found.words}",
     )
-    return _divided(source, folder, shares) if "" in found.splits else source
+    return divided(source, str(folder), shares) if "" in found.splits else source
 
 
 def _xml_source(folder: Path, shares: str) -> Source:
@@ -187,7 +177,9 @@ def _pairs_source(
 
     def read_split(split: str, faults: DataFaults) -> Annotations:
         if split not in pairs.splits:
-            raise DataError(f"{folder}: no split {split!r} (there are: {', '.join(pairs.splits)})")
+            raise DataError(
+                f"{folder}: no split {split!r} (there are: {', '.join(pairs.splits)}); {instead_of(split)}"
+            )
         if split == next(iter(pairs.splits)):
             for message in label_faults(pairs):
                 faults.add([message])
@@ -203,38 +195,7 @@ def _pairs_source(
         settings=(form, str(folder)),
         words=f"{form.upper()} labels {pairs.words}",
     )
-    return _divided(source, folder, shares) if "" in pairs.splits else source
-
-
-def _divided(whole: Source, folder: Path, text: str) -> Source:
-    """Divide a source without splits, whose whole is split ``""``, by the content of its images."""
-    shares = split_shares(text)
-    parts = {name: {name} for name in shares} | {"trainval": {"train", "val"}}
-    tables: list[Annotations] = []
-
-    def read(split: str, faults: DataFaults) -> Annotations:
-        if split not in parts:
-            raise DataError(f"{folder}: no split {split!r}; data.split={text} makes {', '.join(parts)}")
-        if not tables:
-            tables.append(whole.read("", faults))
-        (table,) = tables
-        splits = [split_of(bytes(digest), shares) for digest in table.digests]
-        rows = [row for row, own in enumerate(splits) if own in parts[split]]
-        if not rows:
-            counts = ", ".join(f"{name} {splits.count(name)}" for name in shares)
-            raise DataError(
-                f"{folder}: has no splits, and data.split={text} divides its {len(table)} images by their "
-                f"content into {counts}; add images, or set data.split, such as 0.5/0.5 without a test split"
-            )
-        return table.take(rows)
-
-    return Source(
-        read=read,
-        files=lambda split: whole.files(""),
-        find=lambda split: split if split in parts else None,
-        settings=(*whole.settings, text),
-        words=f"{whole.words}, without splits: divided by content, data.split={text}",
-    )
+    return divided(source, str(folder), shares) if "" in pairs.splits else source
 
 
 def _joined_source(sources: list[Source], names: list[str]) -> Source:
@@ -244,7 +205,9 @@ def _joined_source(sources: list[Source], names: list[str]) -> Source:
 
     def read(split: str, faults: DataFaults) -> Annotations:
         if not having(split):
-            raise DataError(f"{', '.join(names)}: none of these folders has a split {split!r}")
+            raise DataError(
+                f"{', '.join(names)}: none of these folders has a split {split!r}; {instead_of(split)}"
+            )
         return concatenated({name: source.read(own, faults) for name, source, own in having(split)})
 
     return Source(

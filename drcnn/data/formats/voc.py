@@ -8,8 +8,15 @@ from pathlib import Path
 
 from drcnn.data.annotations import Annotations, DataError, Record
 from drcnn.data.faults import DataFaults, size_fault
-from drcnn.data.formats.folders import IMAGE_SUFFIXES, distinct_names
-from drcnn.data.formats.voc_xml import VocFile, all_class_names, parse, read_objects, read_text
+from drcnn.data.formats.folders import IMAGE_SUFFIXES, distinct_names, instead_of
+from drcnn.data.formats.voc_xml import (
+    VocFile,
+    all_class_names,
+    parse,
+    read_objects,
+    read_text,
+    warn_of_filename,
+)
 from drcnn.data.images import inspect
 from drcnn.plain_text import shown
 
@@ -48,9 +55,7 @@ def read_voc(folders: Sequence[Path], split: str, faults: DataFaults) -> Annotat
     if not any(path.is_file() for path in lists.values()):
         first = lists[folders[0]]
         existing = ", ".join(sorted(file.stem for file in first.parent.glob("*.txt"))) or "none"
-        raise DataError(
-            f"{first}: no such list (there are: {existing}); set data.train_split and data.val_split"
-        )
+        raise DataError(f"{first}: no such list (there are: {existing}); {instead_of(split)}")
     names = sorted(
         set().union(*(all_class_names((folder / "Annotations").glob("*.xml")) for folder in folders))
     )
@@ -168,7 +173,7 @@ def _read_image(
     if faults.add([*size_fault(str(path), image, file.size, str(file.path)), *objects.faults]):
         return None
     faults.warn_of_image(str(path), image, file.size)
-    _warn_of_filename(file, path, images, faults)
+    warn_of_filename(file, path, images, faults)
     return Record(
         id=f"{prefix}{name}",
         width=image.width,
@@ -193,16 +198,3 @@ def _choose_image(found: Sequence[Path], file: VocFile) -> Path:
             "correct <filename> or use --on-bad-data skip"
         )
     return named[0]
-
-
-def _warn_of_filename(
-    file: VocFile, path: Path, images: Mapping[str, list[Path]], faults: DataFaults
-) -> None:
-    named = file.filename
-    if not named or path.stem in (named, Path(named).stem):
-        return
-    other = "another image of the folder" if Path(named).stem in images else "no image of the folder"
-    faults.warn(
-        "annotations that name another image",
-        f"{file.path}: its <filename> is {named!r}, {other}; it is used for {path.name}",
-    )

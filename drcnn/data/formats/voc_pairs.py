@@ -12,7 +12,7 @@ from drcnn.data.annotations import Annotations, DataError
 from drcnn.data.faults import DataFaults
 from drcnn.data.formats.label_pairs import Pair
 from drcnn.data.formats.labelled_images import Objects, read_pairs
-from drcnn.data.formats.voc_xml import all_class_names, parse, read_objects
+from drcnn.data.formats.voc_xml import all_class_names, parse, read_objects, warn_of_filename
 
 __all__ = ["find_classes", "read_xml_pairs"]
 
@@ -38,12 +38,14 @@ def read_xml_pairs(pairs: Sequence[Pair], classes: Sequence[str], faults: DataFa
         DataError: as ``read_pairs`` does.
     """
     index = {name: label for label, name in enumerate(classes)}
+    images = {pair.image.stem for pair in pairs}
 
     def read(pair: Pair, size: tuple[int, int]) -> Objects:
         try:
             file = parse(pair.label)
         except DataError as error:
             return Objects(faults=[str(error)])
+        warn_of_filename(file, pair.image, images, faults)
         found = read_objects(file, size, faults)
         if found.faults:
             return Objects(faults=found.faults)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
@@ -19,7 +19,16 @@ from drcnn.data.faults import Box, DataFaults, checked_box, looks_normalised
 from drcnn.data.formats.classes import require_class_names
 from drcnn.plain_text import shown
 
-__all__ = ["VocFile", "VocObjects", "all_class_names", "class_names", "parse", "read_objects", "read_text"]
+__all__ = [
+    "VocFile",
+    "VocObjects",
+    "all_class_names",
+    "class_names",
+    "parse",
+    "read_objects",
+    "read_text",
+    "warn_of_filename",
+]
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 DIFFICULT = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
@@ -142,6 +151,25 @@ def read_objects(file: VocFile, size: tuple[int, int], warnings: DataFaults) -> 
         objects.boxes.append(box)
         objects.difficult.append(difficult)
     return objects
+
+
+def warn_of_filename(file: VocFile, image: Path, others: Collection[str], warnings: DataFaults) -> None:
+    """Warn of an annotation that names another image than it is used for: it may be a copy of that one's.
+
+    Args:
+        file: the annotation.
+        image: that it is used for.
+        others: the names without suffix of all images beside it.
+        warnings: gets it.
+    """
+    named = file.filename
+    if not named or image.stem in (named, Path(named).stem):
+        return
+    other = "another image of the folder" if Path(named).stem in others else "no image of the folder"
+    warnings.warn(
+        "annotations that name another image",
+        f"{file.path}: its <filename> is {named!r}, {other}; it is used for {image.name}",
+    )
 
 
 def read_text(path: Path) -> str:

@@ -42,6 +42,26 @@ def test_results_in_the_folder_are_no_input(photos: Path) -> None:
     assert "found/pictures/b.jpg" not in names([str(photos)], without=photos / "found")
 
 
+def test_results_are_no_input_by_whatever_path_they_are_named(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "found/pictures").mkdir(parents=True)
+    (photos / "found/pictures/b.jpg").touch()
+    monkeypatch.chdir(photos / "sub")
+    expected = ["a.PNG", "b.jpg", "sub/a.PNG", "sub/clip.MP4"]
+    assert names([".."], without=Path("../found")) == expected
+    (tmp_path / "link").symlink_to(photos)
+    assert names([".."], without=tmp_path / "link/found") == expected
+
+
+def test_results_beside_the_pictures_are_no_input_the_second_time(photos: Path) -> None:
+    (photos / "pictures").mkdir()
+    (photos / "pictures/b.jpg").touch()
+    assert "pictures/b.jpg" in names([str(photos)], without=photos)
+    (photos / "predictions.json").touch()
+    assert "pictures/b.jpg" not in names([str(photos)], without=photos)
+
+
 def test_relative_paths_are_found_too(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos)
     assert names(["."]) == ["a.PNG", "b.jpg", "sub/a.PNG", "sub/clip.MP4"]

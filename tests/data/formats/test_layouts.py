@@ -14,6 +14,7 @@ from PIL import Image
 
 from drcnn.config import DataConfig
 from drcnn.data.annotations import Annotations, DataError
+from drcnn.data.check import check
 from drcnn.data.formats.layouts import resolve_source
 from drcnn.data.formats.voc import VOC_CLASSES
 from drcnn.data.prepare import PreparedData, prepare
@@ -400,6 +401,26 @@ def test_a_class_that_only_the_judged_split_has_is_refused(tmp_path: Path, confi
     path.write_text(path.read_text().replace('"dog"', '"horse"'))
     with pytest.raises(DataError, match=r"the classes of 'train' and 'val' differ.*horse"):
         prepare(config(source=f"coco:{tmp_path}"), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("write", [voc_flat, voc_annots, voc_roboflow, voc_lists])
+def test_an_annotation_that_names_another_image_is_told(
+    write: Callable[[Path], None], tmp_path: Path, config: Configure
+) -> None:
+    """As a copy of another image's XML does: in all folders of XML alike."""
+    write(tmp_path)
+    for name, named in {"a": "b.jpg", "b": "C:\\photos\\b.png", "c": "renamed.jpg"}.items():
+        (xml,) = tmp_path.rglob(f"{name}.xml")
+        xml.write_text(xml.read_text().replace("<object>", f"<filename>{named}</filename><object>", 1))
+    warnings = [
+        warning.message.rpartition("/")[2]
+        for warning in check(config(source=f"voc:{tmp_path}", split="0.5/0.5")).warnings
+        if warning.kind == "annotations that name another image"
+    ]
+    assert sorted(warnings) == [
+        "a.xml: its <filename> is 'b.jpg', another image of the folder; it is used for a.jpg",
+        "c.xml: its <filename> is 'renamed.jpg', no image of the folder; it is used for c.jpg",
+    ]
 
 
 def test_a_label_needs_one_image(tmp_path: Path, config: Configure) -> None:
