@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -12,13 +13,14 @@ import optuna
 import pytest
 import ray
 from launch_helpers import Launch, results, runs, steps, write_study
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from study_helpers import assignments
 
 from drcnn.engine.record import read_record
 from studies.execution.lost_attempts import NodeFaults, reason_of_loss
 from studies.resources.nodes import UNFIT
-from studies.resources.slots import Allocation
+from studies.resources.slots import AUTOSCALER_CONFIG, Allocation
 
 ONE = "title: Mine\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"
 GIB = 2**30
@@ -200,7 +202,11 @@ def test_a_node_with_two_faults_gets_no_more_trials(two_nodes: tuple[str, str]) 
     assert faults.count("three", "out of memory", f"\tip: {broken}\nkilled") is None
     assert faults.count("two", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})") is None
     assert are_both_used()
-    assert faults.count("four", "killed", f"ActorDiedError\n\tpid: 7\n\tip: {broken}\nworker") == broken
+    # What a node takes with it when it goes is no fault, and not the trial's first.
+    gone = f"ActorDiedError\n\tip: {head}\nThe actor died because its node has died."
+    assert faults.count("four", reason_of_loss(Path(), 0, gone), gone) is None
+    told = faults.count("four", "killed", f"ActorDiedError\n\tpid: 7\n\tip: {broken}\nworker")
+    assert (told or "").startswith(f"node {broken} gets no more trials in this launch, but runs and is paid for")
     assert used() == {head}
     assert faults.count("five", "CUDA error", f"RuntimeError: CUDA error (on node h, {head})") is None
     assert used() == {head}, "the last node stays"
@@ -212,10 +218,59 @@ def test_an_unfit_node_gets_no_second_trial(two_nodes: tuple[str, str]) -> None:
     head, unfit = two_nodes
     faults = NodeFaults(Allocation(3, 1, 0.0))
     text = f"RuntimeError: OSError: {UNFIT}node h: 0.5 GiB free for --output (on node h, {unfit})"
-    assert faults.count("one", "unfit", text) == unfit
+    once = f"RuntimeError: CUDA error (on node h, {unfit})"
+    assert faults.count("zero", "CUDA error", once) is None
+    assert f"node {unfit} gets no more trials" in (faults.count("one", "unfit", text) or "")
     assert faults.count("two", "unfit", text) is None, "named once"
     task = ray.remote(num_cpus=1)(lambda: str(ray.util.get_node_ip_address()))
     assert set(ray.get([task.remote() for _ in range(6)])) == {head}
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_where_an_autoscaler_can_start_another_a_faulty_node_is_given_back(
+    two_nodes: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, broken = two_nodes
+    monkeypatch.setenv("HOME", str(tmp_path))
+    types = {"head": {}, "gpu": {"resources": {"CPU": 2}, "max_workers": 2}}
+    config = {"head_node_type": "head", "max_workers": 2, "available_node_types": types}
+    (tmp_path / AUTOSCALER_CONFIG).write_text(json.dumps(config))
+
+    def is_there() -> bool:
+        return any(node["Alive"] and node["NodeManagerAddress"] == broken for node in ray.nodes())
+
+    class Works:
+        def where(self) -> str:
+            return str(ray.util.get_node_ip_address())
+
+        def go(self) -> None:
+            asked = GcsClient(address=ray.get_runtime_context().gcs_address)
+            here = ray.get_runtime_context().get_node_id()
+            while here not in asked.get_draining_nodes(timeout=10):  # as ``worker.notice`` does
+                time.sleep(0.1)
+
+    other = ray.remote(num_cpus=1, label_selector={"ray.io/node-id": _node_at(broken)})(Works).remote()
+    assert ray.get(other.where.remote()) == broken
+    saved = other.go.remote()
+    faults = NodeFaults(Allocation(3, 1, 0.0))
+    assert faults.count("one", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})") is None
+    told = faults.count("two", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})")
+    assert (told or "").startswith(f"node {broken} is given back: its trials go on elsewhere")
+    assert is_there(), "until its other trials have ended"
+    text = f"OSError: {UNFIT}no disk (on node h, {broken})"
+    assert faults.count("three", "unfit", text) is None, "once"
+    ray.get(saved, timeout=60)
+    del other
+    limit = time.monotonic() + 60
+    while is_there():
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+    assert faults.count("four", "unfit", text.replace(broken, head)) is None, "the head stays"
+
+
+def _node_at(address: str) -> str:
+    return next(str(node["NodeID"]) for node in ray.nodes() if node["NodeManagerAddress"] == address)
 
 
 @pytest.mark.parametrize(
