@@ -137,14 +137,14 @@ class NodeFaults:
             self._drained |= left
             del self._faults[address]  # another machine may get it
             return (
-                f"node {address} is given back: its trials go on elsewhere, and the autoscaler starts "
-                "another node; if that is no better, mend what nodes are made of (the image, the cluster's file)"
+                f"node {address} is given back: its trials go on elsewhere, and the autoscaler starts another "
+                "node; if that is no better, mend what nodes are made of (the image, the cluster's file)"
             )
         if not self._reserve(address):
             return None
         return (
-            f"node {address} gets no more trials in this launch, but runs and is paid for: mend it, or end it "
-            "('ray stop' there; on a cloud, its machine)"
+            f"node {address} gets no more trials in this launch, but runs and is paid for: mend it, or end "
+            "it ('ray stop' there; on a cloud, its machine)"
         )
 
     def _reserve(self, address: str) -> bool:

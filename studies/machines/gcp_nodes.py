@@ -43,7 +43,7 @@ class GcpNodes(GCPNodeProvider):
 
 
 def _refusal(error: Exception) -> str | None:
-    # Ray raises a bare Exception around the failed operation's errors. The client's HttpError, of a request that
-    # is refused at once, has the reasons in its text.
+    # Ray raises a bare Exception around the failed operation's errors. The client's HttpError, of a request
+    # that is refused at once, has the reasons in its text.
     found = REFUSALS.search(str(error))
     return found[0] if found else None

@@ -1,15 +1,16 @@
 """Waits for the cloud's notice that it takes this spot node back, and drains the node in Ray.
 
 A drained node gets no new trials; those that run there ask Ray every second whether their node is drained
-(``studies.worker.notice``), are saved and go on elsewhere. Started on each GPU node by ``cluster/gpu.yaml`` and
-``gcp.yaml``:
+(``studies.worker.notice``), are saved and go on elsewhere. Started on each GPU node by ``cluster/gpu.yaml``
+and ``gcp.yaml``:
 
     python -m studies.machines.spot_notice aws HEAD:6379
     python -m studies.machines.spot_notice gcp HEAD:6379
 
 AWS gives two minutes (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html),
-Google 30 seconds (https://cloud.google.com/compute/docs/instances/preemptible): until the node is drained some
-5 are gone, and a large detector's checkpoint may then be too late. Nodes on demand never get a notice. The clouds' own environment variables name another metadata server:
+Google 30 seconds (https://cloud.google.com/compute/docs/instances/preemptible): until the node is drained
+some 5 are gone, and a large detector's checkpoint may then be too late. Nodes on demand never get a
+notice. The clouds' own environment variables name another metadata server:
 ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` and ``GCE_METADATA_HOST``.
 """
 

@@ -97,7 +97,9 @@ def result_of(
     say_at: float | None = clock() + PATIENCE_SECONDS
     while not ray.wait([task], timeout=LOOK_SECONDS)[0]:
         if say_at is not None and clock() >= say_at:
-            logger.warning("no trial starts yet: waiting for a node with a free slot and its data %s", purpose)
+            logger.warning(
+                "no trial starts yet: waiting for a node with a free slot and its data %s", purpose
+            )
             say_at = None
         if line := refused.line():
             logger.warning("%s (waiting %s)", line, purpose)

@@ -89,8 +89,8 @@ def allocate(machines: Machines, nodes: Sequence[NodeShape], head_gib: float = m
         room = _room_on_head(machines.max_concurrent, head_gib)
         if machines.workers > 1 and room < machines.max_concurrent:
             logger.warning(
-                "--max-concurrent %d: each such trial keeps %.1f GiB on the head, whose %.0f are enough for %d: "
-                "more may end it; lower it, or take a larger head",
+                "--max-concurrent %d: each such trial keeps %.1f GiB on the head, whose %.0f are enough for "
+                "%d: more may end it; lower it, or take a larger head",
                 machines.max_concurrent,
                 GROUP_GIB,
                 head_gib,
@@ -161,7 +161,7 @@ def has_autoscaler() -> bool:
 
 
 def head_memory() -> float:
-    """GiB of the cluster's head that Ray counts, without its object store; without end where Ray does not tell."""
+    """GiB of the cluster's head, without Ray's object store; without end where Ray does not tell."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return next((each["memory"] / 2**30 for each in alive if HEAD in each and "memory" in each), math.inf)
 

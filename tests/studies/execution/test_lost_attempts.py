@@ -206,7 +206,9 @@ def test_a_node_with_two_faults_gets_no_more_trials(two_nodes: tuple[str, str]) 
     gone = f"ActorDiedError\n\tip: {head}\nThe actor died because its node has died."
     assert faults.count("four", reason_of_loss(Path(), 0, gone), gone) is None
     told = faults.count("four", "killed", f"ActorDiedError\n\tpid: 7\n\tip: {broken}\nworker")
-    assert (told or "").startswith(f"node {broken} gets no more trials in this launch, but runs and is paid for")
+    assert (told or "").startswith(
+        f"node {broken} gets no more trials in this launch, but runs and is paid for"
+    )
     assert used() == {head}
     assert faults.count("five", "CUDA error", f"RuntimeError: CUDA error (on node h, {head})") is None
     assert used() == {head}, "the last node stays"
