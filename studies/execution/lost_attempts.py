@@ -131,13 +131,14 @@ class NodeFaults:
         return self._leave_alone(address) if self._faults[address] >= MOST_FAULTS else None
 
     def _leave_alone(self, address: str) -> str | None:
-        alive = [node for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] == address]  # type: ignore[no-untyped-call]
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        alive = [node for node in nodes if node["Alive"] and node["NodeManagerAddress"] == address]
         left = {node["NodeID"] for node in alive if HEAD not in node["Resources"]} - self._drained
         if left and len(self._drained) < MOST_DRAINED and has_autoscaler() and all(map(_drain, left)):
             self._drained |= left
             del self._faults[address]  # another machine may get it
             return (
-                f"node {address} is given back: its trials go on elsewhere, and the autoscaler starts another "
+                f"node {address} is given back: its trials go on elsewhere, the autoscaler starts another "
                 "node; if that is no better, mend what nodes are made of (the image, the cluster's file)"
             )
         if not self._reserve(address):

@@ -98,7 +98,7 @@ def result_of(
     while not ray.wait([task], timeout=LOOK_SECONDS)[0]:
         if say_at is not None and clock() >= say_at:
             logger.warning(
-                "no trial starts yet: waiting for a node with a free slot and its data %s", purpose
+                "no trial starts yet: waiting %s, for a node with a free slot and then its data", purpose
             )
             say_at = None
         if line := refused.line():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
 from ray.autoscaler.v2.schema import ClusterStatus, LaunchRequest
+from ray.cluster_utils import Cluster
 
+from studies.resources import refused_nodes
 from studies.resources.refused_nodes import PATIENCE_SECONDS, PERIOD, REMINDER, RefusedNodes, result_of
 
 
@@ -60,4 +63,28 @@ def test_a_task_that_waits_for_a_node_says_why(
     told, waits = (record.getMessage() for record in caplog.records)
     assert told.startswith("no node of type gpu was to be had, 2 times")
     assert told.endswith("(waiting to try a step)")
-    assert waits == "no trial starts yet: waiting for a node with a free slot and its data to try a step"
+    assert (
+        waits == "no trial starts yet: waiting to try a step, for a node with a free slot and then its data"
+    )
+
+
+@pytest.mark.slow
+def test_a_real_task_is_waited_for_until_its_node_comes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(refused_nodes, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(refused_nodes, "PATIENCE_SECONDS", 1.0)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    ray.init(cluster.address, logging_level="critical", log_to_driver=False)
+    try:
+        task = ray.remote(num_cpus=1)(lambda: "tried").remote()
+        with ThreadPoolExecutor(1) as pool:
+            result = pool.submit(result_of, task, "to try a step")
+            time.sleep(3)
+            cluster.add_node(num_cpus=1)
+            assert result.result(timeout=60) == "tried"
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert [record.getMessage()[:20] for record in caplog.records] == ["no trial starts yet:"]
