@@ -119,13 +119,15 @@ dump_to() { # FILE
 save_to() { # URI
     dump_to "$folder/latest.dump"
     python - "$folder/latest.dump" "$1" <<'PYTHON'
-import datetime, pathlib, shutil, sys
+import datetime, os, pathlib, shutil, sys
 from pyarrow import fs
 
 dump, uri = sys.argv[1:]
 store, root = fs.FileSystem.from_uri(uri)
 files = {"mlflow.dump": dump, f"mlflow-{datetime.date.today():%a}.dump": dump}
-logs = pathlib.Path("/tmp/ray/session_latest/logs").glob("job-driver-*.log")
+# Of earlier sessions too: `ray up` begins another. Not by session_latest, which is a link to one of these.
+ray = pathlib.Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray")
+logs = ray.glob("session_[0-9]*/logs/job-driver-*.log")
 files |= {f"jobs/{path.name}": path for path in logs}
 for name, path in files.items():
     if isinstance(store, fs.LocalFileSystem):

@@ -185,9 +185,8 @@ class Watcher(tune.Callback):
         ours: Trial = trial.config["trial"]
         text = _last_error(trial)
         reason = reason_of_loss(ours.folder, trial.config.get("attempt", 0), text)
-        address = self._node_faults.count(ours.id, reason, text)
-        if address is not None:
-            logger.warning("node %s gets no more trials in this launch: %s", address, reason)
+        if (done := self._node_faults.count(ours.id, reason, text)) is not None:
+            logger.warning("%s. Why: %s", done, reason)
         return reason
 
     def _collect(self, trial: Trial) -> str:

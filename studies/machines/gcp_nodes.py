@@ -16,6 +16,8 @@ __all__ = ["GcpNodes"]
 # What Google says when it has no such machine now, or not for this project or in this zone.
 REFUSALS = re.compile(
     r"ZONE_RESOURCE_POOL_EXHAUSTED\w*|QUOTA_EXCEEDED|RESOURCE_NOT_READY|UNSUPPORTED_OPERATION|STOCKOUT"
+    # Of the request itself (HTTP 403). Not rateLimitExceeded: too many requests.
+    r"|\bquotaExceeded\b|\blimitExceeded\b"
 )
 
 
@@ -41,6 +43,7 @@ class GcpNodes(GCPNodeProvider):
 
 
 def _refusal(error: Exception) -> str | None:
-    # Ray raises a bare Exception around the failed operation's errors.
+    # Ray raises a bare Exception around the failed operation's errors. The client's HttpError, of a request
+    # that is refused at once, has the reasons in its text.
     found = REFUSALS.search(str(error))
     return found[0] if found else None

@@ -1,13 +1,15 @@
 """Waits for the cloud's notice that it takes this spot node back, and drains the node in Ray.
 
-A drained node gets no new trials, and Ray Train tells its trials (``ray.train.get_preemption_info()``) how
-long they have. Started on each GPU node by ``cluster/gpu.yaml`` and ``gcp.yaml``:
+A drained node gets no new trials; those that run there ask Ray every second whether their node is drained
+(``studies.worker.notice``), are saved and go on elsewhere. Started on each GPU node by ``cluster/gpu.yaml``
+and ``gcp.yaml``:
 
     python -m studies.machines.spot_notice aws HEAD:6379
     python -m studies.machines.spot_notice gcp HEAD:6379
 
 AWS gives two minutes (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html),
-Google 30 seconds (https://cloud.google.com/compute/docs/instances/preemptible). Nodes on demand never get a
+Google 30 seconds (https://cloud.google.com/compute/docs/instances/preemptible): until the node is drained
+some 5 are gone, and a large detector's checkpoint may then be too late. Nodes on demand never get a
 notice. The clouds' own environment variables name another metadata server:
 ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` and ``GCE_METADATA_HOST``.
 """
@@ -16,19 +18,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
-__all__ = ["aws_seconds_left", "drain", "gcp_seconds_left", "main", "watch"]
+__all__ = ["aws_seconds_left", "drain", "drain_until_done", "gcp_seconds_left", "main", "watch"]
 
-# Seconds between two questions.
-PERIOD = 3.0
+# Seconds between two questions, and between two tries to drain.
+PERIOD = 1.0
 TIMEOUT = 5.0
 
 
@@ -101,33 +102,52 @@ def drain(gcs: str, seconds: int) -> None:
         seconds: until the machine is gone.
 
     Raises:
-        subprocess.CalledProcessError: Ray refused.
+        RuntimeError: Ray refused.
         LookupError: no worker node of this machine is alive in Ray.
+        ray.exceptions.RayError: the head does not answer.
     """
-    nodes = _nodes_here(gcs)
+    # As `ray drain-node` does, but in this process: another one would take three seconds to start.
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
+
+    client = GcsClient(address=gcs)
+    nodes = _nodes_here(client, gcs)
     if not nodes:
         raise LookupError(f"no worker node of this machine is alive in the Ray at {gcs}")
+    until = int((time.time() + seconds) * 1000)
+    reason = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
     for node in nodes:
-        command = [
-            str(Path(sys.executable).with_name("ray")),
-            "drain-node",
-            f"--address={gcs}",
-            f"--node-id={node}",
-            "--reason=DRAIN_NODE_REASON_PREEMPTION",
-            "--reason-message=the cloud takes this spot node back",
-            f"--deadline-remaining-seconds={seconds}",
-        ]
-        subprocess.run(command, check=True)
+        accepted, why = client.drain_node(node, reason, "the cloud takes this spot node back", until)
+        if not accepted:
+            raise RuntimeError(f"Ray does not drain node {node}: {why}")
 
 
-def _nodes_here(gcs: str) -> list[str]:
+def drain_until_done(gcs: str, seconds: int, wait: Callable[[float], None] = time.sleep) -> None:
+    """Drain this machine, again and again until Ray has taken it, or the machine and this process are gone.
+
+    Args:
+        gcs: address of Ray's head, HOST:PORT.
+        seconds: until the machine is gone.
+        wait: sleeps.
+    """
+    until, said = time.monotonic() + seconds, ""
+    while True:
+        try:
+            return drain(gcs, max(0, int(until - time.monotonic())))
+        except Exception as error:  # whatever it is, nothing better can be done in this time
+            if str(error) != said:
+                said = str(error)
+                print(f"spot_notice: not drained, trying again: {said}", file=sys.stderr, flush=True)
+        wait(PERIOD)
+
+
+def _nodes_here(client: Any, gcs: str) -> list[str]:
     """Ids of the worker nodes that Ray has at this machine's address."""
     import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 
     here = ray.util.get_node_ip_address(gcs)  # type: ignore[no-untyped-call]
-    nodes = GcsClient(address=gcs).get_all_node_info(timeout=30)
+    nodes = client.get_all_node_info(timeout=10)
     return [
         node_id.hex()
         for node_id, node in nodes.items()
@@ -143,7 +163,7 @@ def main(arguments: list[str]) -> int:
     cloud, gcs = arguments
     seconds = watch(CLOUDS[cloud])
     print(f"spot_notice: {cloud} takes this node in {seconds} s; draining it", flush=True)
-    drain(gcs, seconds)
+    drain_until_done(gcs, seconds)
     return 0
 
 

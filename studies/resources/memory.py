@@ -81,13 +81,16 @@ def try_on_node(
     """
     import ray
 
+    from studies.resources.refused_nodes import result_of
+
     unknown = MemoryCheck(trial.config.training.batch_size, 0.0, "a machine")
     if not allocation.gpus and _is_small(trial, allocation, workers):
         return unknown
     folders.offer([trial])
     task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus, max_calls=1, max_retries=2)(_try)
     try:
-        result: MemoryCheck = ray.get(task.remote(trial, folders, options, workers, allocation))
+        tried = task.remote(trial, folders, options, workers, allocation)
+        result: MemoryCheck = result_of(tried, "to try whether a step fits into its memory")
     except ray.exceptions.RayError:
         return unknown  # whatever it is, the trial itself shows it, is tried again or recorded
     return result

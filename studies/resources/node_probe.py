@@ -22,6 +22,7 @@ from drcnn.data.prepare import PreparedData
 from studies.definition.errors import one_line
 from studies.record.provenance import installed_versions
 from studies.transfer.datasets import RemoteFolder, check_datasets
+from studies.transfer.retry import is_transient
 from studies.transfer.trial_folders import unreadable_image
 from studies.transfer.trial_store import TrialStore
 
@@ -73,6 +74,7 @@ class NodeReport:
         gpus: name and memory in GiB of each GPU that torch sees.
         free: disk space for OUTPUT in GiB.
         faults: one sentence each.
+        passing: the same, of what may be better in a while: the store or torch did not answer.
     """
 
     host: str
@@ -80,6 +82,7 @@ class NodeReport:
     gpus: list[tuple[str, float]] = field(default_factory=list)
     free: float = 0.0
     faults: list[str] = field(default_factory=list)
+    passing: list[str] = field(default_factory=list)
 
 
 def probe_node(requirements: NodeRequirements, address: str, gpus: float) -> NodeReport:
@@ -96,7 +99,8 @@ def probe_node(requirements: NodeRequirements, address: str, gpus: float) -> Nod
         try:
             check(requirements, report)
         except (OSError, DataError) as error:
-            report.faults.append(one_line(error))
+            may_pass = isinstance(error, OSError) and is_transient(error)
+            (report.passing if may_pass else report.faults).append(one_line(error))
     return report
 
 
@@ -112,7 +116,7 @@ def _check_gpus(report: NodeReport, gpus: float) -> None:
         )
         answer = json.loads(process.stdout)
     except subprocess.TimeoutExpired:
-        report.faults.append(f"torch did not answer within {SECONDS} s")
+        report.passing.append(f"torch did not answer within {SECONDS} s")
         return
     except ValueError:
         last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]

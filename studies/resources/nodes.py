@@ -46,7 +46,8 @@ class Examination:
         """Check this node when its first trial comes; the others wait for that, and hear the same.
 
         Raises:
-            OSError: it is unfit for the study.
+            OSError: it is unfit for the study; or the store or torch does not answer, which says nothing of
+                the node.
         """
         context = ray.get_runtime_context()
         node = context.get_node_id()
@@ -57,17 +58,22 @@ class Examination:
         verdict = Path(tempfile.gettempdir()) / f"drcnn-examined-{context.get_job_id()}-{node}"
         with FileLock(f"{verdict}.lock"):
             if not verdict.exists():
-                write_text(verdict, "; ".join(self._faults(node)))
-            faults = verdict.read_text(encoding="utf-8")
-        if faults:
-            raise OSError(f"{UNFIT}{faults}")
+                report, faults = self._examine(node)
+                if report.passing and not faults:
+                    # No verdict on the node: its next trial looks again.
+                    raise OSError(f"node {report.host} cannot be examined now: {'; '.join(report.passing)}")
+                write_text(verdict, "; ".join(faults))
+            unfit = verdict.read_text(encoding="utf-8")
+        if unfit:
+            raise OSError(f"{UNFIT}{unfit}")
 
-    def _faults(self, node: str) -> list[str]:
+    def _examine(self, node: str) -> tuple[NodeReport, list[str]]:
+        """What was found on this node, and what makes it unfit."""
         nodes = {each["NodeID"]: each for each in ray.nodes()}  # type: ignore[no-untyped-call]
         here = nodes[node]
         report = probe_node(self.requirements, here["NodeManagerAddress"], here["Resources"].get("GPU", 0.0))
         driver = NodeReport("the driver's node", dict(self.versions), free=MIN_FREE_GIB)
-        return node_faults([driver, report])
+        return report, node_faults([driver, replace(report, passing=[])])
 
 
 def check_nodes(requirements: NodeRequirements, console: Console) -> frozenset[str]:
@@ -92,7 +98,9 @@ def check_nodes(requirements: NodeRequirements, console: Console) -> frozenset[s
 
 def node_faults(reports: Sequence[NodeReport]) -> list[str]:
     """Return what is wrong with the nodes, one sentence each; all should have the first node's versions."""
-    faults = [f"node {report.host}: {fault}" for report in reports for fault in report.faults]
+    faults = [
+        f"node {report.host}: {fault}" for report in reports for fault in (*report.faults, *report.passing)
+    ]
     first = reports[0]
     for report in reports[1:]:
         for name, version in report.versions.items():
@@ -102,7 +110,7 @@ def node_faults(reports: Sequence[NodeReport]) -> list[str]:
     faults += [
         f"node {report.host}: {report.free:.1f} GiB free for --output, at least {MIN_FREE_GIB:g} are needed"
         for report in reports
-        if report.free < MIN_FREE_GIB and not report.faults
+        if report.free < MIN_FREE_GIB and not report.faults and not report.passing
     ]
     return faults
 
@@ -147,6 +155,6 @@ def _table(nodes: Sequence[dict[str, Any]], reports: Sequence[NodeReport]) -> Ta
             gpus or f"{resources.get('GPU', 0):g}",
             *(report.versions.get(name, "–") for name in ("python", "ray", "torch")),
             f"{report.free:.0f}",
-            "; ".join(report.faults) or "ready",
+            "; ".join((*report.faults, *report.passing)) or "ready",
         )
     return table

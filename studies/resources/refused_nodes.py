@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import ray
 from ray.autoscaler.v2.schema import ClusterStatus
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import RayError
 
-__all__ = ["RefusedNodes", "refusal"]
+__all__ = ["RefusedNodes", "refusal", "result_of"]
+
+logger = logging.getLogger(__name__)
 
 # Seconds from one look to the next, and from one telling to the next while it goes on.
 PERIOD, REMINDER = 60.0, 1800.0
 TIMEOUT = 5  # seconds that Ray's head has for its answer
+# Between two looks at a task that trials wait for, and until it is said that they do.
+LOOK_SECONDS, PATIENCE_SECONDS = 5.0, 60.0
 
 
 class RefusedNodes:
@@ -68,6 +74,36 @@ def refusal(status: ClusterStatus, since: float) -> str:
         "Ray goes on asking, and the trials wait. Why: 'ray monitor' with the cluster's file (NoOfferLeft "
         "has each answer); what to do: more offers, another zone, or machines on demand (cluster/trouble.md)"
     )
+
+
+def result_of(
+    task: ray.ObjectRef[Any],
+    purpose: str,
+    refused: RefusedNodes | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Any:
+    """Wait for a task that needs a free slot, and so perhaps a new node; meanwhile say why nothing happens.
+
+    Args:
+        task: its result.
+        purpose: what it is for, such as "to try a step".
+        refused: tells whether the cloud has no such node.
+        clock: seconds that only grow.
+
+    Raises:
+        RayError: the task has failed.
+    """
+    refused = refused or RefusedNodes()
+    say_at: float | None = clock() + PATIENCE_SECONDS
+    while not ray.wait([task], timeout=LOOK_SECONDS)[0]:
+        if say_at is not None and clock() >= say_at:
+            logger.warning(
+                "no trial starts yet: waiting %s, for a node with a free slot and then its data", purpose
+            )
+            say_at = None
+        if line := refused.line():
+            logger.warning("%s (waiting %s)", line, purpose)
+    return ray.get(task)
 
 
 def _status() -> ClusterStatus:

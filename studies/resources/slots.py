@@ -23,7 +23,7 @@ from studies.definition.request import Machines
 if TYPE_CHECKING:
     from studies.resources.nodes import Examination
 
-__all__ = ["HEAD", "Allocation", "NodeShape", "allocate", "head_memory", "node_shapes"]
+__all__ = ["HEAD", "Allocation", "NodeShape", "allocate", "has_autoscaler", "head_memory", "node_shapes"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,16 @@ def allocate(machines: Machines, nodes: Sequence[NodeShape], head_gib: float = m
         )
     cpus = _cpus_per_worker(nodes, gpus)
     if machines.is_cluster and machines.max_concurrent:
+        room = _room_on_head(machines.max_concurrent, head_gib)
+        if machines.workers > 1 and room < machines.max_concurrent:
+            logger.warning(
+                "--max-concurrent %d: each such trial keeps %.1f GiB on the head, whose %.0f are enough for "
+                "%d: more may end it; lower it, or take a larger head",
+                machines.max_concurrent,
+                GROUP_GIB,
+                head_gib,
+                room,
+            )
         # This may be more than fits now: a cluster can have an autoscaler that we cannot ask.
         packs = machines.workers > 1 and any(_slots(node, gpus) >= machines.workers for node in nodes)
         return Allocation(machines.max_concurrent, cpus, gpus, packs)
@@ -93,7 +103,7 @@ def allocate(machines: Machines, nodes: Sequence[NodeShape], head_gib: float = m
     trials = whole or sum(_slots(node, gpus) for node in nodes) // machines.workers
     if trials < 1:
         raise StudyError(_nothing_fits(machines, gpus, nodes))
-    room = int(min(trials, max(1.0, (head_gib - HEAD_KEEPS_GIB) / GROUP_GIB)))
+    room = _room_on_head(trials, head_gib)
     if machines.workers > 1 and room < trials:
         logger.warning(
             "%d trials at once instead of %d: each keeps %.1f GiB on the head, which has %.0f; a larger head "
@@ -107,6 +117,11 @@ def allocate(machines: Machines, nodes: Sequence[NodeShape], head_gib: float = m
     return Allocation(
         min(trials, machines.max_concurrent or trials), cpus, gpus, machines.workers > 1 and whole > 0
     )
+
+
+def _room_on_head(trials: int, head_gib: float) -> int:
+    """How many of so many trials of several workers the head has memory for."""
+    return int(min(trials, max(1.0, (head_gib - HEAD_KEEPS_GIB) / GROUP_GIB)))
 
 
 def _slots(node: NodeShape, gpus: float) -> int:
@@ -140,8 +155,13 @@ def node_shapes() -> list[NodeShape]:
     return [*map(_shape, alive), *startable]
 
 
+def has_autoscaler() -> bool:
+    """Whether this head starts a node for one that has ended."""
+    return bool(_autoscaled(Path.home() / AUTOSCALER_CONFIG))
+
+
 def head_memory() -> float:
-    """GiB of the cluster's head; without end where Ray does not tell."""
+    """GiB of the cluster's head, without Ray's object store; without end where Ray does not tell."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return next((each["memory"] / 2**30 for each in alive if HEAD in each and "memory" in each), math.inf)
 

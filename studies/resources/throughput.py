@@ -261,6 +261,8 @@ def measure_on_node(
     """``measure_image_time`` on any node with a free slot, in a process that ends afterwards."""
     import ray
 
+    from studies.resources.refused_nodes import result_of
+
     def measure() -> ImageTime:
         folders.prepare_data(trial)
         return measure_image_time(options, trial)
@@ -268,7 +270,7 @@ def measure_on_node(
     folders.offer([trial])
     # Its end frees the GPU's memory.
     task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus, max_calls=1)(measure)
-    throughput: ImageTime = ray.get(task.remote())
+    throughput: ImageTime = result_of(task.remote(), "to measure how long an image takes")
     return throughput
 
 

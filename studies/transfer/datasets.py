@@ -5,6 +5,7 @@ Each file is verified by its size, and where the folder has ``SHA256SUMS`` by it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import socket
@@ -192,7 +193,10 @@ def _errors_named(root: str) -> Iterator[None]:
     # StudyError: open_uri asks an S3 bucket for its region, so that an outage looks like a bad address.
     except (pa.ArrowException, OSError, StudyError) as error:
         node = socket.gethostname()
-        raise FetchError(f"{root} cannot be downloaded on {node}: {one_line(error)}") from None
+        named = FetchError(f"{root} cannot be downloaded on {node}: {one_line(error)}")
+        # Of this node's own files, which waiting does not mend (``retry.is_transient``).
+        named.errno = getattr(error, "errno", None)
+        raise named from None
 
 
 def _check_disk(downloads: Sequence[_Download]) -> None:
@@ -201,10 +205,12 @@ def _check_disk(downloads: Sequence[_Download]) -> None:
     missing, free = sum(download.missing_bytes for download in downloads), shutil.disk_usage(cache).free
     if missing > free:
         roots = " and ".join(download.root for download in downloads)
-        raise FetchError(
+        error = FetchError(
             f"{roots}: {missing / 1e9:.1f} GB are still to be downloaded, but {cache} on "
             f"{socket.gethostname()} has {free / 1e9:.1f} GB free"
         )
+        error.errno = errno.ENOSPC
+        raise error
 
 
 def _cached_name(uri: str) -> str:

@@ -36,6 +36,8 @@ LOCAL = fs.LocalFileSystem()
 NOTES = "killed-"
 # Size and modification time of a file.
 Stamp = tuple[int, int]
+# How long a store may be silent to a node that looks whether it has access.
+ACCESS_SECONDS = 120.0
 # In OUTPUT: names the store that its trials were uploaded to.
 MARK = ".storage"
 TRIAL = "[0-9a-f]" * 16
@@ -175,6 +177,9 @@ class ObjectStore(TrialStore):
         return {(self._output / path.relative_to(self._root)).parent for path in outcomes}
 
     def check_access(self) -> None:  # noqa: D102
+        with_retries(self._try_access, ACCESS_SECONDS)
+
+    def _try_access(self) -> None:
         content = uuid.uuid4().hex
         key = f"{self._root}/.probe-{content}"
         self._make_folder(self._root)

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 __all__ = ["NodeTakenAway", "Notice"]
 
 # Seconds between two questions. Google gives 30 seconds in all.
-PERIOD = 3.0
+PERIOD = 1.0
 TIMEOUT = 10.0
 
 

@@ -125,10 +125,9 @@ def _trainer(trial: Trial, job: Job, attempt: int, queue: Queue) -> Any:
             name=trial.id,
             storage_path=group.storage,
             callbacks=[_Reports(queue)],
-            # Tune tries a trial again that lost a worker, from its last epoch: one limit for one worker and
-            # for many. Without the second limit a group that cannot get its workers would be tried for ever,
-            # silently.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=3),
+            # Tune tries a trial again that lost a worker, from its last epoch, or whose group did not start:
+            # one limit for one worker and for many. By default Train tries to start a group for ever.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
         ),
     )
 

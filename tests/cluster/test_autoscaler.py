@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("boto3", reason="needs boto3: pip install '.[cluster]'")
 pytest.importorskip("moto", reason="needs a simulated AWS: pip install '.[test]'")
@@ -31,9 +34,11 @@ from ray.autoscaler.v2.utils import ClusterStatusParser
 from ray.core.generated import autoscaler_pb2
 from simulated_aws import aws, bootstrapped
 
+from studies.definition.request import Machines
 from studies.machines import offers
 from studies.machines.aws_nodes import AwsNodes
 from studies.resources.refused_nodes import refusal
+from studies.resources.slots import AUTOSCALER_CONFIG, Allocation, NodeShape, _autoscaled, allocate
 
 __all__ = ["aws"]
 
@@ -75,8 +80,16 @@ class Head:
                 {"Error": {"Code": "InsufficientInstanceCapacity", "Message": kind}}, "RunInstances"
             )
 
-    def reconcile(self, gpus: int, times: int) -> ClusterStatus:
-        """Let the autoscaler look so many times at trials that wait for a GPU; what it then tells."""
+    def reconcile(
+        self, gpus: int, times: int, workers: Mapping[str, autoscaler_pb2.NodeStatus] | None = None
+    ) -> ClusterStatus:
+        """Let the autoscaler look so many times at trials that wait for a GPU; what it then tells.
+
+        Args:
+            gpus: that are waited for.
+            times: that it looks.
+            workers: what Ray says of its nodes, by the machine's id.
+        """
         state = autoscaler_pb2.ClusterResourceState(
             node_states=[
                 autoscaler_pb2.NodeState(
@@ -85,7 +98,17 @@ class Head:
                     ray_node_type_name="head",
                     status=autoscaler_pb2.NodeStatus.RUNNING,
                     total_resources={"node:__internal_head__": 1.0},
-                )
+                ),
+                *(
+                    autoscaler_pb2.NodeState(
+                        node_id=machine.encode(),
+                        instance_id=machine,
+                        ray_node_type_name="gpu",
+                        status=status,
+                        total_resources={"CPU": 48.0, "GPU": 4.0},
+                    )
+                    for machine, status in (workers or {}).items()
+                ),
             ],
             pending_resource_requests=[
                 autoscaler_pb2.ResourceRequestByCount(
@@ -109,10 +132,14 @@ class Head:
         reply = autoscaler_pb2.GetClusterStatusReply(autoscaling_state=told)
         return ClusterStatusParser.from_get_cluster_status_reply(reply, Stats())
 
+    def ids(self) -> list[str]:
+        """Of the machines that run, but the head's."""
+        return [*self.provider.non_terminated_nodes({"ray-node-type": "worker"})]
+
     def nodes(self) -> Counter[str]:
         """What runs, by machine and market."""
         found = Counter[str]()
-        for id in self.provider.non_terminated_nodes({"ray-node-type": "worker"}):
+        for id in self.ids():
             node = self.provider.ec2.Instance(id)
             market = "spot" if node.instance_lifecycle == "spot" else "on_demand"
             found[f"{node.instance_type} {market}"] += 1
@@ -168,6 +195,31 @@ def test_with_the_offer_at_the_end_nodes_on_demand_come_where_there_is_no_spot(
     head = Head(config, lambda kind: kind.endswith("spot"))
     head.reconcile(gpus=8, times=10)
     assert head.nodes() == {"g5.12xlarge on_demand": 2}
+
+
+def test_a_node_that_is_drained_ends_and_another_is_started(config: dict[str, Any]) -> None:
+    """What a launch does with a node that is at fault (studies/execution/lost_attempts.py)."""
+    status = autoscaler_pb2.NodeStatus
+    head = Head(config, lambda kind: False)
+    head.reconcile(gpus=4, times=8)
+    (faulty,) = head.ids()
+    head.reconcile(gpus=0, times=3, workers={faulty: status.RUNNING})
+    assert head.ids() == [faulty]
+    head.reconcile(gpus=4, times=8, workers={faulty: status.DRAINING})
+    assert faulty in head.ids(), "while its trials are saved"
+    head.reconcile(gpus=4, times=8, workers={faulty: status.DEAD})
+    (other,) = head.ids()
+    assert other != faulty
+
+
+def test_the_nodes_that_gpu_yaml_allows_make_slots(gpu_yaml: dict[str, Any], tmp_path: Path) -> None:
+    """As `ray up` leaves it on the head."""
+    path = tmp_path / AUTOSCALER_CONFIG
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(gpu_yaml))))
+    nodes = _autoscaled(path)
+    assert nodes == [NodeShape(48.0, 4.0)] * 4
+    assert allocate(Machines("auto"), nodes) == Allocation(16, 12, 1.0)
+    assert allocate(Machines("auto", 4), nodes) == Allocation(4, 12, 1.0, packs=True)
 
 
 def test_ray_alone_never_asks_for_the_second_type(config: dict[str, Any]) -> None:

@@ -18,12 +18,15 @@ import click
 import pytest
 import yaml
 from cluster_files import CLOUDS, CLUSTER, LAUNCHED, ROOT, commands, read
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 from ray.autoscaler._private.command_runner import SSHCommandRunner
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.modules.job.job_supervisor import JobSupervisor
 from ray.scripts.scripts import cli, start
 
+from studies.definition.request import Machines
+from studies.resources.slots import NodeShape, allocate
 from studies.run_study import _study_parser
 
 SCRIPTS = sorted(CLUSTER.glob("*.sh"))
@@ -66,6 +69,29 @@ def test_the_head_runs_no_trials_and_listens_on_loopback(name: str) -> None:
     if name in CLOUDS:
         assert config["available_node_types"]["head"]["resources"] == {"CPU": 0, "GPU": 0}
         assert config["available_node_types"]["head"]["max_workers"] == 0
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_head_has_memory_for_the_groups_that_are_promised(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Ray counts on a machine of 32 GiB, with its system at work, and how many trials that makes."""
+    (command,) = (each for each in read(name)["head_start_ray_commands"] if "--head" in each)
+    options = dict(word.split("=", 1) for word in shlex.split(command) if "=" in word)
+    monkeypatch.setattr("ray._common.utils.get_system_memory", lambda: 31 * 2**30)
+    monkeypatch.setattr("ray._private.utils.estimate_available_memory", lambda: 30 * 2**30)
+
+    def counted(store: int | None) -> float:
+        spec = ResourceAndLabelSpec(object_store_memory=store)
+        spec._resolve_memory_resources()
+        return float(spec.memory) / 2**30
+
+    nodes = [NodeShape(64, 8)] * 64
+    gib = counted(int(options["--object-store-memory"]))
+    assert allocate(Machines("auto", 2), nodes, gib).concurrent >= 18
+    assert allocate(Machines("auto", 2), nodes, counted(None)).concurrent < 18, "why the option is there"
+    for text in ((CLUSTER / f"{name}.yaml").read_text(), (CLUSTER / "README.md").read_text()):
+        assert "some eighteen" in text
 
 
 @pytest.mark.parametrize("name", LAUNCHED)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -154,3 +156,23 @@ def test_mlflows_record_is_saved_where_the_head_is_not(name: str) -> None:
     start, keep = read(name)["head_start_ray_commands"][-2:]
     assert " start ~/results/mlflow " in start
     assert re.search(r" keep ~/results/mlflow (s3|gs)://MY-BUCKET/record$", keep)
+
+
+def test_the_jobs_logs_of_all_sessions_of_a_head_are_saved(tmp_path: Path) -> None:
+    """`ray up` begins another session: what the one before wrote in its last hour is saved all the same."""
+    for session, job in (("session_2026-01-01", "first"), ("session_2026-01-02", "second")):
+        logs = tmp_path / "ray" / session / "logs"
+        logs.mkdir(parents=True)
+        (logs / f"job-driver-{job}.log").write_text(job)
+    (tmp_path / "ray/session_latest").symlink_to("session_2026-01-02")
+    (tmp_path / "dump").touch()
+    (tmp_path / "record").mkdir()
+    script = (CLUSTER / "mlflow_server.sh").read_text().partition("save_to() {")[2]
+    program = script.partition("<<'PYTHON'\n")[2].partition("\nPYTHON\n")[0]
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "dump"), str(tmp_path / "record")],
+        env=os.environ | {"RAY_TMPDIR": str(tmp_path)},
+        check=True,
+    )
+    saved = {path.name: path.read_text() for path in (tmp_path / "record/jobs").iterdir()}
+    assert saved == {"job-driver-first.log": "first", "job-driver-second.log": "second"}

@@ -33,13 +33,16 @@ def groups() -> list[dict[str, Any]]:
 def test_kuberay_keeps_trials_from_the_head_and_strangers_from_ray() -> None:
     job = kuberay()
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    # Nothing is paid for longer than somebody meant to: not twice for what fails, not for nodes that wait.
     assert job["spec"]["shutdownAfterJobFinishes"]
-    # Each time with a cluster of its own: also after the head's node is gone.
-    assert job["spec"]["backoffLimit"] >= 1
+    assert job["spec"]["backoffLimit"] == 0
+    assert 0 < job["spec"]["preRunningDeadlineSeconds"] <= 3600
+    assert 0 < job["spec"]["activeDeadlineSeconds"] <= 7 * 24 * 3600
     cluster = job["spec"]["rayClusterSpec"]
     assert cluster["authOptions"]["mode"] == "token"
     head, *workers = groups()
-    assert head["rayStartParams"] == {"num-cpus": "0", "num-gpus": "0"}
+    parameters = {"num-cpus": "0", "num-gpus": "0", "object-store-memory": "1000000000"}
+    assert head["rayStartParams"] == parameters
     (container,) = head["template"]["spec"]["containers"]
     # Room for what trials of several workers keep there, and time to close a stopped job's runs.
     assert container["resources"]["limits"]["memory"] == "32Gi"

@@ -35,13 +35,18 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(found, ignore_errors=True)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_both_nodes_join_one_ray_run_one_study_and_end_with_it(folder: Path) -> None:
+def run(folder: Path, ranks: list[int], limit: int = 300) -> list[tuple[int, str]]:
+    """What the task does on these nodes of two: exit status and text of each.
+
+    Args:
+        folder: programs in it are found before others.
+        ranks: of the nodes.
+        limit: seconds that one waits for the others.
+    """
     task = yaml.safe_load((CLUSTER / "sky.yaml").read_text())
-    (folder / "python").write_text(STUDY.format(python=sys.executable))
-    (folder / "python").chmod(0o755)
-    script = task["run"].replace("/tmp/ray-drcnn", f"{folder}/ray")
+    script = task["run"].replace("/tmp/ray-drcnn", f"{folder}/ray-files")
+    assert script.count("limit=300\n") == 1
+    script = script.replace("limit=300\n", f"limit={limit}\n")
     for port in ("6479", "8365", "10101"):
         script = script.replace(port, free_port())
     ip = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -61,7 +66,7 @@ def test_both_nodes_join_one_ray_run_one_study_and_end_with_it(folder: Path) -> 
             text=True,
             start_new_session=True,
         )
-        for rank in range(2)
+        for rank in ranks
     ]
     try:
         texts = [node.communicate(timeout=240)[0] for node in nodes]
@@ -70,10 +75,60 @@ def test_both_nodes_join_one_ray_run_one_study_and_end_with_it(folder: Path) -> 
             if node.poll() is None:
                 os.killpg(node.pid, signal.SIGKILL)
                 node.wait()
-    assert [node.returncode for node in nodes] == [0, 0], texts
-    (line,) = (line for line in texts[0].splitlines() if line.startswith("nodes "))
+    return [(node.returncode, text) for node, text in zip(nodes, texts, strict=True)]
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_both_nodes_join_one_ray_run_one_study_and_end_with_it(folder: Path) -> None:
+    program(folder, "python", STUDY.format(python=sys.executable))
+    head, other = run(folder, [0, 1])
+    assert (head[0], other[0]) == (0, 0), (head, other)
+    (line,) = (line for line in head[1].splitlines() if line.startswith("nodes "))
     assert line.startswith("nodes 2 studies/run_study.py table_03 ")
     assert line.endswith(f"--output {os.environ['HOME']}/results --address auto")
+
+
+def test_a_node_whose_head_never_comes_fails(folder: Path) -> None:
+    ((status, text),) = run(folder, [1], limit=3)
+    assert status == 1
+    assert "sky.yaml, node 1: no Ray at " in text
+
+
+@pytest.mark.parametrize(
+    ("ray", "words"),
+    [
+        ("exit 1", "sky.yaml, node 0: Ray does not start here"),
+        ("[ $1 != start ] || exec sleep 100", "sky.yaml, node 0: not all 2 nodes joined Ray within 3 s"),
+    ],
+    ids=["broken", "alone"],
+)
+def test_a_head_without_ray_or_without_the_others_fails(folder: Path, ray: str, words: str) -> None:
+    program(folder, "ray", f"#!/bin/bash\n{ray}\n")
+    ((status, text),) = run(folder, [0], limit=3)
+    assert status == 1
+    assert words in text
+
+
+def test_a_node_whose_ray_does_not_start_fails_while_the_head_is_there(folder: Path) -> None:
+    """On the second node only; the first one's Ray is a listener here."""
+    listen = "import socket, sys, time; s = socket.create_server(('', int(sys.argv[1]))); time.sleep(100)"
+    program(
+        folder,
+        "ray",
+        "#!/bin/bash\ncase $* in\n"
+        f'*--head*) port=${{3#--port=}}; exec {sys.executable} -c "{listen}" "$port" ;;\n'
+        "*--block*) echo this Ray is of another version; exit 1 ;;\nesac\n",
+    )
+    head, other = run(folder, [0, 1], limit=8)
+    assert (head[0], other[0]) == (1, 1)
+    assert "another version" in other[1]
+    assert "sky.yaml, node 1: ray start ended at once" in other[1]
 
 
 def test_the_token_is_in_no_file_and_no_command_line() -> None:

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import ray
 from launch_helpers import Launch, results, runs, steps, write_study
+from ray import tune
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.util import get_node_ip_address
 from study_helpers import assignments
 
-from drcnn.engine.record import read_record
+from drcnn.data.annotations import Annotations, Record
+from drcnn.data.prepare import PreparedData
+from drcnn.engine.record import Status, read_record, write_finished
+from studies.definition.plan import Plan, Trial, expand
+from studies.definition.request import Machines
 from studies.execution.lost_attempts import NodeFaults, reason_of_loss
-from studies.resources.nodes import UNFIT
-from studies.resources.slots import Allocation
+from studies.execution.trial_watcher import TuneRun
+from studies.execution.tuning import run_trials
+from studies.record.provenance import installed_versions
+from studies.resources.node_probe import NodeRequirements
+from studies.resources.nodes import UNFIT, Examination
+from studies.resources.slots import AUTOSCALER_CONFIG, Allocation
+from studies.transfer.trial_folders import TrialFolders
+from studies.transfer.trial_store import TrialStore
+from studies.worker.faults import failures_recorded, wait_before_attempt
 
 ONE = "title: Mine\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n"
 GIB = 2**30
@@ -200,7 +217,13 @@ def test_a_node_with_two_faults_gets_no_more_trials(two_nodes: tuple[str, str]) 
     assert faults.count("three", "out of memory", f"\tip: {broken}\nkilled") is None
     assert faults.count("two", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})") is None
     assert are_both_used()
-    assert faults.count("four", "killed", f"ActorDiedError\n\tpid: 7\n\tip: {broken}\nworker") == broken
+    # What a node takes with it when it goes is no fault, and not the trial's first.
+    gone = f"ActorDiedError\n\tip: {head}\nThe actor died because its node has died."
+    assert faults.count("four", reason_of_loss(Path(), 0, gone), gone) is None
+    told = faults.count("four", "killed", f"ActorDiedError\n\tpid: 7\n\tip: {broken}\nworker")
+    assert (told or "").startswith(
+        f"node {broken} gets no more trials in this launch, but runs and is paid for"
+    )
     assert used() == {head}
     assert faults.count("five", "CUDA error", f"RuntimeError: CUDA error (on node h, {head})") is None
     assert used() == {head}, "the last node stays"
@@ -212,10 +235,126 @@ def test_an_unfit_node_gets_no_second_trial(two_nodes: tuple[str, str]) -> None:
     head, unfit = two_nodes
     faults = NodeFaults(Allocation(3, 1, 0.0))
     text = f"RuntimeError: OSError: {UNFIT}node h: 0.5 GiB free for --output (on node h, {unfit})"
-    assert faults.count("one", "unfit", text) == unfit
+    once = f"RuntimeError: CUDA error (on node h, {unfit})"
+    assert faults.count("zero", "CUDA error", once) is None
+    assert f"node {unfit} gets no more trials" in (faults.count("one", "unfit", text) or "")
     assert faults.count("two", "unfit", text) is None, "named once"
     task = ray.remote(num_cpus=1)(lambda: str(ray.util.get_node_ip_address()))
     assert set(ray.get([task.remote() for _ in range(6)])) == {head}
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_where_an_autoscaler_can_start_another_a_faulty_node_is_given_back(
+    two_nodes: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, broken = two_nodes
+    monkeypatch.setenv("HOME", str(tmp_path))
+    types = {"head": {}, "gpu": {"resources": {"CPU": 2}, "max_workers": 2}}
+    config = {"head_node_type": "head", "max_workers": 2, "available_node_types": types}
+    (tmp_path / AUTOSCALER_CONFIG).write_text(json.dumps(config))
+
+    def is_there() -> bool:
+        return any(node["Alive"] and node["NodeManagerAddress"] == broken for node in ray.nodes())
+
+    class Works:
+        def where(self) -> str:
+            return str(ray.util.get_node_ip_address())
+
+        def go(self) -> None:
+            asked = GcsClient(address=ray.get_runtime_context().gcs_address)
+            here = ray.get_runtime_context().get_node_id()
+            while here not in asked.get_draining_nodes(timeout=10):  # as ``worker.notice`` does
+                time.sleep(0.1)
+
+    other = ray.remote(num_cpus=1, label_selector={"ray.io/node-id": _node_at(broken)})(Works).remote()
+    assert ray.get(other.where.remote()) == broken
+    saved = other.go.remote()
+    faults = NodeFaults(Allocation(3, 1, 0.0))
+    assert faults.count("one", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})") is None
+    told = faults.count("two", "CUDA error", f"RuntimeError: CUDA error (on node h, {broken})")
+    assert (told or "").startswith(f"node {broken} is given back: its trials go on elsewhere")
+    assert is_there(), "until its other trials have ended"
+    text = f"OSError: {UNFIT}no disk (on node h, {broken})"
+    assert faults.count("three", "unfit", text) is None, "once"
+    ray.get(saved, timeout=60)
+    del other
+    limit = time.monotonic() + 60
+    while is_there():
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+    assert faults.count("four", "unfit", text.replace(broken, head)) is None, "the head stays"
+
+
+class Shown:
+    """What the live table and MLflow are told."""
+
+    def __init__(self) -> None:
+        self.reasons = list[str]()
+
+    def show(self, trial: Trial, status: Status, metrics: Mapping[str, float], why: str = "") -> None:
+        self.reasons += [why] if why else []
+
+    def start(self, trial: Trial) -> None: ...
+    def log(self, trial: Trial, metrics: Mapping[str, float]) -> None: ...
+    def finish(self, trial: Trial) -> None: ...
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_trials_that_come_to_an_unfit_node_go_on_elsewhere(
+    two_nodes: tuple[str, str],
+    make_plan: Callable[..., Plan],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Tune, its errors and the examination are real; in place of training a trial says where it is."""
+    head, unfit = two_nodes
+    monkeypatch.setenv("HOME", str(tmp_path))  # no autoscaler
+    plan = make_plan("title: Mine\nkind: grid\ngrid: {detector.nms_reg: [0.5, 0.6, 0.7]}\n")
+    plan.output.mkdir(parents=True)
+    image, table = tmp_path / "image.jpg", tmp_path / "table.arrow"
+    image.touch()
+    boxes, labels = np.array([[0, 0, 2, 2]], np.float32), np.array([0], np.int32)
+    record = Record(id="one", path=str(image), width=4, height=4, boxes=boxes, labels=labels)
+    Annotations.from_records([record], ["thing"]).save(table)
+    data = PreparedData(str(table), str(table), None, ("thing",), "f" * 16, ())
+    # On the head too, but that was looked at before.
+    needed = NodeRequirements(plan.output, "", TrialStore(), (), data, (tmp_path / "absent.pth",))
+    examination = Examination(needed, frozenset({_node_at(head)}), installed_versions())
+
+    def work(config: Mapping[str, Any]) -> None:
+        trial, job = config["trial"], config["job"]
+        wait_before_attempt(config.get("failures", 0))
+        with failures_recorded(trial, job.folders):
+            job.examination.require_fit()
+            time.sleep(1)
+            where = {"epoch": 1.0, "perf/head": float(get_node_ip_address() == head)}
+            write_finished(trial.folder, [where], {}, 1.0, {})
+            tune.report(where)
+
+    shown: Any = Shown()
+    folders = TrialFolders(TrialStore())
+    allocation = Allocation(3, 1, 0.0, examination=examination)
+    run = TuneRun(plan, Machines("auto"), allocation, folders, shown, shown)
+    run_trials(run, trials := expand(plan), trainable=work)
+    records = [read_record(trial.folder) for trial in trials]
+    assert [record.metrics.get("perf/head") for record in records] == [1.0] * 3, records
+    assert shown.reasons, "none came to the unfit node"
+    for reason in shown.reasons:
+        assert f"{UNFIT}node " in reason
+        assert "absent.pth (detector.weights); put it there on every node" in reason
+        assert "; tried again (" in reason
+    assert len(shown.reasons) <= 5, "some had their place there already, but no trial comes a third time"
+    (told,) = (record.getMessage() for record in caplog.records if "no more trials" in record.getMessage())
+    assert told.startswith(
+        f"node {unfit} gets no more trials in this launch, but runs and is paid for: mend it"
+    )
+
+
+def _node_at(address: str) -> str:
+    return next(str(node["NodeID"]) for node in ray.nodes() if node["NodeManagerAddress"] == address)
 
 
 @pytest.mark.parametrize(

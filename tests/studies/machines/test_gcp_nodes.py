@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 
 pytest.importorskip("googleapiclient", reason="needs: pip install '.[cluster]'")
 
+from googleapiclient.errors import HttpError
+from httplib2 import Response
 from ray.autoscaler._private.gcp.node_provider import GCPNodeProvider
 
 from studies.machines.gcp_nodes import GcpNodes
@@ -21,6 +24,13 @@ TAGS = {"ray-user-node-type": "gpu"}
 def failed(code: str) -> Exception:
     """What Ray raises around an operation that Google gave up."""
     return Exception({"errors": [{"code": code, "message": "..."}]})
+
+
+def answered(reason: str, message: str) -> Exception:
+    """What Google's client raises where the request itself is refused."""
+    details = {"message": message, "domain": "usageLimits", "reason": reason}
+    content = json.dumps({"error": {"code": 403, "message": message, "errors": [details]}})
+    return HttpError(Response({"status": "403", "content-type": "application/json"}), content.encode())
 
 
 @pytest.fixture
@@ -49,6 +59,20 @@ def test_where_spot_is_exhausted_the_next_offer_is_taken(google: list[Exception 
         "node1": {"machineType": "g2"},
         "node0": {"machineType": "g2"} | SPOT,
     }
+
+
+def test_a_quota_that_refuses_the_request_itself_is_a_refusal(google: list[Exception | None]) -> None:
+    full = "Quota 'GPUS_ALL_REGIONS' exceeded.  Limit: 0.0 globally."
+    google += [answered("quotaExceeded", full), None]
+    assert GcpNodes(PROVIDER, "drcnn").create_node({"machineType": "g2"}, TAGS, 1) == {
+        "node0": {"machineType": "g2"}
+    }
+    google += [answered("forbidden", "Required 'compute.instances.create' permission")]
+    with pytest.raises(HttpError, match="permission"):
+        GcpNodes(PROVIDER, "drcnn").create_node({}, TAGS, 1)
+    google += [answered("rateLimitExceeded", "Rate Limit Exceeded")]
+    with pytest.raises(HttpError, match="Rate Limit"):
+        GcpNodes(PROVIDER, "drcnn").create_node({}, TAGS, 1)
 
 
 def test_all_refusals_are_named(google: list[Exception | None]) -> None:

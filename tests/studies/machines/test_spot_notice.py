@@ -5,14 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.exceptions import RpcError
 
-from studies.machines.spot_notice import aws_seconds_left, drain, gcp_seconds_left, main, watch
+from studies.machines.spot_notice import (
+    aws_seconds_left,
+    drain,
+    drain_until_done,
+    gcp_seconds_left,
+    main,
+    watch,
+)
 
 TOKEN = "a-token"
 
@@ -109,36 +121,54 @@ def test_the_watch_asks_again_when_nobody_answers(
     assert capsys.readouterr().err.count("the metadata service: HTTP Error 503") == 1
 
 
-def test_a_notice_drains_the_node_in_ray(metadata: Metadata, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = list[list[str]]()
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A real Ray with a head and one worker node, which has the address of this machine."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
 
-    def note(command: list[str], **_: Any) -> None:
-        ran.append(command)
 
-    monkeypatch.setattr("studies.machines.spot_notice._nodes_here", lambda gcs: ["0a1b"])
-    monkeypatch.setattr(subprocess, "run", note)
+def alive(head: Cluster) -> int:
+    nodes = GcsClient(address=head.address).get_all_node_info(timeout=30).values()
+    return sum(node.state == GcsNodeInfo.ALIVE for node in nodes)
+
+
+@pytest.mark.slow
+def test_a_notice_drains_the_node_in_ray(metadata: Metadata, head: Cluster) -> None:
+    assert alive(head) == 2
     metadata.is_preempted = True
-    assert main(["gcp", "10.0.0.1:6379"]) == 0
-    ((ray, verb, *options),) = ran
-    assert (ray.endswith("/ray"), verb) == (True, "drain-node")
-    assert {"--address=10.0.0.1:6379", "--node-id=0a1b", "--deadline-remaining-seconds=30"} <= set(options)
+    assert main(["gcp", head.address]) == 0
+    # It has nothing to do, so Ray ends it at once.
+    limit = time.monotonic() + 60
+    while alive(head) > 1:
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+    with pytest.raises(LookupError, match=f"no worker node .* {head.address}"):
+        drain(head.address, 30)
 
 
-def test_ray_has_the_command_and_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.scripts.scripts import cli
+def test_a_drain_that_fails_is_tried_until_ray_takes_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors: list[Exception] = [RpcError("the head does not answer")] * 2 + [LookupError("no worker node")]
+    asked, waited = list[int](), list[float]()
 
-    def parse(command: list[str], **_: Any) -> None:
-        cli.commands["drain-node"].make_context("ray", command[2:])
+    def refuse(gcs: str, seconds: int) -> None:
+        asked.append(seconds)
+        if errors:
+            raise errors.pop(0)
 
-    monkeypatch.setattr("studies.machines.spot_notice._nodes_here", lambda gcs: ["0a1b"])
-    monkeypatch.setattr(subprocess, "run", parse)
-    drain("10.0.0.1:6379", 30)
-
-
-def test_without_a_node_in_ray_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studies.machines.spot_notice._nodes_here", lambda gcs: [])
-    with pytest.raises(LookupError, match=r"no worker node .* 10\.0\.0\.1:6379"):
-        drain("10.0.0.1:6379", 30)
+    monkeypatch.setattr("studies.machines.spot_notice.drain", refuse)
+    drain_until_done("10.0.0.1:6379", 30, waited.append)
+    assert len(asked) == 4
+    assert all(28 <= seconds <= 30 for seconds in asked)
+    assert len(waited) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2, "each reason once"
+    assert "the head does not answer" in lines[0]
 
 
 @pytest.mark.parametrize("arguments", [[], ["azure", "a:1"], ["aws", "head"]])

@@ -429,7 +429,9 @@ def test_measured_gpu_hours_have_a_price(
         record = json.loads(path.read_text())
         record["history"][-1]["perf/gpus"] = 2.0
         path.write_text(json.dumps(record))
-    assert "dollars" not in write(plan, trials)
+    without = write(plan, trials)
+    assert "dollars" not in without
+    assert "lost attempts trained in vain and GPUs that waited are not in them" in without
     text = write(replace(plan, price=15.0), trials)
     assert "At 15 dollars a GPU hour" in text
     (total,) = (

@@ -17,10 +17,11 @@ from drcnn.data.prepare import PreparedData
 from studies import run_study
 from studies.definition.errors import StudyError
 from studies.record.provenance import installed_versions
-from studies.resources import nodes
+from studies.resources import node_probe, nodes
 from studies.resources.network import interface_of
 from studies.resources.node_probe import NodeReport, NodeRequirements, probe_node
-from studies.resources.nodes import Examination, check_nodes, node_faults
+from studies.resources.nodes import UNFIT, Examination, check_nodes, node_faults
+from studies.transfer.datasets import localise
 from studies.transfer.store import ObjectStore
 from studies.transfer.trial_store import TrialStore
 
@@ -171,6 +172,58 @@ def test_a_node_that_was_checked_at_the_start_is_not_examined(
 ) -> None:
     Examination(requirements, frozenset({"later"}), {}).require_fit()
     assert not later_node
+
+
+class Silent(TrialStore):
+    """A store that does not answer at first."""
+
+    def __init__(self) -> None:
+        self.silent = 2
+
+    def check_access(self) -> None:
+        if self.silent:
+            self.silent -= 1
+            raise OSError("When listing bucket: AWS Error NETWORK_CONNECTION: curlCode: 7")
+
+
+def test_a_store_that_does_not_answer_is_no_verdict_on_a_later_node(
+    requirements: NodeRequirements, later_node: list[str]
+) -> None:
+    examination = Examination(replace(requirements, store=Silent()), frozenset(), installed_versions())
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"cannot be examined now: When listing") as error:
+            examination.require_fit()
+        assert UNFIT not in str(error.value)
+    examination.require_fit()
+    examination.require_fit()
+    assert len(later_node) == 3, "once it is known to be fit it is not examined again"
+
+
+def test_torch_that_is_slow_to_answer_is_no_verdict_on_a_later_node(
+    requirements: NodeRequirements, later_node: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as slow:
+        slow.setattr(node_probe, "SECONDS", 0.001)
+        report = probe_node(requirements, "10.0.0.1", gpus=0)
+        examination = Examination(requirements, frozenset(), installed_versions())
+        with pytest.raises(OSError, match=r"cannot be examined now: torch did not answer within"):
+            examination.require_fit()
+    (fault,) = node_faults([report])
+    assert "torch did not answer within" in fault, "before the study starts somebody is there to look"
+    examination.require_fit()
+
+
+def test_a_disk_without_room_for_the_data_is_a_verdict(
+    requirements: NodeRequirements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stored").mkdir()
+    (tmp_path / "stored/image.jpg").write_bytes(b"12345")
+    source = f"coco:file://{tmp_path}/stored"
+    datasets = localise(source, tmp_path / "cache")[1]
+    monkeypatch.setattr("studies.transfer.datasets.shutil.disk_usage", lambda path: SimpleNamespace(free=1))
+    report = probe_node(replace(requirements, datasets=datasets), "10.0.0.1", gpus=0)
+    assert not report.passing
+    assert "are still to be downloaded" in report.faults[-1]
 
 
 def test_a_later_node_that_is_unfit_says_so_to_every_trial(

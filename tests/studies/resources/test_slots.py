@@ -54,7 +54,14 @@ def test_groups_are_as_many_as_the_head_has_memory_for(caplog: pytest.LogCapture
     nodes = [NodeShape(64, 8)] * 64
     assert allocate(Machines("auto", 2), nodes, head_gib=30).concurrent == 20
     assert "20 trials at once instead of 256" in caplog.text
+    caplog.clear()
     assert allocate(Machines("auto", 2, max_concurrent=40), nodes, head_gib=30).concurrent == 40
+    assert "--max-concurrent 40: " in caplog.text
+    assert "30 are enough for 20" in caplog.text
+    caplog.clear()
+    assert allocate(Machines("auto", 2, max_concurrent=20), nodes, head_gib=30).concurrent == 20
+    assert allocate(Machines("auto", 1, max_concurrent=40), nodes, head_gib=30).concurrent == 40
+    assert not caplog.text
     assert allocate(Machines("auto", 1), nodes, head_gib=30).concurrent == 512
     assert allocate(Machines("auto", 2), nodes, head_gib=2).concurrent == 1
 

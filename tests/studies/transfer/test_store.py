@@ -101,6 +101,23 @@ def test_a_store_that_works_is_found_to(uri: str, tmp_path: Path) -> None:
     Node(uri, tmp_path / "a").store.check_access()
 
 
+def test_access_is_tried_again_while_a_store_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Node(f"file://{tmp_path / 'store'}", tmp_path / "a").store
+    pauses, read = list[float](), store._read
+
+    def silent_at_first(key: str) -> bytes:
+        if len(pauses) < 2:
+            raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
+        return read(key)
+
+    monkeypatch.setattr("studies.transfer.retry.time.sleep", pauses.append)
+    monkeypatch.setattr(store, "_read", silent_at_first)
+    store.check_access()
+    assert pauses == [1.0, 2.0]
+
+
 def test_a_prepared_table_is_stored_once(uri: str, tmp_path: Path) -> None:
     one, two = Node(uri, tmp_path / "a"), Node(uri, tmp_path / "b")
     table, fetched = tmp_path / "a/data/table", tmp_path / "b/data/table"
