@@ -149,7 +149,8 @@ class _Trial:
     def _resume(self) -> TrainingState:
         if not self.last.exists():
             if rank() == 0:
-                write_text(self.folder / "config.yaml", self.config.to_yaml())
+                settings = partial(write_text, self.folder / "config.yaml", self.config.to_yaml())
+                waiting_for_space(settings, self.waits)
             return TrainingState(self.config.to_yaml(), list(self.data.classes), data=data_content(self.data))
         refuse_changed_data(self.last, data_content(self.data))
         state = checkpoint.restore(self.last, self.detector, self.optimizer)

@@ -23,6 +23,8 @@ __all__ = ["MemoryCheck", "check_memory", "try_on_node"]
 GIB = 2**30
 # Of small images, as those of the embedded digits, no step has needed so much: they are not tried.
 SMALL_PIXELS, SMALL_GIB = 500_000, 3.0
+# How often a size is tried whose process ends: something else may have ended it, or taken the memory.
+TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def try_on_node(
 ) -> MemoryCheck:
     """Try a trial on any node with a free slot, in a process that ends afterwards and so frees its memory.
 
-    Small images on a CPU are taken to fit, and so is a trial whose step fails for another reason.
+    Small images on a CPU are taken to fit, and so is a trial whose step fails for another reason. Where Ray,
+    or the kernel, ends the process for want of memory, less is tried.
     """
     import ray
 
@@ -85,12 +88,31 @@ def try_on_node(
     if not allocation.gpus and _is_small(trial, allocation, workers):
         return unknown
     folders.offer([trial])
-    task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus, max_calls=1, max_retries=2)(_try)
-    try:
-        result: MemoryCheck = ray.get(task.remote(trial, folders, options, workers, allocation))
-    except ray.exceptions.RayError:
-        return unknown  # whatever it is, the trial itself shows it, is tried again or recorded
-    return result
+    # Not tried again by Ray: one that is too large would be, for ever.
+    task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus, max_calls=1, max_retries=0)(_try)
+    size, is_too_large = unknown.batch_size, False
+    while size >= workers:
+        for _ in range(TRIES):
+            try:
+                result: MemoryCheck = ray.get(task.remote(trial, folders, options, workers, allocation, size))
+            except ray.exceptions.OutOfMemoryError:
+                is_too_large = True
+            except ray.exceptions.WorkerCrashedError:
+                continue  # killed by the kernel, if less goes well
+            except ray.exceptions.RayError:
+                return unknown  # whatever it is, the trial itself shows it, is tried again or recorded
+            else:
+                return result
+        size = _half(size, workers)
+    if not is_too_large:
+        return unknown  # it crashes with any batch
+    part = _share_of_host(allocation, workers)
+    return MemoryCheck(0, part, "what is free, on a node that was short of it")
+
+
+def _half(batch_size: int, workers: int) -> int:
+    """What is tried next: the half, the same for each worker."""
+    return batch_size // 2 // workers * workers
 
 
 def _is_small(trial: Trial, allocation: Allocation, workers: int) -> bool:
@@ -101,8 +123,9 @@ def _is_small(trial: Trial, allocation: Allocation, workers: int) -> bool:
 
 
 def _try(
-    trial: Trial, folders: TrialFolders, options: RunOptions, workers: int, allocation: Allocation
+    trial: Trial, folders: TrialFolders, options: RunOptions, workers: int, allocation: Allocation, size: int
 ) -> MemoryCheck:
+    """Try steps of this size, and of smaller ones until one fits."""
     import torch
 
     folders.prepare_data(trial)
@@ -115,11 +138,10 @@ def _try(
         part, whole = _share_of_host(allocation, workers), "what is free here, shared by all that run at once"
         # Else the kernel would kill, and not always the process that asks for too much.
         resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + int(part * GIB), resource.RLIM_INFINITY))
-    size = trial.config.training.batch_size
     while size >= workers:
         if _fits(trial, size, workers, options.device):
             return MemoryCheck(size, part, whole)
-        size = size // 2 // workers * workers
+        size = _half(size, workers)
     return MemoryCheck(0, part, whole)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from drcnn.locks import HeldError
 from studies.definition.errors import StudyError
 from studies.record.output_folder import prepared_inputs, removed_after_bad_input, study_lock
 
@@ -92,7 +93,7 @@ def test_a_second_launch_is_told_who_runs_the_study_until_that_one_is_killed(tmp
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
     who = f"process {first.pid} on {socket.gethostname()} since "
-    with pytest.raises(StudyError, match=f"mine is running already in {tmp_path}: {who}"), study_lock(plan):
+    with pytest.raises(HeldError, match=f"mine is running already in {tmp_path}: {who}"), study_lock(plan):
         pass
     first.kill()
     first.communicate()

@@ -75,7 +75,7 @@ def trial(tmp_path: Path) -> Trial:
 def _attempt(trial: Trial, gibibytes: float, answer: multiprocessing.SimpleQueue[MemoryCheck]) -> None:
     memory._share_of_host = lambda allocation, workers: gibibytes
     options = RunOptions(threads=1)
-    answer.put(memory._try(trial, TrialFolders(TrialStore()), options, 1, Allocation(1, 1, 0.0)))
+    answer.put(memory._try(trial, TrialFolders(TrialStore()), options, 1, Allocation(1, 1, 0.0), 8))
 
 
 @pytest.mark.faults

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from drcnn.locks import Holder
 from studies.definition.errors import StudyError
-from studies.record.holder import Holder
 from studies.transfer import claims
 from studies.transfer.claims import claimed
 from studies.transfer.store import open_uri

@@ -57,6 +57,11 @@ class Shown:
     def show(self, trial: Trial, status: str, metrics: dict[str, float], why: str = "") -> None:
         self.said.append((status, why))
 
+    def say(self, line: str) -> None:
+        self.said.append(("", line))
+
+    def start(self, trial: Trial) -> None: ...
+
     def finish(self, trial: Trial) -> None: ...
 
 
