@@ -76,7 +76,8 @@ def storage_fault(path: Path, error: StorageInternalError | SQLAlchemyError) -> 
     remedy = "free space there" if is_full else "end what else uses it"
     return StudyError(
         f"{path}: Optuna's record of the search cannot be used: {_why(error)}; {remedy}, then run the "
-        "study's command again: finished trials and epochs are kept, and a damaged record is made again from them"
+        "study's command again: finished trials and epochs are kept, and a damaged record is made again from "
+        "them"
     )
 
 
