@@ -39,17 +39,25 @@ def another(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_second_process_is_told_who_works_there_until_that_one_is_killed(tmp_path: Path) -> None:
     with another(tmp_path / "run") as process:
         who = f"process {process.pid} on {socket.gethostname()} since 2"
-        with pytest.raises(HeldError, match=f"mine is running: {who}"), held(tmp_path / "run", "mine is running"):
+        with (
+            pytest.raises(HeldError, match=f"mine is running: {who}"),
+            held(tmp_path / "run", "mine is running"),
+        ):
             pass
     with held(tmp_path / "run", "mine is running"):
         pass
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"{", b"[]", b'{"host": "a", "pid": 1e999, "since": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"", b"{", b"[]", b'{"host": "a", "pid": 1e999, "since": 1}']
+)
 def test_a_holder_that_cannot_be_read_is_unknown(tmp_path: Path, content: bytes) -> None:
     with another(tmp_path):
         (tmp_path / ".holder").write_bytes(content)
-        with pytest.raises(HeldError, match="on an unknown machine since an unknown time"), held(tmp_path, "a"):
+        with (
+            pytest.raises(HeldError, match="on an unknown machine since an unknown time"),
+            held(tmp_path, "a"),
+        ):
             pass
 
 

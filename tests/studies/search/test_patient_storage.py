@@ -74,7 +74,9 @@ def test_the_end_of_patience_is_one_line_and_comes_once(plan: Plan, monkeypatch:
     search = begun(plan)
     other = lock(plan)
     monkeypatch.setattr(patient_storage, "PATIENCE", 0.5)
-    with pytest.raises(StudyError, match="end what else uses it, then run the study's command again") as raised:
+    with pytest.raises(
+        StudyError, match="end what else uses it, then run the study's command again"
+    ) as raised:
         search.on_trial_result("a", {"val/AP": 0.3, "epoch": 1.0})
     assert str(raised.value).startswith(f"{plan.folder / 'optuna.db'}: ")
     assert "database is locked" in str(raised.value)
