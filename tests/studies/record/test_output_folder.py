@@ -99,3 +99,13 @@ def test_a_second_launch_is_told_who_runs_the_study_until_that_one_is_killed(tmp
     first.communicate()
     with study_lock(plan):
         pass
+
+
+def test_folders_in_the_places_of_lock_files_are_put_aside(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(name="mine", output=tmp_path, folder=tmp_path / "mine")
+    for place in (tmp_path / "mine" / ".lock", tmp_path / "data" / ".in_use"):
+        (place / "inside").mkdir(parents=True)
+    with prepared_inputs(tmp_path, is_kept=True), study_lock(plan):
+        assert (tmp_path / "data" / ".in_use").is_file()
+    for place in (tmp_path / "mine", tmp_path / "data"):
+        assert len(list(place.glob(".*.damaged/inside"))) == 1
