@@ -94,8 +94,9 @@ def test_a_step_that_the_host_has_no_memory_for_is_found_with_the_batch_that_fit
         return answer.get().batch_size
 
     assert fits(8.0) == 8
-    assert 0 < fits(0.7) < 8
-    assert fits(0.05) == 0
+    least, some = fits(0.3), fits(0.7)
+    assert 0 <= least <= some < 8
+    assert some > 0, "the size that is named does fit"
 
 
 def test_small_images_are_not_tried(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +162,8 @@ def test_a_try_that_is_killed_for_memory_does_not_fit(
     "setting",
     [
         "detector.fpn_channels: [64, 256]",
-        "detector.frozen_stages: [0, 2]",
+        "detector.norm: [group, batch]",
         "detector.rpn_pre_nms_train: [50, 2000]",
-        "detector.rpn_pre_nms_test: [50, 2000]",
     ],
 )
 def test_settings_that_need_other_memory_are_all_tried(make_plan: Callable[..., Plan], setting: str) -> None:
