@@ -22,6 +22,7 @@ __all__ = [
     "replacing",
     "require_space",
     "sha256_of",
+    "tells_of_a_full_disk",
     "waiting_for_space",
     "write_text",
 ]
@@ -67,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
         # In the same folder: only there is the file system's replace atomic.
         draft.replace(path)
     except Exception as error:
-        if _tells_of_a_full_disk(error):
+        if tells_of_a_full_disk(error):
             raise DiskFullError(errno.ENOSPC, _described(path, draft)) from None
         raise
     finally:
@@ -139,7 +140,8 @@ def put_aside(path: Path, companions: Sequence[str] = ()) -> Path:
     return aside
 
 
-def _tells_of_a_full_disk(error: Exception) -> bool:
+def tells_of_a_full_disk(error: Exception) -> bool:
+    """Whether an error is that a disk, or the user's share of it, is full, whoever raised it."""
     is_full = isinstance(error, OSError) and error.errno in FULL_ERRNOS
     return is_full or any(words in str(error) for words in FULL_WORDS)
 

@@ -24,6 +24,11 @@ def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def _not_utf8(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + b"\xff\xfe" + content[len(content) // 2 + 2 :])
+
+
 def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -36,6 +41,7 @@ def _replace_by_folder(path: Path) -> None:
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "truncated": _truncate,
     "one bit flipped": flip_bit,
+    "not UTF-8": _not_utf8,
     "empty": _empty,
     "deleted": Path.unlink,
     "a folder": _replace_by_folder,

@@ -78,12 +78,18 @@ def _train(options: argparse.Namespace) -> int:
     from drcnn.engine.metrics import counted_detections
     from drcnn.engine.required_start import require_start
     from drcnn.engine.train import fit
+    from drcnn.locks import held
 
-    before = newest_header(options.output)
-    if before is not None:
-        _refuse_other_settings(options.output, before.state, config)
+    def refuse_other_settings() -> bool:
+        """Whether there is a run to go on with."""
+        before = newest_header(options.output)
+        if before is not None:
+            _refuse_other_settings(options.output, before.state, config)
+        return before is not None
+
+    resumes = refuse_other_settings()
     # Of a folder that does not exist ``prepare`` tells at once: no download before that.
-    elif config.data.source == "digits" or _exists(config.data.source):
+    if not resumes and (config.data.source == "digits" or _exists(config.data.source)):
         progress.phase("looking for the weights, which are downloaded once")
         require_start(config)
     progress.phase("reading the data")
@@ -104,7 +110,9 @@ def _train(options: argparse.Namespace) -> int:
         progress.clear()
         print(printable(line), file=sys.stderr, flush=True)
 
-    fit(config, data, options.output, report=report, options=run_options(), say=say, step=progress.step)
+    with held(options.output, f"{options.output} is being trained already"):
+        refuse_other_settings()  # of a process that has trained there meanwhile
+        fit(config, data, options.output, report=report, options=run_options(), say=say, step=progress.step)
     if not options.json:
         print(f"{options.output}: finished; model in last.safetensors, record in result.json")
         print("\n".join(_next(options.output)))

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from filelock import FileLock
 
 from drcnn.batch import Batch
 from drcnn.config import Config
@@ -24,6 +23,7 @@ from drcnn.engine.evaluate import evaluate_split
 from drcnn.engine.metrics import Metrics
 from drcnn.engine.precision import autocast, require_precision
 from drcnn.engine.run_options import RunOptions
+from drcnn.locks import file_lock
 
 __all__ = ["Evaluation", "evaluate_checkpoint", "measure_latency"]
 
@@ -90,7 +90,7 @@ def measure_latency(checkpoint: Path, config: Config, split: str, options: RunOp
     with (
         autocast(device, config.evaluation.amp),
         unchanged_weights({}),
-        FileLock(Path(tempfile.gettempdir()) / f"drcnn-latency-{os.getuid()}.lock"),
+        file_lock(Path(tempfile.gettempdir()) / f"drcnn-latency-{os.getuid()}.lock"),
     ):
         seconds = min(_pass(detector, batches, device) for _ in range(1 + REPEATS))
     return 1000 * seconds / len(batches)

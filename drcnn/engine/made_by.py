@@ -9,7 +9,10 @@ import torch
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.workers import world_size
 
-__all__ = ["made_by", "merged"]
+__all__ = ["UNKNOWN", "made_by", "merged"]
+
+# The commit in the record of a trial that other launches, before or after, trained with a known one.
+UNKNOWN = "unknown"
 
 
 def made_by(options: RunOptions) -> dict[str, str]:
@@ -31,7 +34,11 @@ def merged(earlier: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]
 
     >>> merged({"torch": "2.11", "workers": "1"}, {"torch": "2.15", "workers": "1"})
     {'torch': '2.11, then 2.15', 'workers': '1'}
+    >>> merged({"torch": "2.11", "commit": "a"}, {"torch": "2.11"})
+    {'commit': 'a, then unknown', 'torch': '2.11'}
     """
+    if earlier and "commit" in {**earlier, **now}:
+        earlier, now = ({"commit": UNKNOWN, **each} for each in (earlier, now))
     both = {**earlier, **now}
     for name, value in now.items():
         before = earlier.get(name, value)

@@ -1,11 +1,18 @@
-"""How a trial runs: device, threads, loader processes. Loads torch only when it is applied."""
+"""How a trial runs (device, threads, loader processes), and whom it tells. Loads torch only when applied."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-__all__ = ["RunOptions"]
+__all__ = ["Report", "RunOptions", "Say", "Step"]
+
+# Takes an epoch's metrics.
+Report = Callable[[dict[str, float]], None]
+# Takes a line about what a person may not expect.
+Say = Callable[[str], None]
+# Takes an epoch and a step, both counted from 1, and the steps of an epoch.
+Step = Callable[[int, int, int], None]
 
 # CUDA takes this for each process before any tensor; the limit on tensors does not count it.
 CONTEXT_BYTES = 600 << 20

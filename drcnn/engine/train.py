@@ -48,20 +48,14 @@ from drcnn.engine.partial_epoch import PartialEpoch, SaveTimes
 from drcnn.engine.performance import performance, reset_peak_memory
 from drcnn.engine.precision import autocast, require_precision
 from drcnn.engine.required_start import require_start
-from drcnn.engine.run_options import RunOptions
+from drcnn.engine.run_options import Report, RunOptions, Say, Step
 from drcnn.engine.schedule import learning_rate, warmup_steps
 from drcnn.engine.start import first_detector
 from drcnn.engine.workers import distributed, from_first, rank, world_size
 from drcnn.files import waiting_for_space, write_text
 from drcnn.identity import start_digest
 
-__all__ = ["Report", "Say", "Step", "fit"]
-
-Report = Callable[[dict[str, float]], None]
-# Takes a line about what a person may not expect.
-Say = Callable[[str], None]
-# Takes an epoch and a step, both counted from 1, and the steps of an epoch.
-Step = Callable[[int, int, int], None]
+__all__ = ["fit"]
 
 
 def fit(
@@ -151,7 +145,7 @@ class _Trial:
     def _resume(self) -> TrainingState:
         text, content = self.config.to_yaml(), data_content(self.data)
         if rank() == 0:
-            write_text(self.folder / "config.yaml", text)
+            waiting_for_space(partial(write_text, self.folder / "config.yaml", text), self.waits)
         if not self.last.exists():
             start = start_digest(self.config)
             return TrainingState(text, list(self.data.classes), data=content, start=start)

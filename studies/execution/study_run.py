@@ -15,6 +15,7 @@ from rich.console import Console
 
 from drcnn.engine.record import read_record
 from drcnn.files import DiskFullError
+from studies.definition.errors import StudyError
 from studies.definition.metrics import key_of
 from studies.definition.plan import Plan, Trial, trained_models
 from studies.definition.request import Request
@@ -101,7 +102,8 @@ class StudyRun:
                 f"run the same command again to resume{'; ' if unwritten else ''}{unwritten}"
             ) from None
         except BaseException:
-            self._close(tracker, "FAILED")
+            if unwritten := self._close(tracker, "FAILED"):
+                self._console.out(unwritten, highlight=False)
             raise
         failed = [trial for trial in self._incomplete() if not self._was_left(trial)]
         unwritten = self._close(tracker, "FAILED" if failed else "FINISHED", reports, outcome)
@@ -256,7 +258,7 @@ class StudyRun:
         try:
             files += self._write_results()
             best = publish_best(self._plan, self._shown())
-        except DiskFullError as error:
+        except (DiskFullError, StudyError) as error:
             self._console.out(str(error), highlight=False)
         try:
             self._folders.store.upload(self._plan.folder)
@@ -268,7 +270,7 @@ class StudyRun:
         return tracker.close(status, self._all(), best, files, outcome.description())
 
     def _write_results(self) -> list[Path]:
-        if self._searcher is not None:
+        if self._searcher is not None and self._searcher.fault is None:
             self._trials = self._searcher.trials()
         if not self._shown():
             return []

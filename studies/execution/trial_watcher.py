@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
+from ray.train.constants import _get_ray_train_session_dir
 from ray.tune.experiment import Trial as TuneTrial
 
 from drcnn.engine.record import Status, read_record, write_failed, write_pruned
-from drcnn.files import SECONDS, DiskFullError, require_space
+from drcnn.files import SECONDS, DiskFullError, require_space, tells_of_a_full_disk, waiting_for_space
 from studies.definition.plan import Plan, Trial
 from studies.definition.request import Machines
 from studies.execution.lost_attempts import NodeFaults, reason_of_loss
@@ -26,7 +29,7 @@ from studies.resources.slots import Allocation
 from studies.transfer.trial_folders import TrialFolders
 from studies.worker.space_note import take_space_note
 
-__all__ = ["FullDisk", "TuneRun", "Watcher", "missing_space"]
+__all__ = ["FullDisk", "TuneRun", "Watcher", "full_disk_behind"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +94,8 @@ class Watcher(tune.Callback):
         self._prunes, self._waits, self._attempts = prunes, waits, attempts
         self._node_faults = NodeFaults(run.allocation)
         self._said_full, self._look_again = False, 0.0
+        # Of these what kills said in earlier launches is deleted.
+        self._begun: set[str] = set()
         self._refused = RefusedNodes() if run.machines.is_cluster else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,12 +126,22 @@ class Watcher(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """An attempt of a trial begins."""
         ours: Trial = trial.config["trial"]
-        take_space_note(ours.folder)  # of an earlier launch
+        self._forget_earlier_launches(ours)
         self._run.tracker.start(ours)
         if self._run.budget is not None:
             self._run.budget.begin(ours.id)
         status = Status.PENDING if self._waits else Status.RUNNING
         self._run.progress.show(ours, status, read_record(ours.folder).metrics)
+
+    def _forget_earlier_launches(self, ours: Trial) -> None:
+        """Delete the notes that they left, before this launch's first attempt begins, or is lost at once."""
+        if ours.id not in self._begun:
+            self._begun.add(ours.id)
+            take_space_note(ours.folder)
+            try:
+                self._run.folders.forget_kills(ours)
+            except OSError as error:
+                logger.warning("%s: notes of earlier launches stay in --storage: %s", ours.name, error)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -147,9 +162,9 @@ class Watcher(tune.Callback):
         problem = self._full_disk.message or self._collect(ours)
         if not problem and not read_record(ours.folder).is_terminal:
             if self._prunes:
-                write_pruned(ours.folder)
+                self._write(partial(write_pruned, ours.folder))
             else:
-                write_failed(ours.folder, "ended without result.json")
+                self._write(partial(write_failed, ours.folder, "ended without result.json"))
         if self._run.budget is not None and read_record(ours.folder).is_finished:
             self._run.budget.end(ours.id)
         self._settle(ours, problem)
@@ -170,24 +185,29 @@ class Watcher(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """The last attempt was lost."""
         ours: Trial = trial.config["trial"]
-        # Tune cannot write down the error if its own disk is full.
+        # All that an attempt writes waits for space: one that ended so has waited in vain. And Tune cannot
+        # write down an error if its own disk is full.
         message = _full_disk_in(_last_error(trial)) or missing_space(self._run.plan.folder)
         self._full_disk.message = self._full_disk.message or message
         problem = message or self._collect(ours)
         if not message:
             failures = trial.num_failures
             times = f" (attempt {failures} of {self._attempts})" if failures > 1 else ""
-            write_failed(ours.folder, f"{self._reason(trial)}{times}")
+            self._write(partial(write_failed, ours.folder, f"{self._reason(trial)}{times}"))
         self._settle(ours, problem)
 
     def _reason(self, trial: TuneTrial) -> str:
         """Why an attempt was lost; a node that has lost too many is left alone, and named."""
         ours: Trial = trial.config["trial"]
+        self._forget_earlier_launches(ours)
         text = _last_error(trial)
         reason = reason_of_loss(ours.folder, trial.config.get("attempt", 0), text)
         if (done := self._node_faults.count(ours.id, reason, text)) is not None:
             logger.warning("%s. Why: %s", done, reason)
         return reason
+
+    def _write(self, write: Callable[[], None]) -> None:
+        waiting_for_space(write, self._run.progress.say)
 
     def _collect(self, trial: Trial) -> str:
         """Download what a node has left of a trial; returns why that is not possible now, empty if it is."""
@@ -224,13 +244,33 @@ def _own_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def missing_space(folder: Path) -> str:
-    """Why nothing can be written there; empty if there is space."""
-    try:
-        require_space(folder)
-    except DiskFullError as error:
-        return str(error)
+def missing_space(*folders: Path) -> str:
+    """Why nothing can be written to one of these folders; empty if there is space."""
+    for folder in folders:
+        try:
+            require_space(folder)
+        except DiskFullError as error:
+            return str(error)
+        except OSError:
+            continue
     return ""
+
+
+def full_disk_behind(error: Exception, folder: Path) -> str:
+    """What is full, in one line, if that is why Tune has ended with an error; else empty.
+
+    Args:
+        error: as Tune raises it: its own text may hold the traceback of another.
+        folder: of the study; what Tune itself writes is in the folder of Ray's session.
+    """
+    session = [Path(_get_ray_train_session_dir())] if ray.is_initialized() else []
+    if message := missing_space(folder, *session) or _full_disk_in(str(error)):
+        return message
+    if not tells_of_a_full_disk(error):
+        return ""
+    # There is space again.
+    where = getattr(error, "filename", None) or " or ".join(map(str, (folder, *session)))
+    return f"there was no space left to write to {where}; free space there and run the same command again"
 
 
 def _full_disk_in(text: str) -> str:
@@ -241,7 +281,7 @@ def _full_disk_in(text: str) -> str:
 def _last_error(trial: TuneTrial) -> str:
     """What Ray wrote of the trial's last failure."""
     try:
-        text = Path(trial.error_file).read_text(encoding="utf-8")
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     except (OSError, TypeError):
         return ""
     return text.rpartition("Failure # ")[2].partition("\n")[2]

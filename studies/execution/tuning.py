@@ -20,7 +20,7 @@ from drcnn.files import DiskFullError
 from studies.definition.plan import Trial
 from studies.definition.study import SearchStudy
 from studies.execution.budgeted import BudgetedTrials
-from studies.execution.trial_watcher import FullDisk, TuneRun, Watcher, missing_space
+from studies.execution.trial_watcher import FullDisk, TuneRun, Watcher, full_disk_behind
 from studies.execution.tune_losses import make_tune_outlive_losses
 from studies.resources.slots import HEAD, Allocation
 from studies.search.pruning import make_scheduler
@@ -52,6 +52,10 @@ def run_trials(
             are timed; or a search, which gives one after another.
         ended: trials of earlier launches, for a search's pruning.
         trainable: what a trial does in place of training; for benchmarks of all the rest.
+
+    Raises:
+        DiskFullError: a disk stays full, a trial's, the study's, or that of Ray's temporary files.
+        StudyError: another process keeps the record of a search to itself, or its disk is full.
     """
     retries = CLUSTER_RETRIES if run.machines.is_cluster else RETRIES
     storage = run.plan.folder.resolve() / "ray"
@@ -108,15 +112,25 @@ def run_trials(
     make_tune_outlive_losses()
     try:
         tuner.fit()
-    except Exception:
-        # Tune's own files, whose disk is full as well, may be what it stumbles over.
-        full_disk.message = full_disk.message or missing_space(run.plan.folder)
+    except Exception as error:
+        full_disk.message = full_disk.message or _what_is_full(error, run.plan.folder, remaining)
         if not full_disk.message:
             raise
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     if full_disk.message:
         raise DiskFullError(errno.ENOSPC, full_disk.message)
+
+
+def _what_is_full(error: Exception, folder: Path, remaining: object) -> str:
+    """What is full, if that is why Tune has ended; else empty.
+
+    Raises:
+        StudyError: the record of a search could not be used, of which Tune makes a page.
+    """
+    if isinstance(remaining, StudySearcher) and remaining.fault is not None:
+        raise remaining.fault from None
+    return full_disk_behind(error, folder)
 
 
 def _job(run: TuneRun, storage: Path, *, measures_latency: bool) -> Job:

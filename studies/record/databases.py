@@ -14,9 +14,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from filelock import FileLock
-
 from drcnn.files import put_aside
+from drcnn.locks import file_lock
 from studies.definition.errors import StudyError, one_line
 
 __all__ = ["PATIENCE", "ready_database"]
@@ -52,7 +51,7 @@ def ready_database(
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        with file_lock(path.with_name(f".{path.name}.lock")):
             fault = _fault(path, is_whole, patience)
             if fault:
                 aside = put_aside(path, COMPANIONS)

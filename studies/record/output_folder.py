@@ -6,27 +6,23 @@ import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.data.prepare import prepare
-from drcnn.files import DiskFullError, write_text
+from drcnn.files import DiskFullError, put_aside
+from drcnn.locks import held
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.definition.plan import Plan
 from studies.definition.trial import Inputs
-from studies.record.holder import Holder
 
 __all__ = ["prepared_inputs", "removed_after_bad_input", "study_lock"]
 
 # In the folder of prepared data, held by every launch that works there.
 IN_USE = ".in_use"
-# In a study's folder: which process launched it last.
-HOLDER = ".holder"
 
 
 @contextmanager
@@ -80,6 +76,8 @@ def prepared_inputs(output: Path, *, is_kept: bool) -> Iterator[Inputs]:
         cache = Path(scratch) if is_elsewhere else output.resolve() / "data"
         try:
             cache.mkdir(parents=True, exist_ok=True)
+            if (cache / IN_USE).is_dir():
+                put_aside(cache / IN_USE)
             in_use = (cache / IN_USE).open("a+")
         except OSError as error:
             raise StudyError(f"--output {output}: cannot write there: {error.strerror}") from None
@@ -99,25 +97,10 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
         ) from None
 
 
-@contextmanager
-def study_lock(plan: Plan) -> Iterator[None]:
+def study_lock(plan: Plan) -> AbstractContextManager[None]:
     """Hold the study's lock: two launches of one study in one folder would write each other's record.
 
     Raises:
-        StudyError: another launch holds it.
+        HeldError: another launch holds it.
     """
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(plan.folder / ".lock", timeout=0), plan.folder / HOLDER
-    try:
-        lock.acquire()
-    except Timeout:
-        who = Holder.from_json(holder.read_text(encoding="utf-8")) if holder.exists() else "another process"
-        raise StudyError(
-            f"{plan.name} is running already in {plan.output}: {who}; wait, end it, or give another --output"
-        ) from None
-    try:
-        with suppress(OSError):
-            write_text(holder, Holder.here().to_json())
-        yield
-    finally:
-        lock.release()
+    return held(plan.folder, f"{plan.name} is running already in {plan.output}")

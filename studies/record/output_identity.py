@@ -10,8 +10,7 @@ import logging
 import uuid
 from pathlib import Path
 
-from filelock import FileLock
-
+from drcnn.locks import file_lock
 from drcnn.sealed import DamagedFileError, read_sealed, write_sealed
 
 __all__ = ["IDENTITY", "output_identity"]
@@ -26,7 +25,7 @@ def output_identity(output: Path) -> str:
     """The id of an absolute output folder, made when it is first asked for; a copy gets one of its own."""
     path = output / IDENTITY
     # Launches of two studies may ask at once.
-    with FileLock(output / f"{IDENTITY}.lock"):
+    with file_lock(output / f"{IDENTITY}.lock"):
         own_id, place = _read(path)
         is_copy = bool(own_id) and place != str(output) and _read(Path(place, IDENTITY))[0] == own_id
         if is_copy or not own_id:

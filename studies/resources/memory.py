@@ -23,6 +23,8 @@ __all__ = ["MemoryCheck", "check_memory", "try_on_node"]
 GIB = 2**30
 # Of small images, as those of the embedded digits, no step has needed so much: they are not tried.
 SMALL_PIXELS, SMALL_GIB = 500_000, 3.0
+# How often a size is tried whose process ends: something else may have ended it, or taken the memory.
+TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class MemoryCheck:
     """What a step of a trial has shown about its memory.
 
     Attributes:
-        batch_size: the largest that fits, of all workers: the trial's own, or what its halves end at; 0 if
-            not even one image a worker does.
+        batch_size: one that fits, of all workers: the trial's own, or what its halves end at; 0 if it does
+            not, at last if not even one image a worker does.
         part: GiB that a worker has.
         whole: of what, in words.
     """
@@ -77,7 +79,8 @@ def try_on_node(
 ) -> MemoryCheck:
     """Try a trial on any node with a free slot, in a process that ends afterwards and so frees its memory.
 
-    Small images on a CPU are taken to fit, and so is a trial whose step fails for another reason.
+    Small images on a CPU are taken to fit, and so is a trial whose step fails for another reason. Where Ray,
+    or the kernel, ends the process for want of memory, less is tried.
     """
     import ray
 
@@ -87,13 +90,30 @@ def try_on_node(
     if not allocation.gpus and _is_small(trial, allocation, workers):
         return unknown
     folders.offer([trial])
-    task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus, max_calls=1, max_retries=2)(_try)
-    try:
-        tried = task.remote(trial, folders, options, workers, allocation)
-        result: MemoryCheck = result_of(tried, "to try whether a step fits into its memory")
-    except ray.exceptions.RayError:
-        return unknown  # whatever it is, the trial itself shows it, is tried again or recorded
-    return result
+    # Not tried again by Ray: one that is too large would be, for ever.
+    task = ray.remote(num_cpus=allocation.cpus, num_gpus=allocation.gpus, max_calls=1, max_retries=0)(_try)
+    too_large: MemoryCheck | None = None
+    size = trial.config.training.batch_size
+    while size >= workers:
+        for _ in range(TRIES):
+            try:
+                tried = task.remote(trial, folders, options, workers, allocation, size)
+                check: MemoryCheck = result_of(tried, "to try whether a step fits into its memory")
+            except ray.exceptions.OutOfMemoryError:
+                part = _share_of_host(allocation, workers)
+                too_large = MemoryCheck(0, part, "what is free, on a node that was short of it")
+            except ray.exceptions.WorkerCrashedError:
+                continue  # killed by the kernel, if less goes well
+            except ray.exceptions.RayError:
+                return unknown  # whatever it is, the trial itself shows it, is tried again or recorded
+            else:
+                if check.batch_size:
+                    return check
+                too_large = check
+                break
+        size = size // 2 // workers * workers  # the half, the same for each worker
+    # If all that is known is that it crashes, it does so with any batch.
+    return too_large or unknown
 
 
 def _is_small(trial: Trial, allocation: Allocation, workers: int) -> bool:
@@ -104,8 +124,9 @@ def _is_small(trial: Trial, allocation: Allocation, workers: int) -> bool:
 
 
 def _try(
-    trial: Trial, folders: TrialFolders, options: RunOptions, workers: int, allocation: Allocation
+    trial: Trial, folders: TrialFolders, options: RunOptions, workers: int, allocation: Allocation, size: int
 ) -> MemoryCheck:
+    """Try a step of this size; a smaller one in another process: this one keeps pieces of what failed."""
     import torch
 
     folders.prepare_data(trial)
@@ -118,19 +139,12 @@ def _try(
         part, whole = _share_of_host(allocation, workers), "what is free here, shared by all that run at once"
         # Else the kernel would kill, and not always the process that asks for too much.
         resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + int(part * GIB), resource.RLIM_INFINITY))
-    size = trial.config.training.batch_size
-    while size >= workers:
-        if _fits(trial, size, workers, options.device):
-            return MemoryCheck(size, part, whole)
-        size = size // 2 // workers * workers
-    return MemoryCheck(0, part, whole)
+    return MemoryCheck(size if _fits(trial, size, workers, options.device) else 0, part, whole)
 
 
 def _fits(trial: Trial, batch_size: int, workers: int, device: str) -> bool:
     import torch
 
-    if device == "cuda":
-        torch.cuda.empty_cache()
     try:
         train_once(trial, batch_size, workers, device)
     except (RuntimeError, MemoryError) as error:

@@ -11,12 +11,12 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import ray
-from filelock import FileLock
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
 from drcnn.files import write_text
+from drcnn.locks import file_lock
 from studies.definition.errors import StudyError, one_line
 from studies.resources.node_probe import SECONDS, NodeReport, NodeRequirements, probe_node
 
@@ -56,7 +56,7 @@ class Examination:
         # Not in OUTPUT, which is the study's record and may be shared. Each launch has files of its own, as
         # has each of several nodes of one machine.
         verdict = Path(tempfile.gettempdir()) / f"drcnn-examined-{context.get_job_id()}-{node}"
-        with FileLock(f"{verdict}.lock"):
+        with file_lock(Path(f"{verdict}.lock")):
             if not verdict.exists():
                 report, faults = self._examine(node)
                 if report.passing and not faults:

@@ -83,8 +83,10 @@ def cost_key(config: Config) -> tuple[object, ...]:
     """Return the settings that decide how long a step takes, and how much memory it needs."""
     detector, data = config.detector, config.data
     return (
-        (detector.variant, detector.stages, detector.backbone, detector.backbone_width, detector.fc_width),
-        (detector.roi_samples, detector.rpn_post_nms_train, detector.rpn_post_nms_test),
+        (detector.backbone, detector.backbone_width, detector.norm, detector.frozen_stages),
+        (detector.variant, detector.stages, detector.fpn_channels, detector.fc_width, detector.roi_samples),
+        (detector.rpn_pre_nms_train, detector.rpn_post_nms_train),
+        (detector.rpn_pre_nms_test, detector.rpn_post_nms_test),
         (data.short_side, data.long_side, data.train_short_sides),
         (config.training.batch_size, config.training.amp),
     )
@@ -170,8 +172,8 @@ def _recorded(output: Path, judged_last: Mapping[DataConfig, int]) -> Throughput
             # The figures are of all workers together.
             training = workers / metrics["perf/images_per_s"]
             inference = workers * metrics["perf/eval_seconds"] / judged_last[config.data]
-        except (OSError, ConfigError, KeyError):
-            continue  # of an earlier version, or of other data
+        except (OSError, UnicodeDecodeError, ConfigError, KeyError):
+            continue  # of an earlier version, of other data, or damaged
         throughput = ImageTime(training, inference, "finished trials of this output folder")
         throughputs[cost_key(config), gpus / workers][workers] = throughput
     return throughputs

@@ -26,12 +26,12 @@ from drcnn.config import Config, ConfigError
 from drcnn.engine.record import read_record
 from drcnn.files import DAMAGED
 from drcnn.identity import NUMERICS, effective_settings
-from studies.definition.errors import StudyError, one_line
 from studies.definition.plan import Plan, Trial
 from studies.definition.study import SearchStudy
 from studies.record.completion import is_complete
 from studies.record.databases import ready_database
 from studies.record.tracking.addresses import sqlite_uri
+from studies.search.patient_storage import LOCK_SECONDS, PatientStorage, storage_fault
 
 __all__ = [
     "TRIAL_ID",
@@ -48,8 +48,6 @@ __all__ = [
 
 # An attribute of Optuna's trials.
 TRIAL_ID = "trial_id"
-# How long to wait for another process that holds the database.
-LOCK_SECONDS = 30
 
 
 def search_key(plan: Plan) -> str:
@@ -66,7 +64,7 @@ def search_key(plan: Plan) -> str:
     return f"{plan.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def ready_storage(plan: Plan) -> optuna.storages.RDBStorage:
+def ready_storage(plan: Plan) -> PatientStorage:
     """Optuna's storage, for a launch: made if it is not there, put aside and made again if it is damaged.
 
     Raises:
@@ -74,7 +72,7 @@ def ready_storage(plan: Plan) -> optuna.storages.RDBStorage:
     """
     loss = "the search goes on with the trials of its space that are in --output"
     ready_database(_database(plan), _make, _is_whole, loss, patience=LOCK_SECONDS)
-    return storage(plan)
+    return PatientStorage(_database(plan))
 
 
 def storage(plan: Plan) -> optuna.storages.RDBStorage:
@@ -93,13 +91,7 @@ def storage_faults_named(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-        cause = error.__cause__ or error
-        why = getattr(cause, "orig", None) or cause
-        raise StudyError(
-            f"{_database(plan)}: Optuna's record of the search cannot be used: {one_line(why)}; end what "
-            "else uses it, then run the study's command again: finished trials and epochs are kept, and a "
-            "damaged record is made again from them"
-        ) from None
+        raise storage_fault(_database(plan), error) from None
 
 
 def recorded_trials(plan: Plan, key: str) -> list[Trial]:

@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 
 from drcnn.config import ConfigError
 from drcnn.engine.record import Status, TrialRecord, read_record, write_pruned
+from studies.definition.errors import StudyError
 from studies.definition.plan import Plan, Trial
 from studies.definition.settings import Space
 from studies.definition.study import SearchStudy
@@ -64,8 +65,9 @@ class StudySearcher(Searcher):
         self.may_begin: Callable[[Trial | None], bool] = lambda resumed: True
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         plan.folder.mkdir(parents=True, exist_ok=True)
+        self._storage = ready_storage(plan)
         self._optuna = optuna.create_study(
-            storage=ready_storage(plan),
+            storage=self._storage,
             sampler=optuna.samplers.TPESampler(seed=plan.study.seed),
             study_name=key,
             # With a second objective TPE looks for the settings that no other beats in both.
@@ -77,6 +79,11 @@ class StudySearcher(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         # Tune saves its searcher to restore it; we never restore, and connections cannot be saved.
         return {}
+
+    @property
+    def fault(self) -> StudyError | None:
+        """Why the record cannot be used any more, however long that was tried; none if it can."""
+        return self._storage.fault
 
     def trials(self) -> list[Trial]:
         """Every distinct trial of the search so far, in the order it was asked for."""

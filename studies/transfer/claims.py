@@ -23,8 +23,8 @@ from contextlib import contextmanager, suppress
 
 from pyarrow import fs
 
+from drcnn.locks import Holder
 from studies.definition.errors import StudyError, one_line
-from studies.record.holder import Holder
 from studies.transfer.retry import with_retries
 
 __all__ = ["LASTS", "claimed"]

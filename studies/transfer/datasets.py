@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-from filelock import FileLock
 from pyarrow import fs
 
 from drcnn.data.annotations import DataError
 from drcnn.data.formats.folders import joined_folders
+from drcnn.locks import file_lock
 from studies.definition.errors import FetchError, StudyError, one_line
 from studies.transfer.data_checksums import SUMS, has_checksum, read_sums
 from studies.transfer.retry import with_retries
@@ -79,7 +79,7 @@ def download_datasets(remotes: Sequence[RemoteFolder]) -> None:
     for remote in remotes:
         cache = remote.folder.parent
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{remote.folder.name}.lock"):
+        with file_lock(cache / f".{remote.folder.name}.lock"):
             if not remote.folder.exists():
                 _Download(remote).run()
 

@@ -12,16 +12,15 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from drcnn.engine.checkpoint_header import PREVIOUS
+from drcnn.locks import LOCK, file_lock
 from drcnn.trained_model import CHECKPOINT
 from studies.transfer.trial_store import TrialStore
 
-__all__ = ["LOCK", "drop_idle_weights", "drop_weights"]
+__all__ = ["drop_idle_weights", "drop_weights"]
 
-# In the folder of a trial that somebody works in.
-LOCK = ".lock"
 # Seconds. Weights that have just come are for somebody who has not begun yet.
 YOUNG = 600.0
 
@@ -61,7 +60,7 @@ def drop_idle_weights(store: TrialStore, trials: Path, needed: Collection[Path])
             with ExitStack() as locks:
                 # Who evaluates a detector locks the evaluation's folder only.
                 for lock in (folder / LOCK, *folder.glob(f"evaluations/*/{LOCK}")):
-                    locks.enter_context(FileLock(lock, timeout=0))
+                    locks.enter_context(file_lock(lock, timeout=0))
                 freed += drop_weights(store, folder)
         except (Timeout, FileNotFoundError):
             continue

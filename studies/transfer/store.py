@@ -13,6 +13,7 @@ import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -103,7 +104,7 @@ class ObjectStore(TrialStore):
 
     def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:  # noqa: D102
         for info in self._list(folder):
-            if names is None or info.base_name in names:
+            if names is None or any(fnmatch(info.base_name, name) for name in names):
                 with_retries(partial(self._store.delete_file, info.path))
                 self._synced.pop(folder / info.base_name, None)
 
@@ -130,7 +131,7 @@ class ObjectStore(TrialStore):
         mark = self._output / MARK
         # A hash, since the address may hold a key.
         digest = hashlib.sha256(self._uri.encode()).hexdigest()
-        if mark.exists() and mark.read_text(encoding="utf-8") == digest:
+        if mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == digest:
             return
         trials = self._output / "trials"
         for folder in [*trials.glob(TRIAL), *trials.glob(f"{TRIAL}/evaluations/{TRIAL}")]:

@@ -14,19 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from drcnn.config import Config, ConfigError
 from drcnn.data.annotations import Annotations
 from drcnn.engine.detections_file import DETECTIONS, has_detections
 from drcnn.engine.record import OUTCOME_FILES, read_record, reopen, write_failed
-from drcnn.files import write_text
+from drcnn.files import DiskFullError, put_aside, write_text
 from drcnn.identity import effective_settings
+from drcnn.locks import LOCK, file_lock
 from drcnn.trained_model import CHECKPOINT
 from studies.definition.plan import Trial
 from studies.record.provenance import installed_versions
 from studies.transfer.datasets import RemoteFolder, download_datasets
-from studies.transfer.node_disk import LOCK, drop_idle_weights, drop_weights
+from studies.transfer.node_disk import drop_idle_weights, drop_weights
 from studies.transfer.store import NOTES
 from studies.transfer.trial_store import TrialStore
 
@@ -57,7 +56,7 @@ class TrialFolders:
     def locked(self, trial: Trial) -> Iterator[None]:
         """Wait until nobody else works in the trial's folder, here or in the store, and keep others out."""
         trial.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(trial.folder / LOCK), self.store.claim(trial.folder, trial.name, waits=True):
+        with file_lock(trial.folder / LOCK), self.store.claim(trial.folder, trial.name, waits=True):
             yield
 
     def prepare_data(self, trial: Trial) -> None:
@@ -74,6 +73,8 @@ class TrialFolders:
         for table in _tables(trial):
             try:
                 self.store.download_table(table)
+            except DiskFullError:
+                raise
             except OSError as error:
                 raise OSError(f"{node} cannot get {table}: {error}") from None
             if not table.exists():
@@ -108,6 +109,16 @@ class TrialFolders:
     def drop_weights(self, trial: Trial) -> None:
         """Delete a trial's weights on this node once the store has them; it gives them back when asked."""
         drop_weights(self.store, trial.folder)
+
+    def forget_kills(self, trial: Trial) -> None:
+        """Delete what tells why processes were killed in earlier launches, here and in the store."""
+        pattern = KILL_NOTE.format(attempt="*", rank="*")
+        for note in trial.folder.glob(pattern):
+            if note.is_dir():
+                put_aside(note)
+            else:
+                note.unlink(missing_ok=True)
+        self.store.delete(trial.folder, [pattern])
 
     def fail(self, trial: Trial, message: str, trace: str = "") -> None:
         """Record that a trial failed for good, here and in the store."""

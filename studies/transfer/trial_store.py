@@ -35,7 +35,7 @@ class TrialStore:
         return False
 
     def delete(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Delete the files of a folder from the store; with ``names``, only these files."""
+        """Delete the files of a folder from the store; with ``names``, only these, which may be patterns."""
 
     def archive(self, folder: Path, destination: Path) -> None:
         """Move the stored files of a folder to another folder of the store."""

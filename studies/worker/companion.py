@@ -30,6 +30,10 @@ GRACE = 3
 # Seconds that stacks may take, and of silence after which they are written: who was stopped works meanwhile.
 STACKS_SECONDS = 3.0
 STACKS_SILENCE = 0.3
+# A process that the kernel kills needs seconds to go if it has many gibibytes; an earlier kill was another's.
+RECENT = 10.0
+# Where the kernel counts its kills for want of memory: in this container, else anywhere.
+COUNTERS = ("/sys/fs/cgroup/memory.events", "/proc/vmstat")
 GIB = 2**30
 
 
@@ -41,7 +45,7 @@ def main(arguments: list[str]) -> None:
     note = Path(arguments[3])
     floors = {BATCH: float(arguments[4]), BETWEEN: float(arguments[5])}
     longest = dict.fromkeys(floors, 0.0)
-    kills, memory = _kills_for_memory(), 0
+    kills, memory = _RecentKills(), 0
     state, silent = BETWEEN, 0.0
     while True:
         begun = time.monotonic()
@@ -55,6 +59,7 @@ def main(arguments: list[str]) -> None:
             _tell_of_memory(note, kills, memory)
             return
         memory = _resident(pid) or memory
+        kills.look()
         if received:
             if state in longest:
                 longest[state] = max(longest[state], silent)
@@ -105,11 +110,35 @@ def _kill(pid: int, stacks: int, note: Path, reason: str) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def _tell_of_memory(note: Path, before: int | None, memory: int) -> None:
-    """Leave a note if the kernel has killed for want of memory since the work began."""
+class _RecentKills:
+    """Whether the kernel has killed for want of memory within the last ``RECENT`` seconds.
+
+    Not since the work began: hours ago it may have killed another process of this machine.
+    """
+
+    def __init__(self) -> None:
+        self._counts: list[tuple[float, int | None]] = []
+        self.look()
+
+    def look(self) -> None:
+        """Take the count, once a second at most."""
+        now = time.monotonic()
+        if not self._counts or now - self._counts[-1][0] >= TICK:
+            self._counts.append((now, _kills_for_memory()))
+        # The newest of those that are old enough stays, to compare with.
+        while len(self._counts) > 1 and now - self._counts[1][0] >= RECENT:
+            del self._counts[0]
+
+    def has_more(self) -> bool:
+        """Whether it has killed since the count that was taken so long ago."""
+        before, now = self._counts[0][1], _kills_for_memory()
+        return before is not None and now is not None and now > before
+
+
+def _tell_of_memory(note: Path, kills: _RecentKills, memory: int) -> None:
+    """Leave a note if the kernel has killed for want of memory just now."""
     time.sleep(TICK)  # the kernel counts a kill a little later
-    now = _kills_for_memory()
-    if before is not None and now is not None and now > before:
+    if kills.has_more():
         size = f" it had {memory / GIB:.1f} GiB;" if memory else ""
         with suppress(OSError):
             _write(
@@ -126,8 +155,8 @@ def _write(note: Path, text: str) -> None:
 
 
 def _kills_for_memory() -> int | None:
-    """How many processes the kernel has killed for want of memory: in this container, else anywhere."""
-    for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+    """How many processes the kernel has killed for want of memory; none if that is not known."""
+    for path in COUNTERS:
         with suppress(OSError):
             for line in Path(path).read_text(encoding="ascii").splitlines():
                 name, _, value = line.partition(" ")

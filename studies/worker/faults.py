@@ -11,13 +11,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from drcnn.config import ConfigError
 from drcnn.data.annotations import DataError
 from drcnn.engine.errors import CheckpointError, TrainingDiverged, TrainingInterrupted, lacks_host_memory
+from drcnn.files import waiting_for_space
 from studies.definition.plan import Trial
 from studies.transfer.trial_folders import TrialFolders
 from studies.worker.notice import NodeTakenAway
+from studies.worker.space_note import SpaceNote
 
 __all__ = ["failures_recorded", "wait_before_attempt"]
 
@@ -59,14 +62,18 @@ def failures_recorded(trial: Trial, folders: TrialFolders) -> Iterator[None]:
     try:
         yield
     except (TrainingDiverged, DataError, ConfigError, CheckpointError) as error:
-        folders.fail(trial, _message(error))
+        _fail(trial, folders, _message(error))
     except TrainingInterrupted as error:
         raise NodeTakenAway(str(error)) from error
     except Exception as error:
         if not _would_repeat_itself(error):
             raise RuntimeError(f"{_message(error)}{_place(error)}") from error
-        folders.fail(trial, _message(error), traceback.format_exc())
+        _fail(trial, folders, _message(error), traceback.format_exc())
         raise
+
+
+def _fail(trial: Trial, folders: TrialFolders, *what: str) -> None:
+    waiting_for_space(partial(folders.fail, trial, *what), SpaceNote(trial.folder))
 
 
 def wait_before_attempt(failures: int, sleep: Callable[[float], None] = time.sleep) -> None:

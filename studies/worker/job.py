@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from drcnn.engine.run_options import RunOptions
+from drcnn.files import waiting_for_space
 from studies.definition.plan import Trial
 from studies.record import provenance
 from studies.resources.nodes import Examination
 from studies.resources.slots import Allocation
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker.space_note import SpaceNote
 from studies.worker.watch import Patience
 
 __all__ = ["Job", "WorkerGroup", "run_options"]
@@ -58,15 +60,25 @@ class Job:
     patience: Patience = PATIENCE
     examination: Examination | None = None
 
-    def prepare_node(self, trial: Trial) -> None:
-        """Make sure that this node is fit, and bring here all that a trial needs.
+    def prepare_node(self, trial: Trial, attempt: int) -> None:
+        """Make sure that this node is fit, and bring here all that a trial needs, once there is space for it.
+
+        Args:
+            trial: to work on; the caller holds its lock.
+            attempt: of this launch, from 0: what kills said in earlier launches is deleted before the first.
 
         Raises:
             OSError: it is not, or something cannot be had here.
         """
-        if self.examination is not None:
-            self.examination.require_fit()
-        self.folders.prepare_node(trial)
+        if attempt == 0:
+            self.folders.forget_kills(trial)
+
+        def prepare() -> None:
+            if self.examination is not None:
+                self.examination.require_fit()
+            self.folders.prepare_node(trial)
+
+        waiting_for_space(prepare, SpaceNote(trial.folder))
 
 
 def run_options(allocation: Allocation) -> RunOptions:

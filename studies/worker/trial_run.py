@@ -44,7 +44,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
     wait_before_attempt(config.get("failures", 0))
     with job.folders.locked(trial):
         with failures_recorded(trial, job.folders):
-            job.prepare_node(trial)
+            job.prepare_node(trial, attempt)
             _with_whole_detector(trial, job, attempt, lambda: work_watched(trial, job, attempt, tune.report))
         if job.measures_latency and read_record(trial.folder).is_finished:
             with failures_recorded(trial, job.folders):
@@ -152,7 +152,8 @@ def _train_or_evaluate(
         report(evaluate(trial, options))
         return
     why = trained.error or trained.status
-    write_failed(trial.folder, f"the detector was not trained ({trial.model.name}: {why})")
+    message = f"the detector was not trained ({trial.model.name}: {why})"
+    waiting_for_space(partial(write_failed, trial.folder, message), SpaceNote(trial.folder))
 
 
 def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
@@ -175,14 +176,16 @@ def evaluate(trial: Trial, options: RunOptions) -> dict[str, float]:
     evaluations = evaluate_checkpoint(checkpoint, trial.config, tables, options)
     judged = evaluations[trial.data.judged]
     trial.folder.mkdir(parents=True, exist_ok=True)
-    waiting_for_space(partial(write_detections, trial.folder, judged.detections), SpaceNote(trial.folder))
-    write_text(trial.folder / "config.yaml", trial.config.to_yaml())
+    waits = SpaceNote(trial.folder)
+    waiting_for_space(partial(write_detections, trial.folder, judged.detections), waits)
+    waiting_for_space(partial(write_text, trial.folder / "config.yaml", trial.config.to_yaml()), waits)
     seconds = time.perf_counter() - started
     metrics = {"epoch": float(judged.epoch), "perf/eval_seconds": seconds}
     for split, evaluation in evaluations.items():
         metrics |= {key_of(name, split): value for name, value in evaluation.metrics.summary.items()}
     # Last: the mark of a finished evaluation.
-    write_finished(trial.folder, [metrics], judged.metrics.per_class, seconds, made_by(options))
+    finish = partial(write_finished, trial.folder, [metrics], judged.metrics.per_class, seconds)
+    waiting_for_space(partial(finish, made_by(options)), waits)
     return metrics
 
 
@@ -193,4 +196,5 @@ def time_inference(trial: Trial, options: RunOptions) -> None:
     if read_record(trial.folder).latency is None:
         checkpoint = (trial.model or trial).folder / CHECKPOINT
         milliseconds = measure_latency(checkpoint, trial.config, trial.data.judged_table, options)
-        write_latency(trial.folder, milliseconds, options.device)
+        note = partial(write_latency, trial.folder, milliseconds, options.device)
+        waiting_for_space(note, SpaceNote(trial.folder))

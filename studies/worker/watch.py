@@ -54,13 +54,9 @@ class Watch:
 
     def __init__(self, folder: Path, attempt: int, rank: int, patience: Patience) -> None:
         self._note = folder / KILL_NOTE.format(attempt=attempt, rank=rank)
-        self._is_first = attempt == rank == 0
         self._patience = patience
 
     def __enter__(self) -> Self:
-        if self._is_first:
-            for earlier in self._note.parent.glob(KILL_NOTE.format(attempt="*", rank="*")):
-                earlier.unlink()  # of an earlier launch
         marks, self._marks = os.pipe()
         stacks, self._stacks = os.pipe()
         os.set_blocking(self._marks, False)
@@ -115,5 +111,13 @@ def reason_of_kill(folder: Path, attempt: int) -> str | None:
     Of several workers it is the one that held up the others.
     """
     notes = sorted(folder.glob(KILL_NOTE.format(attempt=attempt, rank="*")))
-    reasons = [note.read_text(encoding="utf-8").partition("\n")[0] for note in notes]
+    reasons = [first for note in notes if (first := _first_line(note))]
     return min(reasons, key=lambda reason: companion.STOPPED not in reason, default=None)
+
+
+def _first_line(note: Path) -> str:
+    """Empty if it cannot be read, as a folder in its place."""
+    try:
+        return note.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    except OSError:
+        return ""

@@ -140,7 +140,7 @@ def _work(config: Mapping[str, Any]) -> None:
     job: Job = config["job"]
     with failures_recorded(trial, job.folders):
         if ray.train.get_context().get_local_rank() == 0:
-            job.prepare_node(trial)
+            job.prepare_node(trial, config["attempt"])
         # The node's other workers read what its first one downloaded.
         dist.barrier()
     if read_record(trial.folder).is_failed:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -29,6 +30,7 @@ from drcnn.engine.record import read_record
 from drcnn.engine.run_options import RunOptions
 from drcnn.engine.schedule import learning_rate
 from drcnn.engine.train import fit
+from tests.damage import Filler, small_disk
 
 ONE_THREAD = RunOptions(threads=1)
 
@@ -393,3 +395,18 @@ def test_learning_rate_follows_the_paper() -> None:
     cosine = training.model_copy(update={"schedule": "cosine", "warmup_iterations": 0})
     assert learning_rate(cosine, 6_000, 1000) == pytest.approx(0.0025)
     assert learning_rate(cosine, 12_000, 1000) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.faults
+def test_a_disk_that_is_full_at_the_start_is_waited_for(
+    tiny_config: Config, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    with small_disk(tmp_path / "disk", megabytes=50) as disk:
+        filler = Filler(disk)
+        threading.Timer(1.5, filler.remove).start()
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny_config, tiny_data, disk, report=StopAfter(1), options=ONE_THREAD, waits=said.append)
+        (line,) = said
+        assert "to write config.yaml" in line
+        assert Config.from_yaml((disk / "config.yaml").read_text()) == tiny_config

@@ -88,6 +88,7 @@ def redacted(text: str) -> str:
     'https://***@head, s3://bucket?secret_key=***&region=y'
     """
     # To the last @: a password that was not encoded may hold one, or a slash.
-    text = re.sub(r"(?<=://)([^:/@\s]*):\S*@", r"\1:***@", text)
-    text = re.sub(r"(https?://)[^:/@\s]+@", r"\1***@", text)
+    # An address of a slash too few is none, but may hold a password as well.
+    text = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*:/{0,2}[^:/@\s]*):\S*@", r"\1:***@", text)
+    text = re.sub(r"(?i)(https?:/{0,2})[^:/@\s]+@", r"\1***@", text)
     return re.sub(r"(?i)([?&][a-z_]*(?:password|passwd|token|secret|key)[a-z_]*=)[^&\s]+", r"\1***", text)

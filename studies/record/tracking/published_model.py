@@ -60,7 +60,7 @@ SIGNATURE = ModelSignature(
     ),
     params=ParamSchema([ParamSpec("least_score", DataType.double, 0.0)]),
 )
-# A tag of the run: the trial whose model it has published.
+# A tag of the run: the trial whose model it has published; and of that model's registered version.
 PUBLISHED = "drcnn.published"
 EXAMPLE_SIDE = 256  # pixels, at most
 
@@ -81,6 +81,10 @@ def publish(client: MlflowClient, run: str, study: Path, best: Trial) -> None:
     """
     found = client.get_run(run)
     if found.data.tags.get(PUBLISHED) == best.id:
+        return
+    if _is_registered(client, run, study.name, best):
+        # A launch was killed between the two, or the store failed.
+        client.set_tag(run, PUBLISHED, best.id)
         return
     from drcnn.engine.checkpoint import read_model
 
@@ -104,9 +108,20 @@ def publish(client: MlflowClient, run: str, study: Path, best: Trial) -> None:
     except MlflowException:
         client.create_registered_model(name, description=f"The detector that the study {name} publishes.")
     client.create_model_version(
-        name, logged.artifact_location, run, description=best.name, model_id=logged.model_id
+        name,
+        logged.artifact_location,
+        run,
+        tags={PUBLISHED: best.id},
+        description=best.name,
+        model_id=logged.model_id,
     )
     client.set_tag(run, PUBLISHED, best.id)
+
+
+def _is_registered(client: MlflowClient, run: str, name: str, best: Trial) -> bool:
+    # Not by its name, in which a quotation mark would end the query.
+    versions = client.search_model_versions(f"run_id = '{run}'")
+    return any(found.name == name and found.tags.get(PUBLISHED) == best.id for found in versions)
 
 
 def _save(folder: Path, checkpoint: Path, changes: Mapping[str, Any], best: Trial) -> None:

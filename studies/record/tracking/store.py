@@ -64,9 +64,11 @@ def open_tracker(uri: str, plan: Plan, draw: Callable[[Trial], Mapping[str, Imag
     is_own = uri == default_uri(plan.output)
     _quieten()
     if not is_server(uri):
+        if not uri.startswith("file:") and "://" not in uri and ":" in uri:
+            raise _no_address(uri)
         if uri.startswith("file:") or "://" not in uri:
             raise StudyError(
-                f"--tracking-uri {uri}: MLflow writes to folders no longer; leave it and "
+                f"--tracking-uri {redacted(uri)}: MLflow writes to folders no longer; leave it and "
                 "$MLFLOW_TRACKING_URI out for mlflow.db in --output, or give a database "
                 "(sqlite:////FOLDER/mlflow.db) or a server"
             )
@@ -81,6 +83,13 @@ def open_tracker(uri: str, plan: Plan, draw: Callable[[Trial], Mapping[str, Imag
             raise
         place = plan.output / "mlflow.db" if is_own else f"--tracking-uri {redacted(uri)}"
         raise StudyError(f"{place}: MLflow cannot use it: {why(error)}") from None
+
+
+def _no_address(uri: str) -> StudyError:
+    return StudyError(
+        f"--tracking-uri {redacted(uri)}: not the address of a database; expected such as "
+        "sqlite:////FOLDER/mlflow.db, postgresql://USER@HOST/NAME, or a server's, http://HOST:5000"
+    )
 
 
 def _quieten() -> None:
@@ -98,10 +107,7 @@ def _ready(uri: str, output: Path) -> None:
         url = make_url(uri)
         url.get_dialect().import_dbapi()
     except (ArgumentError, NoSuchModuleError):
-        raise StudyError(
-            f"--tracking-uri {redacted(uri)}: not the address of a database; expected such as "
-            "sqlite:////FOLDER/mlflow.db, postgresql://USER@HOST/NAME, or a server's, http://HOST:5000"
-        ) from None
+        raise _no_address(uri) from None
     except ImportError as error:
         raise StudyError(
             f"--tracking-uri {redacted(uri)}: needs a driver that is not installed ({error.name}); for "
@@ -114,7 +120,9 @@ def _ready(uri: str, output: Path) -> None:
         _ready_server(url, uri, output)
         return
     if not url.database or url.database == ":memory:":
-        raise StudyError(f"--tracking-uri {uri}: names no file; expected sqlite:////FOLDER/mlflow.db")
+        raise StudyError(
+            f"--tracking-uri {redacted(uri)}: names no file; expected sqlite:////FOLDER/mlflow.db"
+        )
     path = Path(url.database).absolute()
     try:
         ready_database(path, partial(_make, artifacts=artifacts_of(uri, output)), _is_whole, LOSS)

@@ -18,6 +18,7 @@ from study_helpers import assignments
 from drcnn import files
 from drcnn.engine.record import read_record
 from drcnn.engine.run_options import RunOptions
+from drcnn.sealed import write_sealed
 from studies.definition.plan import Trial
 from studies.execution.trial_watcher import TuneRun
 from studies.resources.slots import Allocation
@@ -162,16 +163,16 @@ def test_a_detector_that_cannot_be_evaluated_is_trained_again(
     assert not list(trained.glob("*.damaged"))
 
 
+@pytest.mark.parametrize("name", DAMAGES)
 def test_a_failure_that_cannot_be_read_is_forgotten(
-    outputs: tuple[Path, Path], launch: Callable[..., int], tmp_path: Path
+    name: str, outputs: tuple[Path, Path], launch: Callable[..., int], tmp_path: Path
 ) -> None:
     stopped, whole = outputs
-    for name, damage in DAMAGES.items():
-        output = Path(shutil.copytree(stopped, tmp_path / name))
-        error = find(output, "trials/BEGUN/config.yaml").with_name("error.json")
-        error.write_text('{"message": "why", "traceback": "", "host": ""}')
-        damage(error)
-        assert not read_record(error.parent).is_terminal or name == "one bit flipped"
+    output = Path(shutil.copytree(stopped, tmp_path / "output"))
+    error = find(output, "trials/BEGUN/config.yaml").with_name("error.json")
+    write_sealed(error, {"message": "why", "traceback": "", "host": ""})
+    DAMAGES[name](error)
+    assert not read_record(error.parent).is_terminal
     assert launch(output) == 0
     assert figures(output) == figures(whole)
 

@@ -43,6 +43,17 @@ def test_nothing_is_said_where_there_is_nothing_to_say(trials: list[Trial]) -> N
     assert note_on_other_commits(trials, "aaaaaaaaaa") == ""
     begin(trials[0], commit="aaaaaaaaaa")
     assert note_on_other_commits(trials, "aaaaaaaaaa") == ""
-    assert note_on_other_commits(trials, "") == "", "the commit is not known"
     (trials[0].folder / "last.safetensors").write_bytes(b"damaged")
     assert note_on_other_commits(trials, "bbbbbbbbbb") == ""
+
+
+def test_a_commit_that_is_not_known_is_said_too(trials: list[Trial]) -> None:
+    begin(trials[0], torch="2.11")
+    assert note_on_other_commits(trials, "") == "", "neither is known"
+    begin(trials[1], commit="aaaaaaaaaa")
+    begin(trials[2], commit="aaaaaaaaaa, then unknown")
+    assert note_on_other_commits(trials, "") == (
+        "1 trial begun by commit aaaaaaaaaa goes on with one that is not known here (no .git folder) "
+        "(NMS_reg=0.7 seed=1): the report says so; --fresh trains anew"
+    )
+    assert "one that was not recorded, aaaaaaaaaa" in note_on_other_commits(trials, "bbbbbbbbbb")

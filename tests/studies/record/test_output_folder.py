@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from drcnn.locks import HeldError
 from studies.definition.errors import StudyError
 from studies.record.output_folder import prepared_inputs, removed_after_bad_input, study_lock
 
@@ -92,9 +93,19 @@ def test_a_second_launch_is_told_who_runs_the_study_until_that_one_is_killed(tmp
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
     who = f"process {first.pid} on {socket.gethostname()} since "
-    with pytest.raises(StudyError, match=f"mine is running already in {tmp_path}: {who}"), study_lock(plan):
+    with pytest.raises(HeldError, match=f"mine is running already in {tmp_path}: {who}"), study_lock(plan):
         pass
     first.kill()
     first.communicate()
     with study_lock(plan):
         pass
+
+
+def test_folders_in_the_places_of_lock_files_are_put_aside(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(name="mine", output=tmp_path, folder=tmp_path / "mine")
+    for place in (tmp_path / "mine" / ".lock", tmp_path / "data" / ".in_use"):
+        (place / "inside").mkdir(parents=True)
+    with prepared_inputs(tmp_path, is_kept=True), study_lock(plan):
+        assert (tmp_path / "data" / ".in_use").is_file()
+    for place in (tmp_path / "mine", tmp_path / "data"):
+        assert len(list(place.glob(".*.damaged/inside"))) == 1

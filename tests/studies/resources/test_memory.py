@@ -6,8 +6,10 @@ import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 from study_helpers import TINY
 
 from drcnn.data.prepare import prepare
@@ -72,27 +74,32 @@ def trial(tmp_path: Path) -> Trial:
     return expand(Plan("mine", overrides, tmp_path, Inputs(partial(prepare, cache=tmp_path / "data"))))[0]
 
 
-def _attempt(trial: Trial, gibibytes: float, answer: multiprocessing.SimpleQueue[MemoryCheck]) -> None:
+def _attempt(
+    trial: Trial, gibibytes: float, size: int, answer: multiprocessing.SimpleQueue[MemoryCheck]
+) -> None:
     memory._share_of_host = lambda allocation, workers: gibibytes
     options = RunOptions(threads=1)
-    answer.put(memory._try(trial, TrialFolders(TrialStore()), options, 1, Allocation(1, 1, 0.0)))
+    answer.put(memory._try(trial, TrialFolders(TrialStore()), options, 1, Allocation(1, 1, 0.0), size))
 
 
 @pytest.mark.faults
-def test_a_step_that_the_host_has_no_memory_for_is_found_with_the_batch_that_fits(trial: Trial) -> None:
+def test_a_step_that_the_host_has_no_memory_for_is_found(trial: Trial) -> None:
     """For real, each in a process of its own, which the limit is for."""
 
-    def fits(gibibytes: float) -> int:
+    def fits(gibibytes: float, size: int) -> bool:
         context = multiprocessing.get_context("spawn")
         answer: multiprocessing.SimpleQueue[MemoryCheck] = context.SimpleQueue()
-        process = context.Process(target=_attempt, args=(trial, gibibytes, answer))
+        process = context.Process(target=_attempt, args=(trial, gibibytes, size, answer))
         process.start()
         process.join(timeout=200)
         assert process.exitcode == 0
-        return answer.get().batch_size
+        found = answer.get().batch_size
+        assert found in (0, size)
+        return found == size
 
-    assert fits(8.0) == 8
-    assert 0 <= fits(0.3) < 8
+    assert fits(8.0, 8)
+    assert not fits(0.9, 8)
+    assert fits(0.9, 1)
 
 
 def test_small_images_are_not_tried(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,3 +113,75 @@ def test_small_images_are_not_tried(trial: Trial, monkeypatch: pytest.MonkeyPatc
     assert memory._is_small(trial, allocation, 1)
     monkeypatch.setattr(memory, "_share_of_host", lambda allocation, workers: 2.0)
     assert not memory._is_small(trial, allocation, 1)
+
+
+GIVEN_UP = MemoryCheck(8, 0.0, "a machine")
+KILLED = ray.exceptions.OutOfMemoryError("killed")
+CRASHED = ray.exceptions.WorkerCrashedError()
+NOT = Exception("it answers that this does not fit")
+
+
+@pytest.mark.parametrize(
+    ("ends", "found"),
+    [
+        # What the process of each try ends with; then all is well.
+        ([], MemoryCheck(8, 4.0, "this node")),
+        ([KILLED], MemoryCheck(8, 4.0, "this node")),
+        ([KILLED] * 2, MemoryCheck(4, 4.0, "this node")),
+        ([CRASHED] * 4, MemoryCheck(2, 4.0, "this node")),
+        ([CRASHED] * 99, GIVEN_UP),
+        ([ray.exceptions.RaySystemError("gone")], GIVEN_UP),
+        ([NOT], MemoryCheck(4, 4.0, "this node")),
+        ([NOT] * 99, MemoryCheck(0, 4.0, "this node")),
+        ([NOT] * 3 + [CRASHED] * 99, MemoryCheck(0, 4.0, "this node")),
+        ([KILLED] * 99, MemoryCheck(0, 1.5, "what is free, on a node that was short of it")),
+    ],
+)
+def test_a_try_that_is_killed_for_memory_does_not_fit(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, ends: list[Exception], found: MemoryCheck
+) -> None:
+    """Without Ray: what it raises is listed."""
+    tries = iter(ends)
+
+    class Task:
+        def __init__(self, **options: object) -> None:
+            assert options["max_retries"] == 0
+
+        def __call__(self, work: object) -> Task:
+            return self
+
+        def remote(self, *arguments: Any) -> MemoryCheck:
+            return MemoryCheck(arguments[-1], 4.0, "this node")
+
+    def result_of(result: MemoryCheck, purpose: str) -> MemoryCheck:
+        for end in tries:
+            if end is NOT:
+                return MemoryCheck(0, 4.0, "this node")
+            raise end
+        return result
+
+    monkeypatch.setattr(ray, "remote", Task)
+    monkeypatch.setattr("studies.resources.refused_nodes.result_of", result_of)
+    monkeypatch.setattr(memory, "_share_of_host", lambda allocation, workers: 1.5)
+    folders = TrialFolders(TrialStore())
+    assert memory.try_on_node(Allocation(1, 1, 1.0), folders, RunOptions(), 1, trial) == found
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "detector.fpn_channels: [64, 256]",
+        "detector.norm: [group, batch]",
+        "detector.rpn_pre_nms_train: [50, 2000]",
+    ],
+)
+def test_settings_that_need_other_memory_are_all_tried(make_plan: Callable[..., Plan], setting: str) -> None:
+    tried: list[str] = []
+
+    def attempt(trial: Trial) -> MemoryCheck:
+        tried.append(trial.name)
+        return MemoryCheck(trial.config.training.batch_size, 20.0, "an H100")
+
+    trials = expand(make_plan(f"title: t\nkind: grid\ngrid: {{{setting}}}\n"), 1)
+    check_memory(trials, Allocation(1, 1, 1.0), attempt)
+    assert len(tried) == 2

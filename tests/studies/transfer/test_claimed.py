@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from drcnn.locks import Holder
 from studies.definition.errors import StudyError
-from studies.record.holder import Holder
 from studies.transfer import claims
 from studies.transfer.claims import claimed
 from studies.transfer.store import open_uri
@@ -132,6 +132,9 @@ def test_of_many_at_once_at_most_one_holds_it(uri: str) -> None:
     held = [out for out, _ in outputs if out]
     assert len(held) <= 1, outputs
     assert all("my study is in use by" in err for out, err in outputs if not out)
+    # Whoever comes when they have ended gets it.
+    (out, err), *_ = [process.communicate(timeout=60) for process in [start(uri, 0, 60)]]
+    assert out == "held\ngiven back\n", err
 
 
 def test_a_holder_that_was_away_ends_when_another_holds_it(tmp_path: Path) -> None:

@@ -292,3 +292,24 @@ def test_a_request_is_repeated_while_the_store_does_not_answer(monkeypatch: pyte
     with pytest.raises(OSError, match="down"):
         with_retries(ask, seconds=0)
     assert pauses == [1, 2]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None], ids=["not UTF-8", "a folder"])
+def test_a_damaged_mark_of_the_store_is_written_anew(tmp_path: Path, content: bytes | None) -> None:
+    node = Node(f"file://{tmp_path / 'store'}", tmp_path / "output")
+    mark = tmp_path / "output" / ".storage"
+    if content is None:
+        mark.mkdir()
+    else:
+        mark.write_bytes(content)
+    node.store.adopt()
+    assert len(mark.read_text()) == 64
+
+
+def test_files_are_deleted_by_pattern(uri: str, tmp_path: Path) -> None:
+    node = Node(uri, tmp_path / "a")
+    for name in ("config.yaml", "killed-0-0.txt", "killed-1-0.txt"):
+        (node.trial / name).write_text("x")
+    node.store.upload(node.trial)
+    node.store.delete(node.trial, ["killed-*-*.txt"])
+    assert [node.store.has_copy(path) for path in sorted(node.trial.iterdir())] == [True, False, False]

@@ -7,8 +7,10 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,15 +25,20 @@ from torch.utils.data import DataLoader, Dataset
 from drcnn.data.annotations import DataError
 from drcnn.engine.errors import TrainingDiverged
 from drcnn.engine.record import read_record
+from drcnn.engine.run_options import RunOptions
+from drcnn.files import write_text
 from studies.definition.plan import Plan, Trial, expand
 from studies.definition.request import Machines
-from studies.execution.trial_watcher import FullDisk, TuneRun, Watcher
+from studies.execution.trial_watcher import FullDisk, TuneRun, Watcher, full_disk_behind
 from studies.resources.slots import Allocation
 from studies.transfer.store import ObjectStore
 from studies.transfer.trial_folders import TrialFolders
 from studies.transfer.trial_store import TrialStore
 from studies.worker.faults import failures_recorded, wait_before_attempt
+from studies.worker.job import Job, WorkerGroup
 from studies.worker.space_note import SpaceNote
+from studies.worker.watch import reason_of_kill
+from tests.damage import Filler, small_disk
 
 STUDY = "title: t\nkind: grid\ngrid: {detector.nms_reg: [0.7, 0.8]}\n"
 
@@ -56,6 +63,11 @@ class Shown:
 
     def show(self, trial: Trial, status: str, metrics: dict[str, float], why: str = "") -> None:
         self.said.append((status, why))
+
+    def say(self, line: str) -> None:
+        self.said.append(("", line))
+
+    def start(self, trial: Trial) -> None: ...
 
     def finish(self, trial: Trial) -> None: ...
 
@@ -248,3 +260,103 @@ def test_that_trials_wait_for_space_is_said_once(
     (line,) = lines
     assert line.startswith(f"no space left in {trial.folder} (")
     assert f"{trial.name} waits for space, 5 minutes at most" in line
+
+
+@pytest.mark.faults
+def test_a_node_is_prepared_once_there_is_space(trial: Trial, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        waiting = replace(trial, folder=disk / "trial")
+        waiting.folder.mkdir(parents=True)
+        noted: list[bool] = []
+        filler = Filler(disk)
+
+        def free() -> None:
+            noted.append((waiting.folder / ".waits-for-space").exists())
+            filler.remove()
+
+        threading.Timer(1.5, free).start()
+        folders: Any = SimpleNamespace(
+            forget_kills=lambda trial: None,
+            prepare_node=lambda trial: write_text(trial.folder / "config.yaml", "x" * 100_000),
+        )
+        Job(folders, RunOptions(), WorkerGroup(1, 1, 0, ""), measures_latency=False).prepare_node(waiting, 0)
+        assert noted == [True]
+        assert (waiting.folder / "config.yaml").stat().st_size == 100_000
+
+
+@pytest.mark.faults
+def test_an_error_is_recorded_once_there_is_space(trial: Trial, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        failing = replace(trial, folder=disk / "trial")
+        failing.folder.mkdir(parents=True)
+        filler = Filler(disk)
+        threading.Timer(1.5, filler.remove).start()
+        with failures_recorded(failing, TrialFolders(TrialStore())):
+            raise DataError("image 7 is damaged" + " again" * 10_000)
+        assert read_record(failing.folder).is_failed
+
+
+@pytest.mark.faults
+def test_a_full_folder_of_rays_session_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune writes its own state there, and raises what it gets."""
+    study = tmp_path / "runs" / "mine"
+    with small_disk(tmp_path / "ray", megabytes=1) as session:
+        monkeypatch.setattr("studies.execution.trial_watcher.ray.is_initialized", lambda: True)
+        monkeypatch.setattr(
+            "studies.execution.trial_watcher._get_ray_train_session_dir", lambda: str(session / "artifacts")
+        )
+        assert full_disk_behind(RuntimeError("another"), study) == ""
+        (session / "artifacts").mkdir(exist_ok=True)
+        filler = Filler(session)
+        error = OSError(28, "No space left on device", f"{session}/artifacts/state.json")
+        assert full_disk_behind(error, study).startswith(f"no space left in {session / 'artifacts'} ")
+        filler.remove()
+        line = "there was no space left to write to {}; free space there and run the same command again"
+        assert full_disk_behind(error, study) == line.format(f"{session}/artifacts/state.json")
+
+
+@pytest.mark.parametrize("starts", [True, False], ids=["begun", "lost before it began"])
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "shared folder"])
+def test_what_killed_an_earlier_launch_is_no_reason_now(
+    trial: Trial, make_plan: Callable[..., Plan], tmp_path: Path, *, starts: bool, stored: bool
+) -> None:
+    plan = make_plan(STUDY)
+    store = ObjectStore(f"file://{tmp_path}/store", plan.output) if stored else TrialStore()
+    trial.folder.mkdir(parents=True)
+    (trial.folder / "killed-0-0.txt").write_text("its process 1 hung\n")
+    store.upload(trial.folder)
+    shown: Any = Shown()
+    run = TuneRun(plan, Machines(), Allocation(1, 1, 0.0), TrialFolders(store), shown, shown)
+    watch = Watcher(run, FullDisk(), prunes=False, waits=False, attempts=3)
+    (tmp_path / "error.txt").write_text("Failure # 1\nRuntimeError: cuDNN error\n")
+    lost: Any = SimpleNamespace(
+        config={"trial": trial}, error_file=str(tmp_path / "error.txt"), num_failures=0
+    )
+    if starts:
+        watch.on_trial_start(1, [], lost)
+    watch.on_trial_recover(1, [], lost)
+    assert shown.said[-1] == ("pending", "RuntimeError: cuDNN error; tried again (1 of 3)")
+    store.download(trial.folder)
+    assert reason_of_kill(trial.folder, 0) is None, "not from the store either"
+    # What this launch's attempts leave stays.
+    (trial.folder / "killed-1-0.txt").write_text("its process 2 hung\n")
+    watch.on_trial_start(1, [], lost)
+    watch.on_trial_recover(1, [], lost)
+    assert shown.said[-1][1].startswith("its process 2 hung")
+
+
+def test_a_nodes_own_notes_of_earlier_launches_go_before_its_first_attempt(
+    trial: Trial, make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studies.transfer.trial_folders._tables", lambda trial: [])
+    monkeypatch.setattr("studies.transfer.trial_folders.unreadable_image", lambda data: None)
+    folders = TrialFolders(ObjectStore(f"file://{tmp_path}/store", make_plan(STUDY).output))
+    job = Job(folders, RunOptions(), WorkerGroup(1, 1, 0, ""), measures_latency=False)
+    trial.folder.mkdir(parents=True)
+    (trial.folder / "killed-0-0.txt").write_text("its process 1 hung\n")
+    (trial.folder / "killed-1-0.txt").mkdir()
+    job.prepare_node(trial, 0)
+    assert not list(trial.folder.glob("killed-*.txt"))
+    (trial.folder / "killed-0-0.txt").write_text("its process 2 hung\n")
+    job.prepare_node(trial, 1)
+    assert reason_of_kill(trial.folder, 0) == "its process 2 hung"

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from studies.definition.plan import Plan, expand
 from studies.transfer.store import ObjectStore
 from studies.transfer.trial_folders import TrialFolders
+from studies.worker import companion
 from studies.worker.watch import reason_of_kill
 
 PROGRAM = """
@@ -206,3 +208,59 @@ def test_a_note_comes_to_the_store_with_the_next_attempt(
     note.unlink()
     folders.collect(trial)
     assert reason_of_kill(trial.folder, 0) == "its process 1 hung"
+
+
+def test_a_note_that_cannot_be_read_is_no_reason(tmp_path: Path) -> None:
+    (tmp_path / "killed-0-0.txt").mkdir()
+    assert reason_of_kill(tmp_path, 0) is None
+    (tmp_path / "killed-0-1.txt").write_bytes(b"its process 2 \xff hung\n")
+    assert reason_of_kill(tmp_path, 0) == "its process 2 \ufffd hung"
+
+
+class Counter:
+    """A file like the kernel's, and a clock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.now, self.kills = path, 1000.0, 2
+        self.kill()
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.path.write_text(f"low 0\noom 1\noom_kill {self.kills}\n")
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter:
+    found = Counter(tmp_path / "memory.events")
+    monkeypatch.setattr(companion, "COUNTERS", (str(tmp_path / "absent"), str(found.path)))
+    clock = SimpleNamespace(monotonic=found.monotonic, sleep=lambda seconds: None)
+    monkeypatch.setattr(companion, "time", clock)
+    return found
+
+
+@pytest.mark.parametrize(("ago", "told"), [(0, True), (7, True), (15, False), (3600, False)])
+def test_only_a_kill_just_before_the_death_is_the_reason(
+    tmp_path: Path, counter: Counter, *, ago: int, told: bool
+) -> None:
+    kills = companion._RecentKills()
+    for _ in range(100):
+        counter.now += 1
+        kills.look()
+    counter.kill()
+    for _ in range(ago):
+        counter.now += 1
+        kills.look()
+    companion._tell_of_memory(tmp_path / "killed-0-0.txt", kills, 3 << 30)
+    reason = reason_of_kill(tmp_path, 0) or ""
+    assert reason.startswith("out of memory: the kernel killed the process on ") == told
+    assert len(kills._counts) < 15, "hours of counts are not kept"
+
+
+def test_work_of_seconds_is_compared_with_its_start(counter: Counter) -> None:
+    kills = companion._RecentKills()
+    assert not kills.has_more()
+    counter.kill()
+    assert kills.has_more()

@@ -50,6 +50,10 @@ def opened(plan: Plan, uri: str = "") -> Tracker:
         ("sqlite:////proc/nowhere/mlflow.db", "a database cannot be made there"),
         ("sqlite:///:memory:", "names no file"),
         ("file:///runs", "MLflow writes to folders no longer"),
+        ("runs/mlruns", "MLflow writes to folders no longer"),
+        ("postgresql:/me:secret@db/runs", "not the address of a database"),
+        ("postgresql+psycopg2:me:secret@db/runs", "not the address of a database"),
+        ("http:/me:secret@head:5000", "not the address of a database"),
     ],
 )
 def test_an_address_of_no_use_is_named_without_its_password(plan: Plan, uri: str, said: str) -> None:
@@ -66,6 +70,9 @@ def test_an_address_of_no_use_is_named_without_its_password(plan: Plan, uri: str
         ("postgresql://me:secret@db/runs", "postgresql://me:***@db/runs"),
         ("postgresql://me:se@cr/et@db/runs", "postgresql://me:***@db/runs"),
         ("https://token@head/", "https://***@head/"),
+        ("https:/token@head/", "https:/***@head/"),
+        ("postgresql:/me:secret@db/x", "postgresql:/me:***@db/x"),
+        ("postgresql:me:secret@db/x", "postgresql:me:***@db/x"),
         ("s3://key:secret@bucket/runs", "s3://key:***@bucket/runs"),
         ("postgresql://db/runs?user=me&password=secret&a=b", "postgresql://db/runs?user=me&password=***&a=b"),
         (
