@@ -28,7 +28,7 @@ from studies.worker.job import Job, WorkerGroup
 from studies.worker.trial_run import _with_whole_detector, work_watched
 from tests.damage import DAMAGES, Filler, flip_bit, small_disk
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 EPOCHS = 3
 # A detector is trained, and evaluated in two ways; then a second one, and the launch is stopped meanwhile.
@@ -131,7 +131,10 @@ def find(output: Path, pattern: str) -> Path:
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(
     "damage",
-    [pytest.param(name, marks=[] if name == "one bit flipped" else pytest.mark.long) for name in DAMAGES],
+    [
+        pytest.param(name, marks=pytest.mark.faults if name == "one bit flipped" else pytest.mark.long)
+        for name in DAMAGES
+    ],
 )
 def test_the_same_command_ends_with_the_undisturbed_figures(
     file: str,
@@ -149,6 +152,7 @@ def test_the_same_command_ends_with_the_undisturbed_figures(
     assert "cannot be" not in capsys.readouterr().out
 
 
+@pytest.mark.faults
 def test_a_detector_that_cannot_be_evaluated_is_trained_again(
     outputs: tuple[Path, Path], launch: Callable[..., int], tmp_path: Path
 ) -> None:
@@ -163,6 +167,7 @@ def test_a_detector_that_cannot_be_evaluated_is_trained_again(
     assert not list(trained.glob("*.damaged"))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_failure_that_cannot_be_read_is_forgotten(
     name: str, outputs: tuple[Path, Path], launch: Callable[..., int], tmp_path: Path
@@ -177,6 +182,7 @@ def test_a_failure_that_cannot_be_read_is_forgotten(
     assert figures(output) == figures(whole)
 
 
+@pytest.mark.faults
 def test_a_disk_that_is_full_at_the_start_is_named_and_nothing_stays(
     launch: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +196,7 @@ def test_a_disk_that_is_full_at_the_start_is_named_and_nothing_stays(
     assert line.endswith("free space there and run the same command again")
 
 
+@pytest.mark.faults
 def test_a_disk_that_is_full_meanwhile_ends_the_launch_in_order(
     outputs: tuple[Path, Path],
     launch: Callable[..., int],

@@ -46,7 +46,6 @@ def test_a_process_is_found_and_ended_with_what_it_started() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_processes_that_are_killed_change_nothing(tmp_path: Path) -> None:
     found = soak(4, 1, 1, tmp_path, has_server=False)
