@@ -48,9 +48,14 @@ def run_trial(config: Mapping[str, Any]) -> None:
             _with_whole_detector(trial, job, attempt, lambda: work_watched(trial, job, attempt, tune.report))
         if job.measures_latency and read_record(trial.folder).is_finished:
             with failures_recorded(trial, job.folders):
-                _with_whole_detector(trial, job, attempt, lambda: time_inference(trial, job.options))
+                _with_whole_detector(trial, job, attempt, lambda: _timing_watched(trial, job, attempt))
         job.folders.upload(trial)
         job.folders.drop_weights(trial)
+
+
+def _timing_watched(trial: Trial, job: Job, attempt: int) -> None:
+    with Watch(trial.folder, attempt, 0, job.patience):
+        time_inference(trial, job.options)
 
 
 def _with_whole_detector(trial: Trial, job: Job, attempt: int, work: Callable[[], None]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +25,7 @@ from studies.definition.study_file import parse
 from studies.definition.trial import Inputs
 from studies.transfer.trial_folders import TrialFolders
 from studies.transfer.trial_store import TrialStore
+from studies.worker import companion
 from studies.worker.job import Job, WorkerGroup
 from studies.worker.trial_run import evaluate, run_trial, time_inference
 
@@ -105,6 +109,21 @@ def test_an_evaluation_fails_with_its_detector(make_plan: Callable[..., Plan], t
     assert found.is_failed
     assert "was not trained" in (found.error or "")
     assert "so it is" in (found.error or "")
+
+
+def test_inference_is_timed_under_watch(trials: list[Trial], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs is killed, as a training is."""
+    commands: list[str] = []
+
+    def look(trial: Trial, options: RunOptions) -> None:
+        children = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children").read_text().split()
+        commands.extend(Path(f"/proc/{child}/cmdline").read_text() for child in children)
+
+    monkeypatch.setattr("studies.worker.trial_run.time_inference", look)
+    monkeypatch.setattr("studies.worker.trial_run.tune.report", lambda metrics: None)
+    job = Job(TrialFolders(TrialStore()), HERE, WorkerGroup(1, 1, 0.0, ""), measures_latency=True)
+    run_trial({"trial": trials[0], "job": job})
+    assert any(companion.__file__ in command for command in commands)
 
 
 def test_an_evaluation_with_the_detectors_own_settings_is_its_training(
