@@ -215,3 +215,29 @@ def test_a_disk_that_is_full_meanwhile_ends_the_launch_in_order(
         assert not list(output.glob("trials/**/error.json"))
         assert launch(output) == 0
         assert figures(output) == figures(whole)
+
+
+@pytest.mark.faults
+def test_a_disk_that_is_full_when_all_is_trained_loses_the_report_only(
+    outputs: tuple[Path, Path],
+    launch: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, whole = outputs
+    monkeypatch.setattr(files, "SECONDS", 0.0)
+    with small_disk(tmp_path / "disk", megabytes=100) as disk:
+        output = Path(shutil.copytree(whole, disk / "output"))
+        trained = results(output)
+        report = output / "mine" / "report.html"
+        report.unlink()
+        filler = Filler(disk)
+        assert launch(output) == 2
+        told = capsys.readouterr()
+        assert "no space left in" in told.err
+        assert not report.exists()
+        filler.remove()
+        assert launch(output) == 0
+        assert report.exists()
+        assert results(output) == trained
