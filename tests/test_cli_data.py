@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,31 @@ def test_a_run_on_data_that_changed_is_not_taken_for_this_one(
     assert "there changed: the split test is new." in capsys.readouterr().err
     (voc / "ImageSets/Main/test.txt").unlink()
     assert train(voc, tmp_path / "run") == 0
+
+
+@pytest.mark.faults
+def test_an_image_that_is_lost_in_epoch_3_ends_a_run_that_goes_on_once_it_is_back(
+    voc: Path, tmp_path: Path
+) -> None:
+    epochs = 5
+    run = [sys.executable, "-c", "import sys; from drcnn.cli import main; sys.exit(main())"]
+    run += ["train", "--data", f"voc:{voc}", "--json", "--output", str(tmp_path / "run")]
+    run += ["--set", *TINY, f"training.epochs={epochs}"]
+    image = voc / "JPEGImages/a.png"
+    kept = image.read_bytes()
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+        image.write_bytes(kept[:60])
+        rest, told = process.communicate(timeout=200)
+    assert process.returncode == 2, told
+    assert "a.png: the image file is truncated" in told.splitlines()[-1]
+    lines += [json.loads(line) for line in rest.splitlines()]
+    assert 2 <= len(lines) < epochs
+    image.write_bytes(kept)
+    done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=200)
+    lines += [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, epochs + 1))
 
 
 def test_another_configuration_is_named(
