@@ -37,7 +37,10 @@ def random_output(seed: int, images: int = 2) -> tuple[RPNOutput, list[torch.Ten
     generator = torch.Generator().manual_seed(seed)
     features = [torch.zeros(images, 8, *shape) for shape in SHAPES]
     anchors = anchors_for(features, 4.0)
-    logits = [torch.randn(images, len(a), generator=generator) for a in anchors]
+    # No two scores are equal: the order of such is not defined.
+    total = sum(map(len, anchors))
+    ranks = torch.randperm(images * total, generator=generator).reshape(images, total)
+    logits = list((6.0 * ranks / ranks.numel() - 3.0).split(list(map(len, anchors)), dim=1))
     deltas = [torch.randn(images, len(a), 4, generator=generator) * 0.3 for a in anchors]
     return RPNOutput(logits, deltas), anchors
 
