@@ -31,7 +31,7 @@ def test_what_differs_is_told(output: Path, finish: Callable[..., None], tmp_pat
 
 
 def test_a_process_is_found_and_ended_with_what_it_started() -> None:
-    sleep = "import time; print(1); time.sleep(99)"
+    sleep = "import time; print(1, flush=True); time.sleep(99)"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleep!r}])"
     with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -40,7 +40,8 @@ def test_a_process_is_found_and_ended_with_what_it_started() -> None:
         assert "time.sleep(99)" in grandchild.command
         parent = Process.of(process.pid)
         assert parent is not None
-        assert end([grandchild, parent]) == 2
+        # The parent first: it would end with its child.
+        assert end([parent, grandchild]) == 2
         process.wait(timeout=30)
     assert end([grandchild, parent]) == 0
 
