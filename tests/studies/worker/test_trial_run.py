@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from study_helpers import TINY
 
+from benchmarks.processes import descendants
 from drcnn.config import Config
 from drcnn.data.prepare import prepare
 from drcnn.detector.box_heads import Stage
@@ -116,8 +115,7 @@ def test_inference_is_timed_under_watch(trials: list[Trial], monkeypatch: pytest
     commands: list[str] = []
 
     def look(trial: Trial, options: RunOptions) -> None:
-        children = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children").read_text().split()
-        commands.extend(Path(f"/proc/{child}/cmdline").read_text() for child in children)
+        commands.extend(process.command for process in descendants(os.getpid()))
 
     monkeypatch.setattr("studies.worker.trial_run.time_inference", look)
     monkeypatch.setattr("studies.worker.trial_run.tune.report", lambda metrics: None)
