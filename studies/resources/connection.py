@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.util import get_node_ip_address
 
 from drcnn.signals import hangup_ignored
@@ -25,7 +26,11 @@ from studies.resources.temporary import use_short_temporary_folder
 
 __all__ = ["connect"]
 
+logger = logging.getLogger(__name__)
+
 CHECKOUT = Path(__file__).resolve().parents[2]
+# Seconds between two looks at Ray's processes.
+PERIOD = 2.0
 
 # Set before Ray is started or joined; Ray passes on to the trials' processes what they need of it.
 ENVIRONMENT = {
@@ -75,10 +80,35 @@ def connect(machines: Machines) -> Iterator[Allocation]:
     if in_main_thread:
         # ray.init installs a handler that ends the process at once, with MLflow runs still open.
         signal.signal(signal.SIGTERM, on_term)
+    is_watched = in_main_thread and not machines.is_cluster
     try:
-        yield allocate(machines, node_shapes(), head_memory() if machines.is_cluster else math.inf)
+        with _ended_with_ray() if is_watched else nullcontext():
+            yield allocate(machines, node_shapes(), head_memory() if machines.is_cluster else math.inf)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _ended_with_ray() -> Iterator[None]:
+    """End the launch, as Ctrl-C does, if a process of the local Ray dies: Ray would wait for it for ever."""
+    kinds = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
+    started = ray._private.worker._global_node.all_processes  # type: ignore[attr-defined]
+    processes = [info.process for kind in kinds for info in started.get(kind, [])]
+    is_left, main_thread = threading.Event(), threading.main_thread().ident
+    assert main_thread is not None
+
+    def watch() -> None:
+        while not is_left.wait(PERIOD):
+            if any(process.poll() is not None for process in processes):
+                logger.warning("a process of Ray on this machine has died: the launch ends, and can go on")
+                signal.pthread_kill(main_thread, signal.SIGINT)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_left.set()
 
 
 def _start(machines: Machines, quiet: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from launch_helpers import Launch, results, runs, steps, write_study
 from study_helpers import assignments
 
+from benchmarks.processes import descendants, end
 from drcnn.engine.record import read_record
 
 EPOCHS = 8
@@ -73,3 +74,32 @@ def test_whenever_a_launch_ends_the_same_command_completes_it(output: Path) -> N
     parents, children = runs(output, "mine")
     assert [run.info.status for run in (*parents, *children)] == ["FINISHED", "FINISHED"]
     assert steps(output, children[0]) == list(range(1, EPOCHS + 1))
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raylet/raylet", "gcs_server"])
+def test_a_ray_that_dies_ends_the_launch_and_costs_no_epoch(output: Path, name: str) -> None:
+    study = write_study(output, "title: Mine\nkind: grid\ngrid: {detector.nms_reg: [0.7]}\n")
+    command = [study, "--set", *assignments(training__epochs=400, data__train_images=16)]
+
+    def history() -> list[dict[str, float]]:
+        return next((read_record(folder).history for folder in output.glob("trials/*")), [])
+
+    launch = Launch(output, *command)
+    launch.wait_until(lambda: len(history()) >= 2)
+    (process,) = [each for each in descendants(launch.process.pid) if name in each.command.split()[0]]
+    assert end([process]) == 1
+    status, _, err = launch.end()
+    assert status == 130, err
+    assert "a process of Ray on this machine has died" in err
+    assert "run the same command again to resume" in err
+    before = history()
+    launch = Launch(output, *command)
+    launch.wait_until(lambda: len(history()) > len(before))
+    launch.process.send_signal(signal.SIGTERM)
+    status, _, err = launch.end()
+    assert status == 130, err
+    assert history()[: len(before)] == before
+    parents, children = runs(output, "mine")
+    assert len(parents) == len(children) == 1
