@@ -104,11 +104,14 @@ def _ended_with_ray() -> Iterator[None]:
                 signal.pthread_kill(main_thread, signal.SIGINT)
                 return
 
-    threading.Thread(target=watch, daemon=True).start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         yield
     finally:
         is_left.set()
+        # Before Ray is shut down, which ends them too.
+        watcher.join()
 
 
 def _start(machines: Machines, quiet: Mapping[str, Any]) -> None:
