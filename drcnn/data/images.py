@@ -158,12 +158,12 @@ def resize(image: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor,
         image: uint8[3, H, W].
         boxes: float32[G, 4].
     """
-    # It takes a second to load, which commands that read no image need not wait.
-    from torchvision.transforms.v2.functional import resize as resize_image
-
     height, width = image.shape[-2:]
     if (width, height) == size:
         return image, boxes
+    # It takes a second to load, which commands that resize no image need not wait.
+    from torchvision.transforms.v2.functional import resize as resize_image
+
     ratios = torch.tensor([size[0] / width, size[1] / height] * 2)
     return resize_image(image, [size[1], size[0]], antialias=True), boxes * ratios
 

@@ -196,48 +196,43 @@ def test_a_disk_that_is_full_at_the_start_is_named_and_nothing_stays(
     assert line.endswith("free space there and run the same command again")
 
 
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A disk with room for an output; nobody waits for space on it."""
+    monkeypatch.setattr(files, "SECONDS", 0.0)
+    with small_disk(tmp_path / "disk", megabytes=100) as folder:
+        yield folder
+
+
 @pytest.mark.faults
 def test_a_disk_that_is_full_meanwhile_ends_the_launch_in_order(
-    outputs: tuple[Path, Path],
-    launch: Callable[..., int],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    outputs: tuple[Path, Path], launch: Callable[..., int], disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stopped, whole = outputs
-    monkeypatch.setattr(files, "SECONDS", 0.0)
-    with small_disk(tmp_path / "disk", megabytes=100) as disk:
-        output = Path(shutil.copytree(stopped, disk / "output"))
-        filler = Filler(disk)
-        assert launch(output) == 2
-        assert "run_study: no space left in" in capsys.readouterr().err
-        filler.remove()
-        assert not list(output.glob("trials/**/error.json"))
-        assert launch(output) == 0
-        assert figures(output) == figures(whole)
+    output = Path(shutil.copytree(stopped, disk / "output"))
+    filler = Filler(disk)
+    assert launch(output) == 2
+    assert "run_study: no space left in" in capsys.readouterr().err
+    filler.remove()
+    assert not list(output.glob("trials/**/error.json"))
+    assert launch(output) == 0
+    assert figures(output) == figures(whole)
 
 
 @pytest.mark.faults
 def test_a_disk_that_is_full_when_all_is_trained_loses_the_report_only(
-    outputs: tuple[Path, Path],
-    launch: Callable[..., int],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    outputs: tuple[Path, Path], launch: Callable[..., int], disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, whole = outputs
-    monkeypatch.setattr(files, "SECONDS", 0.0)
-    with small_disk(tmp_path / "disk", megabytes=100) as disk:
-        output = Path(shutil.copytree(whole, disk / "output"))
-        trained = results(output)
-        report = output / "mine" / "report.html"
-        report.unlink()
-        filler = Filler(disk)
-        assert launch(output) == 2
-        told = capsys.readouterr()
-        assert "no space left in" in told.err
-        assert not report.exists()
-        filler.remove()
-        assert launch(output) == 0
-        assert report.exists()
-        assert results(output) == trained
+    output = Path(shutil.copytree(whole, disk / "output"))
+    trained = results(output)
+    report = output / "mine" / "report.html"
+    report.unlink()
+    filler = Filler(disk)
+    assert launch(output) == 2
+    assert "no space left in" in capsys.readouterr().err
+    assert not report.exists()
+    filler.remove()
+    assert launch(output) == 0
+    assert report.exists()
+    assert results(output) == trained
